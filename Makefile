@@ -1,0 +1,72 @@
+# Every target sets up what it needs: Python 3.11 or newer with venv, and make, are enough.
+# PYTHON, TESTS and ARGS can be given: make test ARGS="-k merge"
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+LOCK := requirements/dev.lock
+READY := .venv/.made-from-lock
+BIN := .venv/bin
+ARGS ?=
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest
+
+# The first interpreter that really starts and is new enough (a shim may exist and refuse).
+FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	then command -v "$$p"; break; fi; done
+
+.PHONY: help .venv lock check format quick test bench demo clean
+
+help:
+	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
+	@echo "make test     every test, as CI runs them"
+	@echo "make quick    the tests that take less than a minute"
+	@echo "make check    lint, format, types, layers"
+	@echo "make format   mend what the linter and the formatter can"
+	@echo "make bench    the benchmarks"
+	@echo "make lock     choose dependencies anew and write $(LOCK)"
+
+.venv: $(READY)
+
+$(READY): $(LOCK)
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then \
+		echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; fi; \
+	echo "making .venv with $$($$python --version) (once, some minutes at most)" >&2; \
+	rm -rf .venv && "$$python" -m venv .venv
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore \
+		--require-hashes -r $(LOCK)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore \
+		--no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:
+	@python="$$($(FIND_PYTHON))"; rm -rf build/lock && "$$python" -m venv build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore uv
+	@build/lock/bin/uv pip compile pyproject.toml requirements/dev.in --group dev --upgrade --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--quiet --output-file $(LOCK)
+
+check: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@mkdir -p build; $(BIN)/lint-imports --no-cache >build/layers.txt 2>&1 || { cat build/layers.txt; exit 1; }
+
+format: $(READY)
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+quick: $(READY)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" $(ARGS)
+
+test: $(READY)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile $(ARGS)
+
+bench: $(READY)
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+demo: $(READY)
+	@$(BIN)/atoll demo $(ARGS)
+
+clean:
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
