@@ -1,0 +1,1 @@
+"""The authenticated connection between two nodes, and PostgreSQL's way through it."""
