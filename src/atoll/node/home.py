@@ -1,0 +1,283 @@
+"""A node's home: one folder with everything that the node has, and the lock that gives it to one process.
+
+Here is the layout and nothing of what the files mean. A home is made in an empty folder; `home.json` says
+which layout it has and for which PostgreSQL it was made. It is written before anything else is, so that a node
+killed while making its home finishes the work at the next start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.domain.errors import ConfigError
+from atoll.node.account import Account, first_closed
+
+LAYOUT = 1
+SOCKET_PATH_BYTES_MAX = 107
+LONGEST_SOCKET = "/peers/.s.PGSQL.65535"
+ROOT_HOME = Path("/var/lib/atoll")
+LOCK_ATTEMPTS = 10
+LOCK_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class HomeFacts:
+    """What home.json says; it never changes while the home lives."""
+
+    layout: int
+    postgres: int
+    uuid: str
+
+
+@dataclass(frozen=True)
+class Home:
+    path: Path
+    run: Path
+    facts: HomeFacts
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def peers(self) -> Path:
+        """The folder of the Unix sockets that stand for the peers' servers."""
+        return self.run / "peers"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def programs(self) -> Path:
+        return self.path / "programs"
+
+    @property
+    def credentials(self) -> Path:
+        return self.path / "credentials"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "atoll.toml"
+
+
+@dataclass(frozen=True)
+class HomeChoice:
+    """Where the home is to be, and what the user should be told about the choice."""
+
+    path: Path
+    note: str | None = None
+
+
+def choose_home(flag: str | None, environment: Mapping[str, str], account: Account) -> HomeChoice:
+    """The folder from --home, $ATOLL_HOME or the default; refused where PostgreSQL's user cannot go."""
+    given = flag or environment.get("ATOLL_HOME")
+    if not given:
+        default = Path(os.path.expanduser("~")).resolve() / ".atoll"
+        if first_closed(default, account) is None:
+            return HomeChoice(default)
+        return HomeChoice(
+            ROOT_HOME,
+            f'home is {ROOT_HOME}, because PostgreSQL\'s user "{account.name}" cannot reach {default}',
+        )
+    path = Path(given).expanduser().resolve()
+    # The home's own mode is ours to set; only the way to it is not.
+    closed = first_closed(path.parent, account)
+    if closed is not None:
+        raise ConfigError(
+            "home-unreachable",
+            f'PostgreSQL\'s user "{account.name}" cannot reach the home {path}',
+            detail=f"The folder {closed} is closed to that user.",
+            hint=f"Choose a home open to it, such as {ROOT_HOME}, or run the node as an ordinary user.",
+        )
+    return HomeChoice(path)
+
+
+def open_home(path: Path) -> Home:
+    """A home that exists."""
+    file = path / "home.json"
+    try:
+        raw: dict[str, Any] = json.loads(file.read_text())
+        layout = int(raw["layout"])
+    except FileNotFoundError:
+        raise ConfigError(
+            "no-home",
+            f"no node lives in {path}",
+            hint="Make one with `atoll up`, or name its folder with --home.",
+        ) from None
+    except PermissionError:
+        raise ConfigError(
+            "home-not-yours", f"cannot read the home {path}", hint="Run the command as the node's user."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "home-damaged",
+            f"cannot understand {file}",
+            detail=str(error),
+            hint="Restore the file from a backup.",
+        ) from error
+    if layout != LAYOUT:
+        raise ConfigError(
+            "home-version",
+            f"the home {path} has layout {layout}, and this Atoll knows layout {LAYOUT}",
+            hint="Run it with the Atoll that made it, or choose another folder with --home.",
+        )
+    return Home(path, _run_folder(path), HomeFacts(layout, int(raw["postgres"]), str(raw["uuid"])))
+
+
+def is_home(path: Path) -> bool:
+    return (path / "home.json").exists()
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder in which something else lives."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(
+            "home-not-a-folder", f"{path} is not a folder", hint="Choose another one with --home."
+        )
+    if path.is_dir() and {entry.name for entry in path.iterdir()} - {"lock"}:
+        raise ConfigError(
+            "not-a-home",
+            f"{path} is not empty and is not the home of a node",
+            hint="Choose an empty folder, or one that does not exist, with --home.",
+        )
+
+
+def make_home(path: Path, major: int, account: Account) -> Home:
+    """Write home.json into an empty folder, with the lock held, and then the folders."""
+    check_free(path)
+    facts = HomeFacts(LAYOUT, major, str(uuid.uuid4()))
+    write_file(path / "home.json", json.dumps(asdict(facts), indent=1) + "\n")
+    home = Home(path, _run_folder(path), facts)
+    lay_out(home, account)
+    return home
+
+
+def lay_out(home: Home, account: Account) -> None:
+    """Make the folders that are missing, with the owners and modes that they need. Safe to repeat."""
+    home.path.chmod(0o700 if account.is_self else 0o711)
+    for folder in (home.logs, home.keys):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
+    home.programs.mkdir(exist_ok=True)
+    for folder in (home.run, home.peers):
+        folder.mkdir(exist_ok=True, mode=0o700)
+        _check_private(folder, account)
+        folder.chmod(0o700)
+        account.own(folder)
+
+
+def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, also when the machine stops in between."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _is_ours_unfinished(name: str) -> bool:
+    return name == "lock" or (name.startswith("home.json.") and name.endswith(".new"))
+
+
+def _run_folder(path: Path) -> Path:
+    """The folder of the sockets: in the home, or a short one where the path would be too long for a socket."""
+    run = path / "run"
+    if len(os.fsencode(run)) + len(LONGEST_SOCKET) <= SOCKET_PATH_BYTES_MAX:
+        return run
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return Path("/tmp") / f"atoll-{path.stat().st_uid}-{digest}"  # noqa: S108 (made private, and checked to be)
+
+
+def _check_private(folder: Path, account: Account) -> None:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (os.geteuid(), account.uid):
+        raise ConfigError(
+            "run-folder-taken",
+            f"the folder {folder} belongs to somebody else",
+            detail="The sockets of the node would not be safe in it.",
+            hint="Remove it, or choose a home with a shorter path.",
+        )
+
+
+class HomeLock:
+    """The right to run the node of a home; the kernel takes it back whenever the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path / "lock"
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        # A question by holder() takes the lock for an instant, so one refusal is no proof.
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == LOCK_ATTEMPTS - 1:
+                    os.close(descriptor)
+                    self._refuse()
+                time.sleep(LOCK_PAUSE_SECONDS)
+        self._descriptor = descriptor
+        self.tell({"pid": os.getpid()})
+
+    def tell(self, facts: Mapping[str, object]) -> None:
+        """Leave word for other commands: the pid, and the addresses once they are known."""
+        assert self._descriptor is not None
+        text = json.dumps(dict(facts)).encode()
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _refuse(self) -> None:
+        pid = _read_word(self._file).get("pid", "unknown")
+        raise ConfigError(
+            "home-in-use",
+            f"another node runs in {self._file.parent} (pid {pid})",
+            hint="Stop it first, or choose another home with --home.",
+        )
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """What the running node of a home left as word, or None where no node runs."""
+    file = path / "lock"
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_word(file)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _read_word(file: Path) -> dict[str, Any]:
+    try:
+        word = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return word if isinstance(word, dict) else {}
