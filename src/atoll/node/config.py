@@ -1,7 +1,7 @@
 """The settings of a node: one table, read from flags, then ATOLL_* variables, then atoll.toml, then defaults.
 
-The table OPTIONS is the only place that names a setting; flags, variables, the commented atoll.toml of a new home
-and the documentation are all made from it. Nothing here touches the network or the database.
+The table OPTIONS is the only place that names a setting; flags, variables, the commented atoll.toml of a new
+home and the documentation are all made from it. Nothing here touches the network or the database.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A node's home: one folder with everything that the node has, and the lock that gives it to one process.
 
 Here is the layout and nothing of what the files mean. A home is made in an empty folder; `home.json` says
-which layout it has and for which PostgreSQL it was made. It is written before anything else is, so that a node
-killed while making its home finishes the work at the next start.
+which layout it has and for which PostgreSQL it was made. It is written before anything else is, so that a
+node killed while making its home finishes the work at the next start.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _is_ours_unfinished(name: str) -> bool:
 
 
 def _run_folder(path: Path) -> Path:
-    """The folder of the sockets: in the home, or a short one where the path would be too long for a socket."""
+    """The folder of the sockets: in the home, or a short one where a socket's path would be too long."""
     run = path / "run"
     if len(os.fsencode(run)) + len(LONGEST_SOCKET) <= SOCKET_PATH_BYTES_MAX:
         return run

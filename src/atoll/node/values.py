@@ -1,6 +1,7 @@
-"""How the text of a setting becomes a value: addresses, sizes, durations, names. Pure; errors are ValueErrors.
+"""How the text of a setting becomes a value: addresses, sizes, durations, names.
 
-A value from atoll.toml may already be a number or a list; text from a flag or a variable is read the same way.
+Pure; what cannot be read is a ValueError. A value from atoll.toml may already be a number or a list; text
+from a flag or a variable is read the same way.
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""A disk that runs full, noticed before PostgreSQL stops on it.
+
+Below the floor the application's transactions become read only, the node says so, and replication and tidying
+up go on in the room that is left. Above the floor, with some distance so that it does not flap, writes are back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from atoll.node import leftover, postgres_conf
+from atoll.node.postgres import Postgres, write_in_place
+from atoll.node.report import Readiness
+
+LOOK_EVERY_SECONDS = 5.0
+log = logging.getLogger(__name__)
+
+
+def is_full_now(free_bytes: int, floor_bytes: int, was_full: bool) -> bool:
+    """Whether writes have to stop; they come back only with a tenth more than the floor."""
+    return free_bytes < (floor_bytes * 11 // 10 if was_full else floor_bytes)
+
+
+class DiskWatch:
+    """Looks at the free bytes every few seconds and switches the application's writes."""
+
+    def __init__(
+        self, postgres: Postgres, floor_bytes: int, readiness: Readiness, free_bytes: Callable[[Path], int]
+    ) -> None:
+        self._postgres = postgres
+        self._floor = floor_bytes
+        self._readiness = readiness
+        self._free_bytes = free_bytes
+        self.free = free_bytes(postgres.data.parent)
+        self.is_full = is_full_now(self.free, floor_bytes, False)
+        self._say()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        self.free = self._free_bytes(self._postgres.data.parent)
+        is_full = is_full_now(self.free, self._floor, self.is_full)
+        if is_full != self.is_full:
+            self.is_full = is_full
+            self._switch()
+        self._say()
+
+    def _switch(self) -> None:
+        text = postgres_conf.disk_text(self.is_full)
+        try:
+            write_in_place(self._postgres, postgres_conf.DISK_FILE, text)
+        except OSError as error:
+            log.error("could not tell PostgreSQL about the disk: %s", error)
+        leftover.send_to_postmaster(self._postgres.data, signal.SIGHUP)
+
+    def _say(self) -> None:
+        if self.is_full:
+            floor = self._floor // 1024**2
+            self._readiness.hold("disk", f"the disk is full: less than {floor} MB free, writes are refused")
+        else:
+            self._readiness.clear("disk")

@@ -1,0 +1,80 @@
+"""HTTP of a node: is the process alive, is the node ready, what are its numbers.
+
+The routes are told what they need (a question for the reasons why the node is not ready, a registry of metrics);
+the server runs on a socket that somebody else has bound and leaves signals to the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+CONNECTIONS_MAX = 256
+GRACEFUL_SECONDS_MAX = 2
+
+
+def make_app(
+    reasons: Callable[[], Mapping[str, str]], registry: CollectorRegistry, routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The application; other parts add their routes."""
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        found = dict(reasons())
+        return JSONResponse({"ready": not found, "reasons": found}, status_code=503 if found else 200)
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return Starlette(routes=[*own, *routes])
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the node's."""
+        yield
+
+
+class WebServer:
+    """Serves an application on a bound socket until it is cancelled."""
+
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
+            )
+        )
+
+    async def run(self) -> None:
+        serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self._server.should_exit = True
+            await asyncio.wait({serving}, timeout=GRACEFUL_SECONDS_MAX + 1)
+            serving.cancel()
+            raise
