@@ -1,8 +1,8 @@
 """When to start PostgreSQL again after it ended, and when to say that it never will. Pure.
 
 Invariant: a server that was ready once is never given up; the pause between two starts never exceeds
-PAUSE_SECONDS_MAX. A server that ends again and again before it was ever ready has a setting that it cannot run
-with, unless the disk is full, which passes.
+PAUSE_SECONDS_MAX. A server that ends again and again before it was ever ready has a setting that it cannot
+run with, unless the disk is full, which passes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A disk that runs full, noticed before PostgreSQL stops on it.
 
-Below the floor the application's transactions become read only, the node says so, and replication and tidying
-up go on in the room that is left. Above the floor, with some distance so that it does not flap, writes are back.
+Below the floor the application's transactions become read only, the node says so, and replication and
+tidying up go on in the room that is left. Above the floor, with some distance so that it does not flap,
+writes are back.
 """
 
 from __future__ import annotations

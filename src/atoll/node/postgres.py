@@ -1,7 +1,8 @@
 """One PostgreSQL server: made, configured, started and stopped. When to do which is the supervisor's.
 
 The server is the bundled one, run by an account that is not root. It listens on a Unix socket in a private
-folder; the node itself comes in as the owner by the kernel's word for who it is, so no password of the owner exists.
+folder; the node itself comes in as the owner by the kernel's word for who it is, so no password of the
+owner exists.
 """
 
 from __future__ import annotations

@@ -14,6 +14,10 @@ begin
         alter schema public owner to app;
     end if;
     grant create, connect, temporary on database atoll to app;
+    -- Only a superuser may create it, and applications want it.
+    if exists (select from pg_catalog.pg_available_extensions where name = 'vector') then
+        create extension if not exists vector with schema public;
+    end if;
     -- A full disk makes transactions read only by default; the node has to go on tidying up.
     alter role atoll set default_transaction_read_only = off;
 end

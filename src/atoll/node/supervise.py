@@ -26,7 +26,8 @@ from atoll.observe.logs import RotatingFile
 FAST_STOP_SECONDS_MAX = 30.0
 ANSWER_SECONDS_MAX = 30.0
 ASK_EVERY_SECONDS = 5.0
-TRY_EVERY_SECONDS = 0.02
+TRY_SECONDS_MIN = 0.02
+TRY_SECONDS_MAX = 0.5
 LAST_LINES = 20
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class Supervisor:
             await _end(process, ended, self._hurry)
         finally:
             self.answers.clear()
-            self._readiness.hold("postgres", "PostgreSQL is not running")
+            if not self._stopping.is_set():
+                self._readiness.hold("postgres", "PostgreSQL is not running")
             for task in (*helpers[1:], stop):
                 task.cancel()
             # The rest of what the server said is read to its end, which its exit brings.
@@ -95,9 +97,11 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Say whether the server answers, for as long as it lives."""
+        pause = TRY_SECONDS_MIN
         while True:
             try:
-                async with await self._server.connect("template1") as connection:
+                async with await self._server.connect("postgres") as connection:
+                    pause = TRY_SECONDS_MIN
                     self.answers.set()
                     self.course = course.after_ready(self.course)
                     self._readiness.clear("postgres")
@@ -109,7 +113,8 @@ class Supervisor:
                 self.answers.clear()
                 self._readiness.hold("postgres", "PostgreSQL does not answer")
                 log.debug("PostgreSQL does not answer: %s", error)
-            await asyncio.sleep(TRY_EVERY_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(TRY_SECONDS_MAX, pause * 1.3)
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None

@@ -1,7 +1,7 @@
 """The numbers of a node, in a Prometheus registry of its own.
 
-What is counted elsewhere is asked for when somebody looks, so a node that nobody watches spends nothing on it.
-Other parts add their numbers with `add`, giving a function that yields metric families.
+What is counted elsewhere is asked for when somebody looks, so a node that nobody watches spends nothing on
+it. Other parts add their numbers with `add`, giving a function that yields metric families.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Metrics:
         self.registry.register(_Asked(ask))
 
 
-def gauge(name: str, help: str, value: float, **labels: str) -> Metric:
+def gauge(name: str, help: str, value: float, /, **labels: str) -> Metric:
     """One gauge with one sample."""
     family = GaugeMetricFamily(name, help, labels=list(labels))
     family.add_metric(list(labels.values()), value)
     return family
 
 
-def counter(name: str, help: str, value: float, **labels: str) -> Metric:
+def counter(name: str, help: str, value: float, /, **labels: str) -> Metric:
     """One counter with one sample."""
     family = CounterMetricFamily(name, help, labels=list(labels))
     family.add_metric(list(labels.values()), value)

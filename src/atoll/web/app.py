@@ -1,7 +1,7 @@
 """HTTP of a node: is the process alive, is the node ready, what are its numbers.
 
-The routes are told what they need (a question for the reasons why the node is not ready, a registry of metrics);
-the server runs on a socket that somebody else has bound and leaves signals to the process.
+The routes are told what they need (a question for the reasons why the node is not ready, a registry of
+metrics); the server runs on a socket that somebody else has bound and leaves signals to the process.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""The command `atoll`: its list of commands, and errors turned into words and exit codes.
+
+A command is a module of this package with a function of the same name; to add one, write it and register it
+here. A command's module imports what it needs inside of its function, so that `atoll --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from atoll import __version__
+from atoll.cli import dsn, logs, sql, status, up
+from atoll.domain.errors import AtollError
+
+app = typer.Typer(
+    name="atoll",
+    help="AI that runs where the data is: every site a node, every node equal, all of them converge.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(up.up)
+app.command()(status.status)
+app.command()(sql.sql)
+app.command()(dsn.dsn)
+app.command()(logs.logs)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"atoll {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command are given after its name."""
+
+
+def main() -> NoReturn:
+    """Run a command. 0 is success, 1 an error that is explained, 2 a mistake in the command line."""
+    try:
+        app(prog_name="atoll")
+    except AtollError as error:
+        sys.exit(_explain(error))
+    except BaseExceptionGroup as group:
+        known = _first_known(group)
+        if known is None:
+            raise
+        sys.exit(_explain(known))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more can be said to it.
+        sys.stdout = None
+        sys.exit(141)
+    sys.exit(0)
+
+
+def _explain(error: AtollError) -> int:
+    typer.echo(f"error: {error.message}", err=True)
+    if error.detail:
+        typer.echo(f"detail: {error.detail}", err=True)
+    if error.hint:
+        typer.echo(f"hint: {error.hint}", err=True)
+    return 1
+
+
+def _first_known(group: BaseExceptionGroup[BaseException]) -> AtollError | None:
+    for error in group.exceptions:
+        found = _first_known(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, AtollError):
+            return found
+    return None

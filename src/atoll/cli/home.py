@@ -1,0 +1,37 @@
+"""What every command shares: the option --home, and the home that it means."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from atoll.node.home import Home
+
+HomeOption = Annotated[
+    str | None,
+    typer.Option("--home", metavar="DIR", help="Home of the node; $ATOLL_HOME, then ~/.atoll, if not given."),
+]
+
+
+def find_home(flag: str | None) -> Home:
+    """The home that exists where the option, the variable or the default says."""
+    from atoll.node.account import server_account
+    from atoll.node.home import choose_home, open_home
+
+    return open_home(choose_home(flag, os.environ, server_account()).path)
+
+
+def postgres_port(home: Home) -> int:
+    """The port that names the server's socket: the running node knows, else its settings do."""
+    from atoll.node.config import load_settings
+    from atoll.node.home import holder
+    from atoll.node.postgres_conf import DEFAULT_PORT
+
+    told = (holder(home.path) or {}).get("postgres_port")
+    if told is not None:
+        return int(told)
+    listen = load_settings({}, os.environ, home.config).listen_postgres
+    return listen.port if listen else DEFAULT_PORT

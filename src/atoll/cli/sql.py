@@ -1,0 +1,43 @@
+"""`atoll sql`: the bundled psql on the node's database, in the place of this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, postgres_port
+
+TERMINFO = "/etc/terminfo:/lib/terminfo:/usr/share/terminfo:/usr/lib/terminfo"
+
+
+def sql(
+    file: Annotated[str | None, typer.Argument(help="File of SQL to run; - is standard input.")] = None,
+    command: Annotated[
+        list[str] | None, typer.Option("-c", "--command", metavar="SQL", help="SQL to run.")
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="As the owner of everything, not as app.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Run SQL on the node's database, or open its psql."""
+    from atoll.node import credentials
+    from atoll.node.postgres_conf import APP_ROLE, DATABASE, OWNER
+    from atoll.node.programs import bundled
+
+    if file and command:
+        raise typer.BadParameter("give a file or -c, not both")
+    found = find_home(home)
+    role = OWNER if admin else APP_ROLE
+    environment = {**os.environ, "PGPASSWORD": "" if admin else credentials.password(found)}
+    environment.setdefault("TERMINFO_DIRS", TERMINFO)
+    psql = str(bundled(found.facts.postgres).path("psql"))
+    where = ["-h", str(found.run), "-p", str(postgres_port(found)), "-U", role, "-d", DATABASE]
+    arguments = [psql, "--no-psqlrc", "--no-password", *where]
+    if command or file:
+        arguments += ["-v", "ON_ERROR_STOP=1"]
+    arguments += [part for one in command or () for part in ("-c", one)]
+    arguments += ["-f", file] if file else []
+    sys.stdout.flush()
+    os.execve(psql, arguments, environment)  # noqa: S606 (psql takes over the terminal and the exit code)

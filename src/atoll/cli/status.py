@@ -1,0 +1,51 @@
+"""`atoll status`: whether the node runs, where it is, and how it is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, postgres_port
+
+if TYPE_CHECKING:
+    from atoll.node.inspect import Status
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Show whether the node runs, where it is, and how it is. It exits with 3 where it is not ready."""
+    import asyncio
+    import os
+
+    from atoll.node.config import load_settings
+    from atoll.node.inspect import inspect
+
+    found = find_home(home)
+    settings = load_settings({}, os.environ, found.config)
+    seen = asyncio.run(inspect(found, settings, postgres_port(found)))
+    typer.echo(json.dumps(seen.as_dict(), indent=1, default=str) if as_json else _describe(seen))
+    if not seen.is_ready:
+        raise typer.Exit(3)
+
+
+def _describe(seen: Status) -> str:
+    state = "ready" if seen.is_ready else "not ready" if seen.is_running else "not running"
+    number = f", number {seen.number}" if seen.number is not None else ""
+    rows = [
+        ("node", f"{seen.name}{number} ({seen.tier}, region {seen.region}): {state}"),
+        *[("", f"{part}: {reason}") for part, reason in seen.reasons.items()],
+        ("home", seen.home),
+        ("process", str(seen.pid) if seen.pid else "-"),
+        ("http", seen.http or "off"),
+        ("link", seen.link or "off"),
+        ("postgres", f"{seen.postgres} on {seen.socket}"),
+        (
+            "disk",
+            f"{seen.disk_free_bytes // 1024**2} MB free, writes stop below {seen.disk_floor // 1024**2} MB",
+        ),
+    ]
+    return "\n".join(f"{label:<9} {text}" for label, text in rows)

@@ -1,0 +1,123 @@
+"""How a node is, seen from outside of its process: from its home, its lock, its HTTP and its database.
+
+Nothing here needs the node to run, and nothing changes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+
+from atoll import __version__
+from atoll.node import postgres_conf
+from atoll.node.config import Settings
+from atoll.node.home import Home, holder
+
+ANSWER_SECONDS_MAX = 5.0
+ANSWER_BYTES_MAX = 65536
+NODE_ROW = "select number, name, region, tier from atoll.node where number = atoll.me()"
+
+
+@dataclass(frozen=True)
+class Status:
+    home: str
+    uuid: str
+    version: str
+    is_running: bool
+    is_ready: bool
+    reasons: dict[str, str]
+    pid: int | None
+    name: str
+    number: int | None
+    region: str
+    tier: str
+    http: str | None
+    link: str | None
+    postgres: str
+    socket: str
+    disk_free_bytes: int
+    disk_floor: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def inspect(home: Home, settings: Settings, port: int) -> Status:
+    """Look at a node from outside."""
+    word = holder(home.path)
+    reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word.get("http"))
+    version, row = await _ask(home, port) if word is not None else (None, None)
+    number, name, region, tier = row or (None, settings.name, settings.region, settings.tier)
+    facts = word or {}
+    return Status(
+        home=str(home.path),
+        uuid=home.facts.uuid,
+        version=str(facts.get("version", __version__)),
+        is_running=word is not None,
+        is_ready=not reasons,
+        reasons=reasons,
+        pid=facts.get("pid"),
+        name=name,
+        number=number,
+        region=region,
+        tier=tier,
+        http=facts.get("http", str(settings.http) if settings.http else None),
+        link=facts.get("link", str(settings.link) if settings.link else None),
+        postgres=version or str(home.facts.postgres),
+        socket=str(home.run / f".s.PGSQL.{port}"),
+        disk_free_bytes=shutil.disk_usage(home.path).free,
+        disk_floor=settings.disk_floor,
+    )
+
+
+async def _ask(home: Home, port: int) -> tuple[str | None, tuple[Any, ...] | None]:
+    """PostgreSQL's version and the node's own row, as far as they can be had."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            host=str(home.run),
+            port=port,
+            user=postgres_conf.OWNER,
+            dbname=postgres_conf.DATABASE,
+            autocommit=True,
+            connect_timeout=int(ANSWER_SECONDS_MAX),
+        )
+    except psycopg.OperationalError:
+        return None, None
+    async with connection:
+        version = str(connection.info.parameter_status("server_version"))
+        try:
+            cursor = await connection.execute(NODE_ROW)
+            return version, await cursor.fetchone()
+        except psycopg.Error:
+            return version, None
+
+
+async def _reasons(http: str | None) -> dict[str, str]:
+    """Why the running node is not ready, in its own words."""
+    if http is None:
+        return {}
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            body = await _get(http, "/readyz")
+        return {str(part): str(reason) for part, reason in json.loads(body)["reasons"].items()}
+    except (OSError, ValueError, KeyError, TimeoutError) as error:
+        return {"http": f"the node does not answer on http://{http}: {error}"}
+
+
+async def _get(address: str, path: str) -> bytes:
+    place = urlsplit(f"http://{address}")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(place.hostname or "", place.hostname)  # noqa: S104
+    reader, writer = await asyncio.open_connection(host, place.port)
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        answer = await reader.read(ANSWER_BYTES_MAX)
+    finally:
+        writer.close()
+    return answer.partition(b"\r\n\r\n")[2]

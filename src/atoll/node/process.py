@@ -1,0 +1,224 @@
+"""The process of a node, wired in one place: PostgreSQL below, services on top, signals around both.
+
+A service is made when the database is ready and runs until it is cancelled; PostgreSQL outlives every
+service and is stopped last. SIGTERM and SIGINT stop in order; a second one stops PostgreSQL at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+from prometheus_client.core import Metric
+
+from atoll import __version__, sql
+from atoll.node import credentials, listen, postgres, programs
+from atoll.node.config import Settings
+from atoll.node.disk import DiskWatch
+from atoll.node.home import Home
+from atoll.node.opening import Opened
+from atoll.node.postgres import Postgres
+from atoll.node.postgres_conf import Wishes
+from atoll.node.report import Readiness
+from atoll.node.supervise import Supervisor
+from atoll.node.values import Address
+from atoll.observe.logs import RotatingFile
+from atoll.observe.metrics import Metrics, counter, gauge
+from atoll.web.app import WebServer, make_app
+
+SET_UP_PAUSE_SECONDS = 1.0
+log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """Something that runs for as long as the node does."""
+
+    async def run(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a service is given."""
+
+    home: Home
+    settings: Settings
+    postgres: Postgres
+    readiness: Readiness
+    metrics: Metrics
+    disk: DiskWatch
+
+
+ServiceMaker = Callable[[Node], Service]
+SERVICES: tuple[ServiceMaker, ...] = ()
+
+
+class _Stopped(Exception):
+    """Ends the group of services."""
+
+
+async def run_node(
+    opened: Opened, say: Callable[[str], None], makers: Sequence[ServiceMaker] = SERVICES
+) -> None:
+    """Run the node of an opened home until a signal ends it."""
+    began = time.monotonic()
+    settings = opened.settings
+    with ExitStack() as stack:
+        listener = None
+        if settings.http is not None:
+            listener = stack.enter_context(listen.bind(settings.http, "--http"))
+        for address, flag in ((settings.link, "--link"), (settings.listen_postgres, "--listen-postgres")):
+            if address is not None:
+                listen.check_free(address, flag)
+        output = RotatingFile(opened.home.logs / "postgres.log")
+        stack.callback(output.close)
+        stop = _stop_on_signals(stack)
+        node, supervisor = await _build(opened, output, say)
+        stop.supervisor = supervisor
+        http = listen.bound(listener) if listener is not None else None
+        opened.lock.tell(_word(node, http))
+
+        async def bring_up(services: asyncio.TaskGroup) -> None:
+            await _set_up(node, supervisor)
+            for make in makers:
+                services.create_task(make(node).run())
+            say(f"READY {settings.name} in {time.monotonic() - began:.1f} s{_places(http, settings)}")
+
+        supervising = asyncio.create_task(supervisor.run())
+        try:
+            async with asyncio.TaskGroup() as services:
+                services.create_task(_until_stopped(stop.asked, supervising))
+                services.create_task(node.disk.run())
+                if listener is not None:
+                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry)
+                    services.create_task(WebServer(app, listener).run())
+                services.create_task(bring_up(services))
+        except* _Stopped:
+            pass
+        finally:
+            if not supervising.done():
+                say("stopping")
+            supervisor.stop()
+            await supervising
+
+
+async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Supervisor]:
+    """The database's folder, made where it is missing, and everything around it."""
+    home, settings, account = opened.home, opened.settings, opened.account
+    wishes = Wishes(settings.postgres, home.run, settings.listen_postgres, settings.wal_keep)
+    found = programs.reachable(settings.postgres, account, home.programs)
+    server = Postgres(home.data, found, account, wishes)
+    if not (home.data / "PG_VERSION").exists():
+        say(f"making the database (PostgreSQL {settings.postgres})")
+    await postgres.init(server)
+    readiness = Readiness(postgres="PostgreSQL is starting", schema="the schema is not installed yet")
+    disk = DiskWatch(server, settings.disk_floor, readiness, _free_bytes)
+    supervisor = Supervisor(server, output, readiness, lambda: disk.is_full)
+    metrics = Metrics()
+    node = Node(home, settings, server, readiness, metrics, disk)
+    metrics.add(lambda: _numbers(node, supervisor))
+    return node, supervisor
+
+
+async def _set_up(node: Node, supervisor: Supervisor) -> None:
+    """Roles, database and schema, tried again for as long as the database is in trouble."""
+    while True:
+        await supervisor.answers.wait()
+        try:
+            await postgres.set_up(node.postgres, credentials.password(node.home))
+            async with await node.postgres.connect() as connection:
+                await _install(connection)
+        except psycopg.OperationalError as error:
+            log.warning("could not set the database up: %s", error)
+            node.readiness.hold("schema", "the schema could not be installed")
+            await asyncio.sleep(SET_UP_PAUSE_SECONDS)
+        else:
+            node.readiness.clear("schema")
+            return
+
+
+async def _install(connection: psycopg.AsyncConnection[Any]) -> None:
+    install = getattr(sql, "install", None)
+    if install is not None:
+        await install(connection)
+
+
+async def _until_stopped(asked: asyncio.Event, supervising: asyncio.Task[None]) -> None:
+    waiting = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({waiting, supervising}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    raise _Stopped
+
+
+@dataclass
+class _Stop:
+    asked: asyncio.Event
+    supervisor: Supervisor | None = None
+
+    def __call__(self) -> None:
+        if self.asked.is_set() and self.supervisor is not None:
+            self.supervisor.hurry()
+        self.asked.set()
+
+
+def _stop_on_signals(stack: ExitStack) -> _Stop:
+    stop = _Stop(asyncio.Event())
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stop)
+        stack.callback(loop.remove_signal_handler, sign)
+    return stop
+
+
+def _numbers(node: Node, supervisor: Supervisor) -> Iterable[Metric]:
+    settings = node.settings
+    yield gauge(
+        "atoll_node_info",
+        "The node itself; always 1.",
+        1,
+        name=settings.name,
+        region=settings.region,
+        tier=settings.tier,
+        version=__version__,
+        postgres=str(settings.postgres),
+    )
+    yield gauge("atoll_ready", "1 while the node is ready.", node.readiness.is_ready)
+    yield gauge("atoll_postgres_up", "1 while PostgreSQL answers.", supervisor.answers.is_set())
+    restarts = supervisor.course.restarts
+    yield counter("atoll_postgres_restarts", "Times that PostgreSQL ended unasked.", restarts)
+    yield gauge("atoll_disk_free_bytes", "Free bytes on the disk of the home.", node.disk.free)
+    yield gauge("atoll_disk_full", "1 while writes are refused for want of disk.", node.disk.is_full)
+
+
+def _word(node: Node, http: Address | None) -> dict[str, object]:
+    """What other commands learn from the lock of the home."""
+    link = node.settings.link
+    return {
+        "pid": os.getpid(),
+        "version": __version__,
+        "http": str(http) if http else None,
+        "link": str(link) if link else None,
+        "postgres_port": node.postgres.wishes.port,
+    }
+
+
+def _places(http: Address | None, settings: Settings) -> str:
+    found = [f"http://{http}"] if http else []
+    found += [f"link {settings.link}"] if settings.link else []
+    found += [f"PostgreSQL {settings.listen_postgres}"] if settings.listen_postgres else []
+    return "".join(f"  {place}" for place in found)
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path).free
