@@ -1,0 +1,11 @@
+"""Fixtures are files named after nouns, in support/."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["support.fix_home", "support.fix_postgres"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--postgres", default="18", choices=["16", "18"], help="major version of PostgreSQL")
