@@ -1,0 +1,342 @@
+"""Frames on a connection: one byte of kind, three bytes of length, the payload; and keep-alive.
+
+`Framed` is the asyncio protocol right above TLS. It cuts the byte stream into frames for a `Receiver`, sends
+a frame whenever it has been quiet for a while, and gives a peer up that has been silent for too long. What
+frames mean is left to the greeting, the control connection and the streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from enum import IntEnum
+from typing import Any, Protocol, cast
+
+from atoll.domain.errors import AtollError, LinkError
+from atoll.link.settings import LinkSettings
+from atoll.link.traffic import Traffic
+from atoll.link.wire_errors import from_wire, to_wire
+
+HEADER_BYTES = 4
+FIRST_BUFFER_BYTES = 64 * 1024
+LENGTH_MASK = 0xFFFFFF
+
+
+class Kind(IntEnum):
+    DATA = 1
+    PACKED = 2
+    EOF = 3
+    PING = 4
+    PONG = 5
+    MESSAGE = 6
+    CLOSE = 7
+
+
+SHORT_KINDS = {Kind.EOF: 0, Kind.PING: 8, Kind.PONG: 8}
+
+
+class Receiver(Protocol):
+    """Whoever makes sense of the frames of one connection."""
+
+    def data_received(self, chunk: memoryview) -> None:
+        """A part of a DATA frame; the memory is only valid during the call."""
+
+    def frame_received(self, kind: Kind, payload: bytes) -> None:
+        """A whole PACKED, EOF or MESSAGE frame."""
+
+    def writable(self, ready: bool) -> None:
+        """The network has, or no longer has, room for more."""
+
+    def closed(self, error: AtollError | None) -> None:
+        """The connection is gone; called exactly once. None means that it was closed in order."""
+
+
+def encode_header(kind: Kind, length: int) -> bytes:
+    return struct.pack("!I", kind << 24 | length)
+
+
+class Framed(asyncio.BufferedProtocol):
+    def __init__(self, settings: LinkSettings, receiver: Receiver, traffic: Traffic) -> None:
+        self.settings = settings
+        self.traffic = traffic
+        self.rtt_seconds: float | None = None
+        self.measures_rtt = False
+        self.frame_bytes_max = settings.greeting_bytes_max
+        self._receiver = receiver
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = memoryview(bytearray(FIRST_BUFFER_BYTES))
+        self._start = self._end = self._data_left = 0
+        self._held = self._paused = self._closing = self._done = False
+        self._error: AtollError | None = None
+        self._heard_at = self._sent_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    # What the owner of a connection does
+
+    def adopt(self, receiver: Receiver, traffic: Traffic, frame_bytes_max: int) -> None:
+        """Hand the connection, greeted by now, to the one who will use it; held-back frames follow."""
+        traffic.wire_in_bytes += self.traffic.wire_in_bytes
+        traffic.wire_out_bytes += self.traffic.wire_out_bytes
+        self.traffic = traffic
+        self.frame_bytes_max = frame_bytes_max
+        self._receiver = receiver
+        if self._done:
+            receiver.closed(self._error)
+        else:
+            self._loop.call_soon(self.release)
+
+    def hold(self) -> None:
+        """Stop after the frame being delivered; the rest waits for `release`."""
+        self._held = True
+        self._pause_transport()
+
+    def release(self) -> None:
+        self._held = False
+        if not self._done:
+            self._parse()
+            self._resume_transport()
+
+    def pause_reading(self) -> None:
+        """Back-pressure: take nothing more from the network. What has been read is still delivered."""
+        self._paused = True
+        self._pause_transport()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._resume_transport()
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        self.send_frame(encode_header(kind, len(payload)) + payload)
+
+    def send_frame(self, frame: bytes | memoryview) -> None:
+        """Send bytes that already begin with their header."""
+        if self._transport is None or self._closing or self._done:
+            return
+        self._sent_at = self._loop.time()
+        self.traffic.wire_out_bytes += len(frame)
+        # A view, because TLS takes 16 KiB at a time and slicing bytes would copy the rest each time.
+        self._transport.write(memoryview(frame))
+
+    def send_message(self, content: dict[str, Any]) -> None:
+        self.send(Kind.MESSAGE, encode_message(content, self.frame_bytes_max))
+
+    async def drained(self) -> None:
+        """Wait until the network has room, or the connection is gone."""
+        await self._drained.wait()
+
+    def close(self, error: AtollError | None = None) -> None:
+        """Say goodbye (with a reason), let what is queued leave, and close; by force after a while."""
+        if self._closing or self._done:
+            return
+        self.send(Kind.CLOSE, encode_message(to_wire(error)) if error else b"")
+        self._closing = True
+        self._error = self._error or error
+        if self._transport is not None:
+            self._transport.close()
+            self._loop.call_later(self.settings.close_seconds_max, self._transport.abort)
+
+    def abort(self, error: AtollError) -> None:
+        """Drop the connection at once; for a peer that is silent or breaks the rules."""
+        if self._done:
+            return
+        self._error = self._error or error
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing or self._done
+
+    @property
+    def heard_at(self) -> float:
+        return self._heard_at
+
+    def transport_info(self, name: str) -> Any:
+        return self._transport.get_extra_info(name) if self._transport else None
+
+    def ping(self) -> None:
+        self.send(Kind.PING, struct.pack("!d", self._loop.time()))
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._heard_at = self._sent_at = self._loop.time()
+        self._watch()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._end += nbytes
+        self._heard_at = self._loop.time()
+        self.traffic.wire_in_bytes += nbytes
+        if not self._closing:
+            self._parse()
+        else:
+            self._start = self._end = 0
+
+    def pause_writing(self) -> None:
+        self._drained.clear()
+        self._receiver.writable(False)
+
+    def resume_writing(self) -> None:
+        self._drained.set()
+        self._receiver.writable(True)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done = True
+        self._drained.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._error is None and not self._closing:
+            self._error = _explain_loss(exc)
+        self._receiver.closed(self._error)
+
+    # Parsing
+
+    def _parse(self) -> None:
+        try:
+            while not self._held and not self._closing and self._next():
+                pass
+        except AtollError as error:
+            self.abort(error)
+        except Exception as error:
+            self.abort(LinkError("protocol", "could not understand the peer", detail=f"{error!r}."))
+            self._loop.call_exception_handler({"message": "frame receiver failed", "exception": error})
+        self._make_room()
+
+    def _next(self) -> bool:
+        """Deliver one frame, or one piece of a DATA frame; False when more bytes are needed."""
+        available = self._end - self._start
+        if self._data_left:
+            size = min(available, self._data_left)
+            chunk = self._buffer[self._start : self._start + size]
+            self._start += size
+            self._data_left -= size
+            if size:
+                self._receiver.data_received(chunk)
+            return size > 0
+        if available < HEADER_BYTES:
+            return False
+        word = int.from_bytes(self._buffer[self._start : self._start + HEADER_BYTES], "big")
+        kind, length = self._check(word >> 24, word & LENGTH_MASK)
+        if kind is Kind.DATA:
+            self._start += HEADER_BYTES
+            self._data_left = length
+            return True
+        if available < HEADER_BYTES + length:
+            self._reserve(HEADER_BYTES + length)
+            return False
+        begin = self._start + HEADER_BYTES
+        self._start = begin + length
+        self._deliver(kind, bytes(self._buffer[begin : begin + length]))
+        return True
+
+    def _check(self, kind: int, length: int) -> tuple[Kind, int]:
+        if not Kind.DATA <= kind <= Kind.CLOSE:
+            raise LinkError("protocol", f"the peer sent a frame of unknown kind {kind}")
+        known = Kind(kind)
+        if length > self.frame_bytes_max or length != SHORT_KINDS.get(known, length):
+            raise LinkError("protocol", f"the peer sent a {known.name} frame of {length} bytes")
+        return known, length
+
+    def _deliver(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.PING:
+            self.send(Kind.PONG, payload)
+        elif kind is Kind.PONG:
+            (sent_at,) = struct.unpack("!d", payload)
+            self.rtt_seconds = max(0.0, self._loop.time() - sent_at)
+        elif kind is Kind.CLOSE:
+            self._closing = True
+            self._error = from_wire(decode_message(payload)) if payload else None
+            if self._transport is not None:
+                self._transport.close()
+                self._loop.call_later(self.settings.close_seconds_max, self._transport.abort)
+        else:
+            self._receiver.frame_received(kind, payload)
+
+    def _reserve(self, size: int) -> None:
+        if len(self._buffer) < size:
+            grown = memoryview(bytearray(size + FIRST_BUFFER_BYTES))
+            grown[: self._end - self._start] = self._buffer[self._start : self._end]
+            self._buffer, self._end, self._start = grown, self._end - self._start, 0
+
+    def _make_room(self) -> None:
+        """Move an unfinished frame to the front; asyncio must never be handed an empty buffer."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > 4 * FIRST_BUFFER_BYTES:
+                self._buffer = memoryview(bytearray(FIRST_BUFFER_BYTES))
+        elif self._start:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+
+    # Keep-alive
+
+    def _watch(self) -> None:
+        """Runs when something is due: a sign of life to send, or the peer's to be overdue."""
+        if self._done:
+            return
+        now = self._loop.time()
+        settings = self.settings
+        if self._paused or self._held:
+            # Nothing is read, so nothing can be heard; the peer gets a whole interval afterwards.
+            self._heard_at = now
+        if now - self._heard_at >= settings.silent_after_seconds:
+            seconds = settings.silent_after_seconds
+            self.abort(LinkError("peer-silent", f"the peer has been silent for {seconds:g} seconds"))
+            return
+        if self.measures_rtt:
+            due = settings.ping_every_seconds
+            self.ping()
+        else:
+            due = self._sent_at + settings.ping_every_seconds - now
+            if due <= 0.0:
+                self.send(Kind.PONG, struct.pack("!d", now))
+                due = settings.ping_every_seconds
+        due = min(due, self._heard_at + settings.silent_after_seconds - now)
+        self._timer = self._loop.call_later(due, self._watch)
+
+    def _pause_transport(self) -> None:
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def _resume_transport(self) -> None:
+        idle = self._transport is not None and not self._transport.is_reading()
+        if idle and not (self._held or self._paused or self._closing):
+            assert self._transport is not None
+            self._heard_at = self._loop.time()
+            self._transport.resume_reading()
+
+
+def encode_message(content: dict[str, Any], bytes_max: int = LENGTH_MASK) -> bytes:
+    payload = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    if len(payload) > bytes_max:
+        raise LinkError("message-too-large", f"cannot send a message of {len(payload)} bytes")
+    return payload
+
+
+def decode_message(payload: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise LinkError("protocol", "the peer sent a message that is not JSON") from error
+    if not isinstance(content, dict):
+        raise LinkError("protocol", "the peer sent a message that is not an object")
+    return content
+
+
+def _explain_loss(exc: Exception | None) -> AtollError:
+    if exc is None:
+        return LinkError("connection-closed", "the peer closed the connection")
+    return LinkError("connection-lost", "the connection broke", detail=f"{exc}.")
