@@ -1,0 +1,221 @@
+-- Each shared table gets functions of its own, so that statements are planned once and name real columns.
+-- They are rendered from templates: {{word}} is a variable, and a template's variables are made from the
+-- table's columns by atoll.list, where in an item {c} is the quoted name, {l} the name as a literal, {t} the
+-- type, {w} the element type on the wire, {=} the key's equality operator.
+
+create or replace function atoll.list(of_table text, which text, item text, separator text default ', ')
+returns text
+language sql stable
+return (
+    select string_agg(
+               replace(replace(replace(replace(replace(item,
+                   '{c}', quote_ident(name)), '{l}', quote_literal(name)), '{t}', type), '{w}', wire),
+                   '{=}', coalesce(equals, '')),
+               separator order by ordinal)
+      from atoll.local_column
+     where tbl = of_table
+       and case which
+               when 'key' then is_key
+               when 'value' then not is_key
+               when 'lww' then policy = 'lww'
+               when 'policy' then policy not in ('key', 'lww')
+               when 'plain' then policy in ('lww', 'max', 'min', 'function')
+               when 'kept' then policy in ('counter', 'first', 'set', 'document')
+               when 'unique' then in_unique and not is_key
+               else true
+           end);
+
+create or replace function atoll.policies(of_table text) returns jsonb
+language sql stable
+return (select coalesce(jsonb_object_agg(name, jsonb_strip_nulls(
+                   jsonb_build_object('p', policy, 'type', type, 'f', fold))), '{}')
+          from atoll.local_column where tbl = of_table and policy not in ('key', 'lww'));
+
+create or replace function atoll.render(template text, vars jsonb) returns text
+language plpgsql immutable set search_path = pg_catalog as $$
+declare
+    var record;
+begin
+    for var in select key, value from jsonb_each_text(vars) loop
+        template := replace(template, '{{' || var.key || '}}', coalesce(var.value, ''));
+    end loop;
+    if template ~ '\{\{' then
+        raise exception 'template leaves % open', substring(template from '\{\{\w+\}\}');
+    end if;
+    return template;
+end $$;
+
+-- The name of one of a table's generated functions, with the schema, quoted.
+create or replace function atoll.generated(side text, part text) returns text
+language sql immutable
+return format('atoll_side.%I', left(side, 63 - 2 - length(part)) || '__' || part);
+
+-- What the templates may name. Row aliases in them: n new, o old, s sidecar, t the table's row, k the key's row,
+-- q another row with the same unique key, r a source row, m the row of the statement's own target.
+create or replace function atoll.variables(of_table text) returns jsonb
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    t       atoll.local_table;
+    uniq    text := atoll.unique_match(of_table);
+    vars    jsonb;
+    a       text;
+    b       text;
+    aliases constant text[] := array['m', 'n', 'o', 'k', 'q', 'r', 's', 't'];
+begin
+    select * into strict t from atoll.local_table where name = of_table;
+    vars := jsonb_build_object(
+        'name', quote_literal(t.name),
+        'table', t.name,
+        'side', format('atoll_side.%I', t.side),
+        'policies', quote_literal(atoll.policies(t.name)) || '::jsonb',
+        'first_key', (select quote_ident(name) from atoll.local_column where tbl = t.name and is_key order by ordinal limit 1),
+        'keys', atoll.list(t.name, 'key', '{c}'),
+        'cols', atoll.list(t.name, 'all', '{c}'),
+        'col_names', atoll.list(t.name, 'all', '{l}'),
+        'key_names', atoll.list(t.name, 'key', '{l}'),
+        'value_names', atoll.list(t.name, 'value', '{l}'),
+        'has_values', (exists (select from atoll.local_column c where c.tbl = t.name and not c.is_key))::text,
+        'has_unique', (uniq is not null)::text,
+        'unique_match', coalesce(uniq, 'false'),
+        'output', 'set search_path = pg_catalog set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
+                  'set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' set xmlbinary = ''base64''');
+    select vars || jsonb_object_agg('fn_' || part, atoll.generated(t.side, part)) into vars
+      from unnest(array['read', 'write', 'revive', 'join', 'absorb', 'insert', 'update', 'delete', 'truncate',
+                        'merge', 'merge_slowly', 'guard']) part;
+    foreach a in array aliases loop
+        foreach b in array aliases loop
+            vars := vars || jsonb_build_object(a || '_is_' || b,
+                atoll.list(t.name, 'key', format('%s.{c} operator({=}) %s.{c}', a, b), ' and '));
+        end loop;
+        vars := vars || jsonb_build_object(
+            a || '_keys', atoll.list(t.name, 'key', a || '.{c}'),
+            a || '_cols', atoll.list(t.name, 'all', a || '.{c}'),
+            a || '_texts', coalesce('array[' || atoll.list(t.name, 'value', a || '.{c}::text') || ']', '''{}''::text[]'),
+            a || '_stamps', coalesce(', ' || atoll.list(t.name, 'value', a || '.{c}'), ''),
+            a || '_values_row', 'row(' || coalesce(atoll.list(t.name, 'value', a || '.{c}'), '') || ')',
+            a || '_literals', atoll.list(t.name, 'all', format('array[%s.{c}::{w}]::text', a)),
+            a || '_key_literals', atoll.list(t.name, 'key', format('array[%s.{c}::{w}]::text', a)),
+            a || '_key_texts', 'array[' || atoll.list(t.name, 'key', a || '.{c}::text') || ']',
+            'key_of_' || a, atoll.jsonb_of(t.name, 'key', a),
+            'row_of_' || a, atoll.jsonb_of(t.name, 'value', a));
+    end loop;
+    vars := vars || jsonb_build_object(
+        'cast_row', atoll.row_fields(t.relid, 'r'),
+        'cast_row_o', atoll.row_fields(t.relid, 'o'),
+        'stamp_names', coalesce('array[' || atoll.list(t.name, 'value', '{l}') || ']', '''{}''::text[]'),
+        'stamps', coalesce('array[' || atoll.list(t.name, 'value', 'greatest(s.{c}, s.atoll_birth)::text') || ']', '''{}''::text[]'),
+        'texts', vars->>'t_texts',
+        'key_name_array', 'array[' || atoll.list(t.name, 'key', '{l}') || ']',
+        'assign_n', atoll.list(t.name, 'key', 'n.{c} := s.{c};', E'\n        ') || E'\n        '
+                 || coalesce(atoll.list(t.name, 'value', 'n.{c} := (atoll_vals->>{l})::{t};', E'\n        '), ''),
+        'state_rank', 'greatest((atoll_row->>''b'')::bigint' || coalesce(', ' || atoll.list(t.name, 'unique', '(atoll_row->''t''->>{l})::bigint'), '') || ')',
+        'side_rank', 'greatest(qs.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'qs.{c}'), '') || ')',
+        'side_rank_m', 'greatest(m.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'm.{c}'), '') || ')',
+        'kept_of_q', vars->>'row_of_q',
+        'set_n', coalesce(atoll.list(t.name, 'value', '{c} = n.{c}'), format('%1$s = n.%1$s', vars->>'first_key')),
+        'set_stamps', coalesce(atoll.list(t.name, 'value', '{c} = nullif((atoll_row->''t''->>{l})::bigint, (atoll_row->>''b'')::bigint)') || ',', ''),
+        'm_is_key', atoll.list(t.name, 'key', 'm.{c} operator({=}) (atoll_key->>{l})::{t}', ' and '),
+        'key_values', atoll.list(t.name, 'key', '(atoll_key->>{l})::{t}'),
+        'sort_by_key', atoll.list(t.name, 'key', '(row_key->>{l})::{t}'),
+        'side_stamps', coalesce(', ' || atoll.list(t.name, 'value', 's.{c}'), ''),
+        'keep_stamps', coalesce(', ' || atoll.list(t.name, 'value', '{c} = s.{c}'), ''),
+        'compare_columns', coalesce(atoll.compare_columns(t.name), ''),
+        'both_plain', coalesce(atoll.list(t.name, 'policy', 'record_image_eq(row(o.{c}), row(r.{c}))', ' and '), 'true'),
+        'chunk', atoll.chunk(''));
+    return vars || jsonb_build_object(
+        'chunk_by_mask', atoll.chunk('partition by r.atoll_mask'),
+        'agg_literals', atoll.list(t.name, 'all', 'array_agg(r.{c}::{w})::text'),
+        'agg_key_literals', atoll.list(t.name, 'key', 'array_agg(r.{c}::{w})::text'),
+        'all_arrays', atoll.list(t.name, 'all', '(c.vals[array_position(c.cols, {l})])::{w}[]'),
+        'key_arrays', atoll.list(t.name, 'key', '(c.vals[array_position(c.cols, {l})])::{w}[]'),
+        'u_values', atoll.list(t.name, 'all', 'r.{c}::{t}'),
+        'u_keys', atoll.list(t.name, 'key', 'r.{c}::{t}'))
+        || atoll.mask_variables(t.name) || atoll.merge_variables(t.name);
+end $$;
+
+create or replace function atoll.jsonb_of(of_table text, which text, alias text) returns text
+language sql stable
+return coalesce(format('jsonb_object(array[%s], array[%s])', atoll.list(of_table, which, '{l}'),
+                       atoll.list(of_table, which, alias || '.{c}::text')), '''{}''::jsonb');
+
+create or replace function atoll.row_fields(of_relation oid, alias text) returns text
+language sql stable
+return (select string_agg(alias || '.' || quote_ident(attname), ', ' order by attnum) from pg_attribute
+         where attrelid = of_relation and attnum > 0 and not attisdropped);
+
+-- Rows per chunk, bounded by number and by size.
+create or replace function atoll.chunk(partition text) returns text
+language sql stable
+return format('(row_number() over (%1$s) - 1) / %2$s + sum(pg_column_size(r.*)) over (%1$s rows unbounded preceding) / %3$s',
+              partition, atoll.setting('chunk_rows'), atoll.setting('chunk_bytes'));
+
+create or replace function atoll.differs(c atoll.local_column) returns text
+language sql stable
+return (
+    select string_agg(format('record_image_ne(row(o.%1$I), row(n.%1$I))', g.name), ' or ' order by g.ordinal)
+      from atoll.local_column g
+     where g.tbl = c.tbl and (g.name = c.name or g.together = c.together));
+
+-- One row's UPDATE, column by column. Columns with a policy are left to absorb; a group moves as one.
+create or replace function atoll.compare_columns(of_table text) returns text
+language sql stable
+return (
+    select string_agg(case
+        when c.policy <> 'lww' then format('careful := careful or record_image_ne(row(o.%1$I), row(n.%1$I));', c.name)
+        else format('if %3$s then
+        changed := changed || %4$L::text;
+        vals := vals || array[n.%1$I::%2$s]::text;
+        prevs := prevs || array[greatest(s.%1$I, s.atoll_birth)]::text;
+        s.%1$I := atoll_now;
+    end if;', c.name, c.wire, atoll.differs(c), c.name) end, E'\n    ' order by c.ordinal)
+      from atoll.local_column c where c.tbl = of_table and not c.is_key);
+
+-- Many rows' UPDATE: a mask says row by row which columns changed, in the order of the value columns.
+create or replace function atoll.mask_variables(of_table text) returns jsonb
+language sql stable
+return (
+    with v as (
+        select c as col, c.name, c.wire, c.policy, row_number() over (order by ordinal) as i,
+               format('substr(r.atoll_mask, %s, 1) = ''1''', row_number() over (order by ordinal)) as bit
+          from atoll.local_column c where c.tbl = of_table and not c.is_key
+    ), part as (
+        select coalesce(string_agg(format('case when %s then ''1'' else ''0'' end', replace(atoll.differs(col), 'row(n.', 'row(r.')), ' || ' order by i), '''''') as mask,
+               quote_literal(coalesce(repeat('0', count(*)::int), '')) || '::text' as no_mask,
+               coalesce(string_agg(format('greatest(m.%I, m.atoll_birth) as atoll_p%s,', name, i), ' ' order by i), '') as prev_columns,
+               coalesce(string_agg(format(', %1$I = case when %2$s then moved.at else m.%1$I end', name, bit), '' order by i), '') as set_masked_stamps,
+               coalesce(string_agg(format('substr(r.atoll_mask, %s, 1) = ''0''', i), ' and ' order by i) filter (where policy <> 'lww'), 'true') as mask_is_plain,
+               coalesce('least(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_low,
+               coalesce('greatest(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_high,
+               coalesce(string_agg(format('array_agg(r.atoll_p%s) filter (where %s) as atoll_p%s,', i, bit, i), ' ' order by i), '') as agg_masked_prevs,
+               coalesce(string_agg(format('g.atoll_p%s::text', i), ', ' order by i), '') as prev_literals,
+               'array[' || coalesce(string_agg(format('(array_agg(r.%I::%s) filter (where %s))::text', name, wire, bit), ', ' order by i), '') || ']::text[]' as agg_masked_vals,
+               coalesce(bool_or(policy <> 'lww'), false)::text as any_policy
+          from v
+    )
+    select to_jsonb(part) from part);
+
+-- A merged change names some of the columns: atoll_iN is the place of the N-th one in it, or null.
+create or replace function atoll.merge_variables(of_table text) returns jsonb
+language sql stable
+return (
+    with v as (
+        select c.*, ordinal as i, not is_key as is_value,
+               (select count(*) from atoll.local_column k where k.tbl = of_table and k.is_key) as nk
+          from atoll.local_column c where c.tbl = of_table
+    )
+    select jsonb_build_object(
+        'declare_positions', string_agg(format('atoll_i%s constant integer := array_position(c.cols, %L);', i, name), E'\n    ' order by i),
+        'has_kept', coalesce(string_agg(format('atoll_i%s is not null', i), ' or ' order by i) filter (where policy not in ('key', 'lww')), 'false'),
+        'touches_unique', coalesce(string_agg(format('atoll_i%s is not null', i), ' or ' order by i) filter (where in_unique and is_value), 'false'),
+        'assign_changed', string_agg(format('if atoll_i%1$s is not null then n.%2$I := ((c.vals[atoll_i%1$s])::%3$s[])[1]::%4$s; end if;', i, name, wire, type), E'\n            ' order by i),
+        'set_changed', coalesce(string_agg(format('%2$I = case when atoll_i%1$s is not null then n.%2$I else m.%2$I end', i, name), ', ' order by i) filter (where is_value),
+                                min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
+        'set_changed_r', coalesce(string_agg(format('%2$I = case when atoll_i%1$s is not null then r.%2$I::%3$s else m.%2$I end', i, name, type), ', ' order by i) filter (where is_value),
+                                min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
+        'set_changed_stamps', coalesce(', ' || string_agg(format('%2$I = case when atoll_i%1$s is not null then c.at else m.%2$I end', i, name), ', ' order by i) filter (where is_value), ''),
+        'changed_arrays', string_agg(format('(c.vals[atoll_i%s])::%s[]', i, wire), ', ' order by i),
+        'prev_agrees', coalesce(string_agg(format('and (atoll_i%1$s is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, ((c.prevs[atoll_i%1$s - %3$s])::bigint[])[1]))', i, name, nk), E'\n                   ' order by i) filter (where is_value), ''),
+        'prev_arrays', coalesce(string_agg(format(', (c.prevs[atoll_i%s - %s])::bigint[]', i, nk), '' order by i) filter (where is_value), ''),
+        'prev_names', coalesce(string_agg(format(', atoll_p%s', i), '' order by i) filter (where is_value), ''),
+        'prev_agrees_r', coalesce(string_agg(format('and (atoll_i%1$s is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), ''))
+      from v);

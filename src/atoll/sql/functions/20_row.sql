@@ -1,0 +1,187 @@
+-- One row at a time: the careful way, which both capture and merge take when the fast way does not apply.
+--
+--   read    the state of a row, from the sidecar and the table
+--   write   a state, into the sidecar and the table; unique conflicts are settled here
+--   revive  rows that a unique conflict had set aside, when its key may have become free
+--   join    a change's effect on one row: lock, read, note conflicts, join, write
+--   absorb  a local write's effect on one row, and the change that tells the others
+--
+-- Lock order, here and in the fast ways: the table's rows in key order, then their sidecar rows.
+
+create or replace function atoll.row_template() returns text
+language sql immutable as $sql$ select $template$
+
+create or replace function {{fn_read}}(s {{side}}, t {{table}}) returns jsonb
+language sql stable {{output}} as $body$
+    select jsonb_strip_nulls(jsonb_build_object('b', s.atoll_birth, 'd', s.atoll_death, 'e', s.atoll_epoch))
+        || jsonb_build_object('t', jsonb_strip_nulls(stamps), 'v', vals, 'x', (
+               select coalesce(jsonb_object_agg(p.key, coalesce(s.atoll_state->p.key,
+                          atoll.explicit(p.value, (stamps->>p.key)::bigint, vals->>p.key))), '{}')
+                 from jsonb_each({{policies}}) p
+                where p.value->>'p' in ('counter', 'first', 'set', 'document') and stamps->>p.key is not null))
+      from (select jsonb_object({{stamp_names}}, {{stamps}}) as stamps,
+                   case when t.{{first_key}} is null then coalesce(s.atoll_kept, '{}')
+                        else jsonb_object({{stamp_names}}, {{texts}}) end as vals) r
+$body$;
+
+create or replace function {{fn_write}}(s {{side}}, t {{table}}, atoll_row jsonb, and_revive boolean) returns void
+language plpgsql {{output}} as $body$
+#variable_conflict use_column
+declare
+    n        {{table}};
+    q        {{table}};
+    qs       {{side}};
+    atoll_vals     jsonb := atoll_row->'v';
+    in_table boolean := t.{{first_key}} is not null;
+    atoll_alive    boolean := atoll.is_alive(atoll_row);
+    atoll_placed   boolean := true;
+    rank     bigint;
+    q_rank   bigint;
+    policies constant jsonb := {{policies}};
+begin
+    select atoll_vals || coalesce(jsonb_object_agg(p.key, atoll.shown(p.value, atoll_row->'x'->p.key)), '{}')
+      into atoll_vals from jsonb_each(policies) p
+     where p.value->>'p' in ('counter', 'first', 'set', 'document') and atoll_row->'t' ? p.key;
+    if atoll_alive then
+        {{assign_n}}
+        if {{has_unique}} then
+            rank := {{state_rank}};
+            for attempt in 1..1000 loop
+                q := null;
+                select m.* into q from {{table}} m where ({{unique_match}}) and not ({{n_is_m}}) limit 1;
+                exit when q.{{first_key}} is null;
+                select m.* into qs from {{side}} m where {{m_is_q}} for update;
+                q_rank := {{side_rank}};
+                atoll_placed := rank > q_rank or (rank = q_rank and row({{n_keys}})::text collate "C" > row({{q_keys}})::text collate "C");
+                perform atoll.note_unique({{name}}, {{key_of_n}}, {{key_of_q}}, rank, q_rank, atoll_placed,
+                                          {{row_of_n}}, {{row_of_q}});
+                exit when not atoll_placed;
+                delete from {{table}} m where {{m_is_q}};
+                update {{side}} m set atoll_aside = true, atoll_kept = {{kept_of_q}} where {{m_is_q}};
+            end loop;
+        end if;
+    end if;
+    if atoll_alive and atoll_placed then
+        if in_table then
+            if {{has_values}} and record_image_ne({{n_values_row}}, {{t_values_row}}) then
+                update {{table}} m set {{set_n}} where {{m_is_n}};
+            end if;
+        else
+            insert into {{table}} ({{cols}}) overriding system value values ({{n_cols}});
+        end if;
+    elsif in_table then
+        delete from {{table}} m where {{m_is_t}};
+    end if;
+    update {{side}} m set
+        atoll_birth = (atoll_row->>'b')::bigint, atoll_death = (atoll_row->>'d')::bigint, atoll_epoch = (atoll_row->>'e')::bigint,
+        {{set_stamps}}
+        atoll_state = nullif(jsonb_strip_nulls(atoll_row->'x'), '{}'),
+        atoll_kept = case when atoll_alive and atoll_placed then null else atoll_vals end,
+        atoll_aside = case when atoll_alive and not atoll_placed then true end
+     where {{m_is_s}};
+    if {{has_unique}} and and_revive then
+        perform {{fn_revive}}();
+    end if;
+end $body$;
+
+create or replace function {{fn_revive}}() returns void
+language plpgsql {{output}} as $body$
+#variable_conflict use_column
+declare
+    s {{side}};
+begin
+    for s in select m.* from {{side}} m where m.atoll_aside order by {{side_rank_m}} desc, row({{m_keys}})::text collate "C" desc
+    loop
+        perform {{fn_write}}(s, null::{{table}}, {{fn_read}}(s, null::{{table}}), false);
+    end loop;
+end $body$;
+
+create or replace function {{fn_join}}(atoll_key jsonb, delta jsonb) returns void
+language plpgsql {{output}} as $body$
+#variable_conflict use_column
+declare
+    t     {{table}};
+    s     {{side}};
+    state jsonb;
+begin
+    select m.* into t from {{table}} m where {{m_is_key}} for update;
+    insert into {{side}} ({{keys}}) values ({{key_values}}) on conflict do nothing;
+    select m.* into s from {{side}} m where {{m_is_key}} for update;
+    select m.* into t from {{table}} m where {{m_is_key}} for update;
+    state := {{fn_read}}(s, t);
+    perform atoll.note_conflicts({{name}}, atoll_key, {{policies}}, state, delta);
+    perform {{fn_write}}(s, t, atoll.join_state({{policies}}, state, delta), true);
+end $body$;
+
+create or replace function {{fn_absorb}}(o {{table}}, n {{table}}) returns void
+language plpgsql {{output}} as $body$
+#variable_conflict use_column
+declare
+    s        {{side}};
+    was      text := coalesce(current_setting('atoll.quiet', true), '');
+    inserts  boolean := o.{{first_key}} is null;
+    deletes  boolean := n.{{first_key}} is null;
+    k        {{table}} := case when n.{{first_key}} is not null then n else o end;
+    state    jsonb;
+    delta    jsonb;
+    stamp    bigint;
+    olds     jsonb;
+    news     jsonb;
+    wire     jsonb;
+    changed  text[];
+    policies constant jsonb := {{policies}};
+begin
+    insert into {{side}} ({{keys}}) values ({{k_keys}}) on conflict do nothing;
+    select m.* into s from {{side}} m where {{m_is_k}} for update;
+    state := {{fn_read}}(s, o);
+    stamp := atoll.stamp_after(greatest(atoll.latest(state), (state->>'d')::bigint));
+    olds := jsonb_object({{stamp_names}}, {{o_texts}});
+    news := jsonb_object({{stamp_names}}, {{n_texts}});
+    if deletes then
+        delta := jsonb_build_object('d', stamp);
+        changed := '{}';
+    else
+        select coalesce(array_agg(c.name order by c.ordinal), '{}') into changed from atoll.local_column c
+         where c.tbl = {{name}} and not c.is_key and (inserts or olds->c.name is distinct from news->c.name);
+        if not inserts and changed = '{}' then
+            return;
+        end if;
+        delta := jsonb_build_object(
+            't', (select coalesce(jsonb_object_agg(c.name, stamp), '{}') from atoll.local_column c
+                   where c.tbl = {{name}} and (c.name = any (changed) or c.together in
+                         (select g.together from atoll.local_column g where g.tbl = c.tbl and g.name = any (changed)))),
+            'v', news,
+            'x', (select coalesce(jsonb_object_agg(p.key, case when inserts then atoll.explicit(p.value, stamp, news->>p.key)
+                                  else atoll.written(p.value, stamp, olds->>p.key, news->>p.key, state->'x'->p.key) end), '{}')
+                    from jsonb_each(policies) p
+                   where p.key = any (changed) and p.value->>'p' in ('counter', 'first', 'set', 'document')));
+        if inserts then
+            delta := delta || jsonb_build_object('b', stamp)
+                  || jsonb_strip_nulls(jsonb_build_object('e', case when atoll.is_alive(state) then state->'e'
+                                                                    else coalesce(state->'d', state->'e') end));
+        else
+            delta := delta || jsonb_strip_nulls(jsonb_build_object('e', state->'e'));
+        end if;
+    end if;
+    perform set_config('atoll.quiet', 'on', true);
+    perform {{fn_write}}(s, n, atoll.join_state(policies, state, delta), true);
+    perform set_config('atoll.quiet', was, true);
+
+    changed := coalesce((select array_agg(c.name order by c.ordinal) from atoll.local_column c
+                          where c.tbl = {{name}} and delta->'t' ? c.name), '{}');
+    wire := jsonb_object({{key_name_array}}, {{k_key_texts}}) || news
+         || case when inserts or deletes then '{}' else delta->'x' end;
+    insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, epochs, n, cols, vals)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}},
+           case when deletes then 'D' when inserts then 'I' else 'U' end::"char", stamp,
+           case when inserts or deletes then coalesce(atoll.latest(state), 0) end,
+           case when not (inserts or deletes) then
+               (select array_agg(array[coalesce(state->'t'->>c, '0')]::text order by i)
+                  from unnest(changed) with ordinality u(c, i)) end,
+           case when delta ? 'e' then array[delta->>'e']::text end, 1,
+           {{key_name_array}} || changed,
+           (select array_agg(array[wire->>c]::text order by i)
+              from unnest({{key_name_array}} || changed) with ordinality u(c, i));
+end $body$;
+
+$template$ $sql$;

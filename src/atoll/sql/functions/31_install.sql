@@ -1,0 +1,202 @@
+-- Carrying declarations out on this node: what atoll.shared_table says is compared with what is there.
+--
+-- install_tables runs when a declaration is made or arrives and again every few seconds. A table that cannot
+-- be shared here keeps its reason in atoll.local_table.problem; its changes wait in atoll.parked.
+
+create or replace function atoll.install_tables() returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    d      record;
+    reason text;
+begin
+    perform pg_advisory_xact_lock(x'61746f6c'::int, 2);
+    for d in select l.name from atoll.local_table l where not exists (select from atoll.shared_table s where s.name = l.name) loop
+        perform atoll.uninstall_table(d.name);
+    end loop;
+    for d in select s.*, l.name is not null as here, l.problem
+               from atoll.shared_table s left join atoll.local_table l using (name)
+              where l.name is null or l.problem is not null or l.kind <> s.kind or l.merge <> s.merge
+                 or not atoll.is_table(s.name, l.relid)
+              order by s.declared
+    loop
+        begin
+            if d.here then
+                perform atoll.uninstall_table(d.name);
+            end if;
+            perform atoll.install_table(d.name, d.kind, d.merge, d.definition, d.declared);
+        exception when others then
+            get stacked diagnostics reason = message_text;
+            if atoll.stamp_node(d.declared) = atoll.me() and not d.here and current_setting('session_replication_role') <> 'replica' then
+                raise;
+            end if;
+            insert into atoll.local_table (name, side, kind, merge, relid, problem) values (d.name, d.name, d.kind, d.merge, 0, reason)
+            on conflict (name) do update set problem = excluded.problem;
+        end;
+    end loop;
+end $$;
+
+create or replace function atoll.is_table(name text, relid oid) returns boolean
+language sql stable
+return (select relid = any (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where format('%I.%I', n.nspname, c.relname) = name));
+
+create or replace function atoll.uninstall_table(of_table text) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    t    atoll.local_table;
+    part text;
+    rel  record;
+begin
+    select * into t from atoll.local_table where name = of_table;
+    for rel in select g.tgname, atoll.qualified(g.tgrelid) as tbl from pg_trigger g
+                where g.tgname like 'atoll\_capture%' and g.tgrelid in (select r.relid from pg_partition_tree(t.relid) r union select t.relid) loop
+        execute format('drop trigger %I on %s', rel.tgname, rel.tbl);
+    end loop;
+    execute format('drop table if exists atoll_side.%I cascade', t.side);
+    for part in select p.oid::regprocedure::text from pg_proc p
+                 where p.pronamespace = 'atoll_side'::regnamespace and p.proname like replace(replace(left(t.side, 48), '\', '\\'), '_', '\_') || '\_\_%'
+                   and format('atoll_side.%I', p.proname) in (select atoll.generated(t.side, x) from unnest(array['read', 'write', 'revive', 'join', 'absorb',
+                       'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'receipt', 'guard']) x) loop
+        execute 'drop function if exists ' || part || ' cascade';
+    end loop;
+    delete from atoll.local_table where name = of_table;
+    perform atoll.render_dispatch();
+end $$;
+
+create or replace function atoll.install_table(of_table text, as_kind text, as_merge jsonb, definition text, declared bigint) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    t regclass := to_regclass(of_table);
+    c atoll.local_column;
+begin
+    if t is null then
+        perform atoll.make_table(of_table, definition);
+        t := of_table::regclass;
+    end if;
+    perform atoll.check_shareable(t, as_kind, as_merge);
+    insert into atoll.local_table (name, side, kind, merge, relid)
+    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, t);
+    insert into atoll.local_column (tbl, name, ordinal, type, wire, is_key, equals, policy, together, fold, in_unique)
+    select of_table, a.attname, row_number() over (order by k.place nulls last, a.attnum),
+           format_type(a.atttypid, -1),
+           case when y.typcategory = 'A' or y.typarray = 0 or y.typtype = 'c' or y.typdelim <> ',' then 'text' else format_type(a.atttypid, -1) end,
+           k.place is not null,
+           case when k.place is not null then atoll.equality(a.atttypid, i.indclass[k.place - 1]) end,
+           case when k.place is not null then 'key' when p.policy is null or p.policy = 'group' then 'lww' else p.policy end,
+           case when p.policy = 'group' then p.arg end,
+           case when p.policy = 'function' then p.arg end,
+           exists (select from pg_index u where u.indrelid = t and u.indisunique and not u.indisprimary
+                     and (a.attnum = any (u.indkey) or 0 = any (u.indkey)))
+      from pg_attribute a
+      join pg_type y on y.oid = a.atttypid
+      join pg_index i on i.indrelid = t and i.indisprimary
+      left join lateral (select place from unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality x (num, place) where num = a.attnum) k on true
+      left join lateral (select split_part(v, ':', 1) as policy, nullif(substr(v, strpos(v || ':', ':') + 1), '') as arg from (select as_merge->>a.attname as v) x) p on true
+     where a.attrelid = t and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
+    if as_kind = 'append' then
+        perform atoll.install_append(of_table);
+    else
+        for c in select * from atoll.local_column l where l.tbl = of_table and l.policy = 'function' loop
+            perform atoll.check_laws(of_table, c.name, c.type, c.fold);
+        end loop;
+        perform atoll.install_merge(of_table);
+    end if;
+    perform atoll.set_triggers(of_table);
+    perform atoll.render_dispatch();
+    perform atoll.take_up(of_table, declared);
+end $$;
+
+create or replace function atoll.make_table(of_table text, definition text) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    statement text;
+begin
+    foreach statement in array string_to_array(definition, E';\n') loop
+        if statement like '-- if possible: %' then
+            begin
+                execute substr(statement, 17);
+            exception when others then null;   -- the other table is not here, or not yet
+            end;
+        else
+            execute statement;
+        end if;
+    end loop;
+    if of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app') then
+        execute format('alter table %s owner to app', of_table);
+    end if;
+end $$;
+
+create or replace function atoll.install_merge(of_table text) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    vars jsonb := atoll.variables(of_table);
+    side text := vars->>'side';
+begin
+    execute format('create table %s (%s, %s atoll_birth bigint, atoll_death bigint, atoll_epoch bigint, atoll_aside boolean, '
+                   'atoll_state jsonb, atoll_kept jsonb, primary key (%s)) with (fillfactor = 85)', side,
+                   atoll.list(of_table, 'key', '{c} {t}'), coalesce(atoll.list(of_table, 'value', '{c} bigint') || ',', ''), vars->>'keys');
+    execute format('create index on %s (atoll_birth) where atoll_aside', side);
+    vars := vars || jsonb_build_object(
+        'insert_rows', atoll.render(atoll.insert_rows_template(), vars || '{"source": "new_rows"}'),
+        'delete_rows', atoll.render(atoll.delete_rows_template(), vars || '{"source": "old_rows"}'),
+        'truncate_rows', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source', vars->>'table')));
+    vars := vars || jsonb_build_object('update_rows', atoll.render(atoll.update_rows_template(), vars || jsonb_build_object(
+        'moved_away', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source',
+            format('(select o.* from old_rows o where not exists (select from new_rows r where %s))', vars->>'o_is_r'))),
+        'moved_here', atoll.render(atoll.insert_rows_template(), vars || jsonb_build_object('source',
+            format('(select r.* from new_rows r where not exists (select from %s m where %s and m.atoll_birth is not null)
+                                                   or not exists (select from old_rows o where %s))', side, vars->>'m_is_r', vars->>'o_is_r'))))));
+    execute atoll.render(atoll.row_template(), vars);
+    execute atoll.render(atoll.capture_template(), vars);
+    execute atoll.render(atoll.merge_template(), vars);
+end $$;
+
+-- The capture triggers of a table and of all its partitions; also mends what somebody dropped or switched off.
+create or replace function atoll.set_triggers(of_table text) returns integer
+language plpgsql set search_path = pg_catalog as $$
+declare
+    t      atoll.local_table;
+    wanted record;
+    mended integer := 0;
+begin
+    select * into t from atoll.local_table where name = of_table;
+    for wanted in
+        select atoll.qualified(r.relid) as rel, g.oid, g.tgenabled, w.*
+          from (select relid from pg_partition_tree(t.relid) union select t.relid) r
+          cross join (values ('insert', 'after insert', 'referencing new table as new_rows'),
+                       ('update', 'after update', 'referencing old table as old_rows new table as new_rows'),
+                       ('delete', 'after delete', 'referencing old table as old_rows'),
+                       ('truncate', 'before truncate', '')) w (part, event, tables)
+               left join pg_trigger g on g.tgrelid = r.relid and g.tgname = 'atoll_capture_' || w.part
+         where g.oid is null or g.tgenabled <> 'O'
+    loop
+        if wanted.oid is null then
+            execute format('create trigger %I %s on %s %s for each statement execute function %s()', 'atoll_capture_' || wanted.part,
+                           wanted.event, wanted.rel, case when t.kind = 'append' and wanted.part <> 'insert' then '' else wanted.tables end,
+                           atoll.generated(t.side, case when t.kind = 'append' and wanted.part <> 'insert' then 'guard' else wanted.part end));
+        else
+            execute format('alter table %s enable trigger %I', wanted.rel, 'atoll_capture_' || wanted.part);
+        end if;
+        mended := mended + 1;
+    end loop;
+    return mended;
+end $$;
+
+-- Rows that were there before the table was shared count as written when it was declared.
+-- (Written as a local statement's changes even where an arriving declaration is the cause.)
+create or replace function atoll.take_up(of_table text, declared bigint) returns void
+language plpgsql set search_path = pg_catalog set session_replication_role = origin as $$
+declare
+    t    atoll.local_table;
+    vars jsonb := atoll.variables(of_table);
+    at   bigint := (declared >> 16 << 16) | atoll.me();
+begin
+    select * into t from atoll.local_table where name = of_table;
+    if t.kind = 'merge' then
+        execute format('insert into %s (%s, atoll_birth) select %s, %s from %s', vars->>'side', vars->>'keys', vars->>'keys', at, of_table);
+    end if;
+    execute format($f$
+        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
+        select atoll.me(), nextval('atoll.change_seq'), %L, 'I', %s, 0, count(*), array[%s], array[%s]
+          from (select r.*, %s as atoll_chunk from %s r) r group by atoll_chunk $f$,
+        of_table, at, vars->>'col_names', vars->>'agg_literals', vars->>'chunk', of_table);
+end $$;

@@ -1,0 +1,26 @@
+-- The last step of installing: what depends on who this node is.
+
+-- Makes atoll.me() the constant that atoll.self holds.
+create or replace function atoll.settle_in() returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+begin
+    execute format('create or replace function atoll.me() returns integer language sql immutable parallel safe return %s',
+                   coalesce((select number from atoll.self), 0));
+    if not exists (select from pg_trigger where tgrelid = 'atoll.change'::regclass and tgname = 'arrive') then
+        create trigger arrive before insert on atoll.change for each row execute function atoll.arrive();
+        alter table atoll.change enable replica trigger arrive;
+    end if;
+    -- A role of the schema's name would otherwise make its tables there.
+    if current_user = 'atoll' then
+        execute format('alter role atoll in database %I set search_path = public', current_database());
+    end if;
+    perform atoll.render_dispatch();
+    if atoll.me() = 0 then
+        return;
+    end if;
+    -- The nodes and the declarations are themselves shared.
+    insert into atoll.shared_table (name, kind, merge, definition, declared)
+    values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0)
+    on conflict do nothing;
+    perform atoll.install_tables();
+end $$;

@@ -1,0 +1,98 @@
+-- The change log and what surrounds it.
+--
+-- atoll.change is the only published table, and it is only ever inserted into. A row of it is one statement's
+-- effect on one shared table (or a chunk of it): `cols` names columns, `vals` holds for each of them the array
+-- literal of its `n` values, so a change is a small table stored by column. docs/wire-format.md draws it.
+-- pos and xid are local: they order a node's own and arriving changes for the feed.
+
+create sequence atoll.change_seq;
+
+create table atoll.change (
+    origin  integer  not null,
+    seq     bigint   not null,
+    version smallint not null default 1,
+    tbl     text     not null,
+    op      "char"   not null,          -- I insert, U update, D delete, S state
+    at      bigint   not null,          -- the statement's stamp
+    ats     text,                       -- stamps row by row, where they differ
+    prev    bigint,                     -- the stamp that was overwritten, where all rows agree on it
+    prevs   text[],                     -- the same column by column and row by row, where they do not
+    epochs  text,                       -- deletions that the rows had seen, for columns with a merge policy
+    n       integer  not null,
+    cols    text[]   not null,
+    vals    text[]   not null,
+    target  integer,                    -- meant for one member alone: a seed
+    scope   text     not null default 'global',
+    pos     bigint   not null generated always as identity,
+    xid     xid8     not null default pg_current_xact_id(),
+    primary key (origin, seq)
+);
+alter table atoll.change alter column vals set storage external;
+create index change_by_xid on atoll.change (xid, pos);
+
+create table atoll.parked (
+    origin    integer not null,
+    seq       bigint  not null,
+    tbl       text    not null,
+    change    jsonb   not null,
+    code      text    not null,
+    reason    text    not null,
+    attempts  integer not null default 1,
+    parked_at timestamptz not null default clock_timestamp(),
+    retry_at  timestamptz not null,
+    primary key (origin, seq)
+);
+
+create table atoll.conflict (
+    id         bigint generated always as identity primary key,
+    seen_at    timestamptz not null default clock_timestamp(),
+    tbl        text   not null,
+    key        jsonb  not null,
+    col        text,                    -- null: the whole row
+    kind       text   not null check (kind in ('update', 'insert', 'delete', 'unique', 'fact')),
+    lost_value text,
+    lost_row   jsonb,
+    lost_stamp bigint not null,
+    won_value  text,
+    won_stamp  bigint not null,
+    why        text   not null,
+    reverted_at timestamptz
+);
+create unique index conflict_once on atoll.conflict (tbl, md5(key::text), coalesce(col, ''), lost_stamp, won_stamp);
+
+-- A stamp that a later write named as its forerunner before it had come here: its arrival is no conflict.
+create table atoll.expected (
+    tbl     text   not null,
+    key     jsonb  not null,
+    col     text   not null,
+    stamp   bigint not null,
+    seen_at timestamptz not null default now(),
+    primary key (tbl, key, col, stamp)
+);
+
+-- How far each member has come in this node's log, so that the log may be trimmed.
+create table atoll.mark (
+    lsn     pg_lsn primary key,
+    xid     xid8   not null,
+    made_at timestamptz not null default now()
+);
+create table atoll.progress (
+    peer      integer primary key,
+    xid       xid8 not null,            -- every change with a smaller xid has been applied there
+    heard_at  timestamptz not null default now()
+);
+create table atoll.seed (
+    peer      integer primary key,
+    tbl       text,
+    asked_at  timestamptz not null default now(),
+    done_at   timestamptz
+);
+
+create table atoll.cursor (
+    name    text primary key,
+    tables  text[] not null,
+    xid     xid8   not null,
+    pos     bigint not null,
+    made_at timestamptz not null default now(),
+    read_at timestamptz not null default now()
+);

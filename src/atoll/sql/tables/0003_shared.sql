@@ -1,0 +1,39 @@
+-- What is shared, and how each column merges.
+--
+-- atoll.shared_table is itself shared: declaring a table on one node declares it on all. atoll.local_table and
+-- atoll.local_column say how this node carries the declaration out.
+
+create table atoll.shared_table (
+    name       text   primary key,      -- schema and name, quoted where SQL needs it
+    kind       text   not null check (kind in ('merge', 'append')),
+    merge      jsonb  not null default '{}',
+    scope      text   not null default 'global',
+    definition text   not null,         -- how a node that lacks the table makes it
+    declared   bigint not null          -- stamp
+);
+
+create table atoll.local_table (
+    name    text primary key,
+    side    text not null unique,       -- the sidecar's name in schema atoll_side
+    kind    text not null,
+    merge   jsonb not null,
+    relid   oid  not null,
+    problem text,
+    made_at timestamptz not null default now()
+);
+
+create table atoll.local_column (
+    tbl      text     not null references atoll.local_table on delete cascade,
+    name     text     not null,
+    ordinal  integer  not null,
+    type     text     not null,         -- without its modifier
+    wire     text     not null,         -- element type of its array literal in a change
+    is_key   boolean  not null,
+    equals   text,                      -- the key's equality operator, qualified
+    policy   text     not null check (policy in ('key', 'lww', 'counter', 'max', 'min', 'first', 'set', 'document', 'function')),
+    together text,                      -- columns of one group move together
+    fold     text,                      -- the merge function, qualified
+    in_unique boolean not null default false,
+    primary key (tbl, name),
+    unique (tbl, ordinal)
+);
