@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from collections import deque
 from enum import IntEnum
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,7 @@ from atoll.link.wire_errors import from_wire, to_wire
 
 HEADER_BYTES = 4
 FIRST_BUFFER_BYTES = 64 * 1024
+TRIPS_KEPT = 8
 LENGTH_MASK = 0xFFFFFF
 
 
@@ -60,9 +62,9 @@ class Framed(asyncio.BufferedProtocol):
     def __init__(self, settings: LinkSettings, receiver: Receiver, traffic: Traffic) -> None:
         self.settings = settings
         self.traffic = traffic
-        self.rtt_seconds: float | None = None
         self.measures_rtt = False
         self.frame_bytes_max = settings.greeting_bytes_max
+        self._trips: deque[float] = deque(maxlen=TRIPS_KEPT)
         self._receiver = receiver
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -151,6 +153,11 @@ class Framed(asyncio.BufferedProtocol):
     @property
     def is_closing(self) -> bool:
         return self._closing or self._done
+
+    @property
+    def rtt_seconds(self) -> float | None:
+        """The best of the last few round trips: the network's, without the moments when a node was busy."""
+        return min(self._trips, default=None)
 
     @property
     def heard_at(self) -> float:
@@ -253,8 +260,9 @@ class Framed(asyncio.BufferedProtocol):
         if kind is Kind.PING:
             self.send(Kind.PONG, payload)
         elif kind is Kind.PONG:
-            (sent_at,) = struct.unpack("!d", payload)
-            self.rtt_seconds = max(0.0, self._loop.time() - sent_at)
+            if self.measures_rtt:
+                (sent_at,) = struct.unpack("!d", payload)
+                self._trips.append(max(0.0, self._loop.time() - sent_at))
         elif kind is Kind.CLOSE:
             self._closing = True
             self._error = from_wire(decode_message(payload)) if payload else None

@@ -88,7 +88,7 @@ class Stream:
         """Queue one chunk of at most `chunk_bytes_max`."""
         size = len(chunk)
         self._traffic.raw_out_bytes += size
-        path = Path(self._rtt(), self._blocked_rate)
+        path = Path(self._rtt(), self._blocked_rate, self._settings.rate_bytes_per_second)
         if should_compress(self._settings.compression, size, path):
             if self._packer is None:
                 self._packer = Packer()
