@@ -1,4 +1,4 @@
-"""Homes in folders that PostgreSQL's user can reach, and real nodes that run in them as processes of their own.
+"""Homes in folders that PostgreSQL's user can reach, and real nodes that run in them.
 
 A node that a test starts ends with the test, and also when the test run itself is killed.
 """
@@ -161,7 +161,7 @@ def eventually(is_true: Callable[[], object], what: str) -> None:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can pass; pytest's own are closed to PostgreSQL's user where root runs the tests."""
+    """A folder that every user can pass; pytest's own are closed where root runs the tests."""
     folder = Path(tempfile.mkdtemp(prefix="atoll-test-", dir="/tmp"))
     folder.chmod(0o711)
     yield folder

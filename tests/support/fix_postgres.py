@@ -1,7 +1,7 @@
 """A real PostgreSQL for each worker of the test run, and a fresh database with Atoll installed for each test.
 
-The server listens on a Unix socket only and ends with the worker, also when that is killed. A database is cloned
-from one in which everything has been installed once, which takes a fraction of installing it.
+The server listens on a Unix socket only and ends with the worker, also when that is killed. A database is
+cloned from one in which everything has been installed once, which takes a fraction of installing it.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def _clone(server: Postgres, name: str) -> None:
 def _drop(server: Postgres, name: str) -> None:
     """Remove a database, with the subscriptions and slots that a test has left in it."""
     with psycopg.connect(server.conninfo(database=name), autocommit=True) as connection:
-        query = "select subname from pg_subscription where subdbid = (select oid from pg_database where datname = %s)"
+        query = (
+            "select subname from pg_subscription join pg_database d on d.oid = subdbid where datname = %s"
+        )
         for (subscription,) in connection.execute(query, [name]).fetchall():
             for statement in (
                 "alter subscription {} disable",

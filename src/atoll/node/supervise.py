@@ -123,14 +123,19 @@ class Supervisor:
             self._last.extend(block.decode(errors="replace").splitlines())
 
     def _hopeless(self) -> ConfigError:
-        fatal = [line for line in self._last if "FATAL" in line or "could not" in line]
-        said = (fatal or list(self._last) or ["It said nothing."])[0]
         return ConfigError(
             "postgres-does-not-start",
             "PostgreSQL does not start",
-            detail=said.strip(),
+            detail=_last_words(list(self._last)),
             hint="Its log is in logs/postgres.log in the home.",
         )
+
+
+def _last_words(lines: list[str]) -> str:
+    """What the server died of; the line before often says more than the one that says so."""
+    fatal = next((number for number, line in enumerate(lines) if "FATAL:" in line), len(lines) - 1)
+    words = [line.partition("] ")[2].strip() or line.strip() for line in lines[max(0, fatal - 1) : fatal + 1]]
+    return "; ".join(words) or "It said nothing."
 
 
 async def _end(process: Process, ended: asyncio.Task[int], hurry: asyncio.Event) -> None:
