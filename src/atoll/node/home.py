@@ -112,31 +112,26 @@ def open_home(path: Path) -> Home:
     file = path / "home.json"
     try:
         raw: dict[str, Any] = json.loads(file.read_text())
-        layout = int(raw["layout"])
+        if raw["layout"] != LAYOUT:
+            raise _other_layout(path, raw["layout"])
+        return Home(path, _run_folder(path), HomeFacts(LAYOUT, int(raw["postgres"]), str(raw["uuid"])))
     except FileNotFoundError:
-        raise ConfigError(
-            "no-home",
-            f"no node lives in {path}",
-            hint="Make one with `atoll up`, or name its folder with --home.",
-        ) from None
+        hint = "Make one with `atoll up`, or name its folder with --home."
+        raise ConfigError("no-home", f"no node lives in {path}", hint=hint) from None
     except PermissionError:
-        raise ConfigError(
-            "home-not-yours", f"cannot read the home {path}", hint="Run the command as the node's user."
-        ) from None
+        hint = "Run the command as the node's user."
+        raise ConfigError("home-not-yours", f"cannot read the home {path}", hint=hint) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            "home-damaged",
-            f"cannot understand {file}",
-            detail=str(error),
-            hint="Restore the file from a backup.",
-        ) from error
-    if layout != LAYOUT:
-        raise ConfigError(
-            "home-version",
-            f"the home {path} has layout {layout}, and this Atoll knows layout {LAYOUT}",
-            hint="Run it with the Atoll that made it, or choose another folder with --home.",
-        )
-    return Home(path, _run_folder(path), HomeFacts(layout, int(raw["postgres"]), str(raw["uuid"])))
+        hint = "Restore the file from a backup."
+        raise ConfigError("home-damaged", f"cannot understand {file}", hint=hint) from error
+
+
+def _other_layout(path: Path, layout: object) -> ConfigError:
+    return ConfigError(
+        "home-version",
+        f"the home {path} has layout {layout}, and this Atoll knows layout {LAYOUT}",
+        hint="Run it with the Atoll that made it, or choose another folder with --home.",
+    )
 
 
 def is_home(path: Path) -> bool:
@@ -149,7 +144,7 @@ def check_free(path: Path) -> None:
         raise ConfigError(
             "home-not-a-folder", f"{path} is not a folder", hint="Choose another one with --home."
         )
-    if path.is_dir() and {entry.name for entry in path.iterdir()} - {"lock"}:
+    if path.is_dir() and any(not _is_unfinished(entry.name) for entry in path.iterdir()):
         raise ConfigError(
             "not-a-home",
             f"{path} is not empty and is not the home of a node",
@@ -192,6 +187,11 @@ def write_file(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def _is_ours_unfinished(name: str) -> bool:
+    return name == "lock" or (name.startswith("home.json.") and name.endswith(".new"))
+
+
+def _is_unfinished(name: str) -> bool:
+    """What a node leaves that was killed in the first moments of making its home."""
     return name == "lock" or (name.startswith("home.json.") and name.endswith(".new"))
 
 
