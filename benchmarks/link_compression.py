@@ -33,7 +33,7 @@ def make_row(rng: random.Random, number: int) -> dict[str, object]:
         "status": rng.choice(WORDS),
         "note": " ".join(rng.choices(WORDS, k=4)),
         "amount": round(rng.random() * 200, 2),
-        "at": f"2031-05-{rng.randrange(1, 29):02}T11:{rng.randrange(60):02}:11.{rng.randrange(10**6):06}+00:00",
+        "at": f"2031-05-{rng.randrange(1, 29):02}T11:21:{rng.randrange(60):02}.{rng.randrange(10**6)}+00:00",
     }
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from atoll.domain.errors import AtollError
 from atoll.identity import authority as authorities
 from atoll.identity.authority import Authority
-from atoll.identity.certificate import Identity, make_key, make_request, save_identity
+from atoll.identity.certificate import Identity, PeerIdentity, make_key, make_request, save_identity
 from atoll.link.peers import Links
 from atoll.link.report import Peer
 from atoll.link.settings import LinkSettings
+from atoll.link.stream import Pipe, Stream
 
 FAST = LinkSettings(
     ping_every_seconds=0.2,
@@ -96,6 +98,33 @@ async def connect(one: Links, two: Links, *, both_dial: bool = True) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         await one.until_up(two.me.number)
         await two.until_up(one.me.number)
+
+
+async def echo(peer: PeerIdentity, stream: Stream) -> None:
+    """A far end that sends back what it gets."""
+    pipe = Pipe(stream)
+    try:
+        while chunk := await pipe.read():
+            await pipe.write(chunk)
+        pipe.write_end()
+    except AtollError:
+        return
+    pipe.close()
+
+
+async def exchange(pipe: Pipe, data: bytes) -> bytes:
+    """Send everything and, at the same time, read until the far end has ended."""
+
+    async def send() -> None:
+        await pipe.write(data)
+        pipe.write_end()
+
+    sender = asyncio.create_task(send())
+    found = bytearray()
+    while chunk := await pipe.read():
+        found += chunk
+    await sender
+    return bytes(found)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ class ControlLink:
         self._traffic = traffic
         self._gone = gone
         self._next_id = 0
+        self._unanswered = 0
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(self._settings.requests_max)
@@ -72,6 +73,7 @@ class ControlLink:
     ) -> dict[str, Any]:
         """Ask the peer and wait for its answer; its error is raised here."""
         deadline = timeout_seconds if timeout_seconds is not None else self._settings.request_seconds_max
+        self._unanswered += 1
         try:
             async with asyncio.timeout(deadline), self._room:
                 await self._framed.drained()
@@ -83,6 +85,9 @@ class ControlLink:
                 "request-timeout",
                 f'node "{self.peer.name}" did not answer "{method}" within {deadline:g} seconds',
             ) from error
+        finally:
+            self._unanswered -= 1
+            self._finish()
 
     async def _ask(self, method: str, payload: dict[str, Any]) -> dict[str, Any]:
         self._next_id += 1
@@ -94,7 +99,6 @@ class ControlLink:
             return await answer
         finally:
             del self._asked[number]
-            self._finish()
 
     async def answers_ping(self, within_seconds: float) -> bool:
         """Is somebody still there? Anything that arrives counts."""
@@ -118,7 +122,7 @@ class ControlLink:
         self._finish()
 
     def _finish(self) -> None:
-        if self._is_retired and not self._asked and not self._is_finished:
+        if self._is_retired and not self._unanswered and not self._is_finished:
             self._is_finished = True
             self._framed.send(Kind.EOF)
         if self._is_finished and self._peer_is_finished and not self._answering:

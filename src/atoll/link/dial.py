@@ -41,6 +41,7 @@ async def dial(
     settings: LinkSettings,
     hello: Hello | dict[str, Any],
     expected: Expected | None,
+    live: set[Framed],
 ) -> tuple[Framed, PeerIdentity | None, dict[str, Any]]:
     """The greeted connection, who answered, and the welcome. The connection is held: adopt or close it."""
     host, port = split_address(address)
@@ -49,7 +50,7 @@ async def dial(
     try:
         async with asyncio.timeout(settings.dial_seconds_max):
             _, framed = await asyncio.get_running_loop().create_connection(
-                lambda: inbox.make_protocol(settings),
+                lambda: inbox.make_protocol(settings, live),
                 host,
                 port,
                 ssl=context,

@@ -59,7 +59,11 @@ def encode_header(kind: Kind, length: int) -> bytes:
 
 
 class Framed(asyncio.BufferedProtocol):
-    def __init__(self, settings: LinkSettings, receiver: Receiver, traffic: Traffic) -> None:
+    def __init__(
+        self, settings: LinkSettings, receiver: Receiver, traffic: Traffic, live: set[Framed]
+    ) -> None:
+        """It is in `live` from when it is connected until it has closed."""
+        self._live = live
         self.settings = settings
         self.traffic = traffic
         self.measures_rtt = False
@@ -173,6 +177,7 @@ class Framed(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._live.add(self)
         self._heard_at = self._sent_at = self._loop.time()
         self._watch()
 
@@ -201,6 +206,7 @@ class Framed(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._done = True
+        self._live.discard(self)
         self._drained.set()
         if self._timer is not None:
             self._timer.cancel()

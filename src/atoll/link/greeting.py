@@ -57,8 +57,8 @@ class Inbox:
         self._framed: Framed | None = None
         self._message: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
-    def make_protocol(self, settings: LinkSettings) -> Framed:
-        self._framed = Framed(settings, self, Traffic())
+    def make_protocol(self, settings: LinkSettings, live: set[Framed]) -> Framed:
+        self._framed = Framed(settings, self, Traffic(), live)
         return self._framed
 
     async def next(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ async def join(
 
 async def _fetch_authority(address: str, token: Token, release: str, settings: LinkSettings) -> str:
     hello = Hello(Purpose.AUTHORITY, release, "")
-    framed, _, answer = await dial(address, make_stranger_context(None), settings, hello, None)
+    framed, _, answer = await dial(address, make_stranger_context(None), settings, hello, None, set())
     framed.close()
     authority_pem = answer.get("authority")
     if not isinstance(authority_pem, str) or fingerprint(authority_pem) != token.fingerprint:
@@ -111,7 +111,7 @@ async def _redeem(
         "wishes": wishes,
     }
     context = make_stranger_context(authority_pem)
-    framed, _, answer = await dial(address, context, settings, request, Expected(token.atoll_id))
+    framed, _, answer = await dial(address, context, settings, request, Expected(token.atoll_id), set())
     framed.close()
     joined = answer.get("joined")
     if not isinstance(joined, dict) or not isinstance(joined.get("certificate"), str):

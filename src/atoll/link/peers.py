@@ -7,7 +7,6 @@ lower number dialled stays. PostgreSQL's sockets are the gateway's part, admissi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import secrets
@@ -34,6 +33,7 @@ log = logging.getLogger("atoll.link")
 ServeStream = Callable[[PeerIdentity, Stream], Awaitable[None]]
 DUPLICATE = LinkError("duplicate", "there is already a link between the two nodes")
 PROBE_SECONDS_MAX = 2.0
+CLOSE_POLL_SECONDS = 0.01
 
 
 class Links:
@@ -70,6 +70,7 @@ class Links:
         self._serving: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._stopped = False
+        self._live: set[Framed] = set()
         self._listener = Listener(
             identity,
             self.settings,
@@ -77,6 +78,7 @@ class Links:
             is_revoked=is_revoked,
             admit=self._admit,
             answer_stranger=self._answer_stranger,
+            live=self._live,
         )
 
     # What the node does with it
@@ -101,10 +103,7 @@ class Links:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.close_seconds_max):
-                for slot in self._slots.values():
-                    await slot.empty.wait()
+        await self._close_connections(gone)
 
     @property
     def port(self) -> int:
@@ -185,6 +184,18 @@ class Links:
                 self._refusals.refuse("revoked", f'node "{peer.name}"', "it was revoked while connected")
                 slot.close(PolicyDenied("revoked", f'node "{peer.name}" has been revoked'))
 
+    async def _close_connections(self, reason: LinkError) -> None:
+        """Goodbyes first; whoever does not answer them is cut off."""
+        for framed in list(self._live):
+            framed.close(reason)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.close_seconds_max
+        while self._live and loop.time() < deadline:
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
+        for framed in list(self._live):
+            framed.abort(reason)
+        await asyncio.sleep(0)
+
     # Dialling
 
     async def _keep_dialled(self, slot: Slot) -> None:
@@ -219,7 +230,9 @@ class Links:
         expected = Expected(self.me.atoll_id, slot.peer.number)
         for address in slot.in_order(self._addresses(slot.peer)):
             try:
-                framed, peer, welcome = await dial(address, self._context, self.settings, hello, expected)
+                framed, peer, welcome = await dial(
+                    address, self._context, self.settings, hello, expected, self._live
+                )
             except AtollError as failure:
                 error = failure
                 continue

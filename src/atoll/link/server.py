@@ -39,6 +39,7 @@ class Listener:
         is_revoked: IsRevoked,
         admit: Admit,
         answer_stranger: AnswerStranger,
+        live: set[Framed],
     ) -> None:
         self._identity = identity
         self._settings = settings
@@ -46,6 +47,7 @@ class Listener:
         self._is_revoked = is_revoked
         self._admit = admit
         self._answer_stranger = answer_stranger
+        self._live = live
         self._context = make_server_context(identity)
         self._socket: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,7 +108,7 @@ class Listener:
         try:
             async with asyncio.timeout(self._settings.greeting_seconds_max):
                 _, framed = await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: inbox.make_protocol(self._settings),
+                    lambda: inbox.make_protocol(self._settings, self._live),
                     accepted,
                     ssl=self._context,
                     ssl_handshake_timeout=self._settings.greeting_seconds_max,

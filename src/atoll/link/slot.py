@@ -32,8 +32,6 @@ class Slot:
         self.up = asyncio.Event()
         self.down = asyncio.Event()
         self.down.set()
-        self.empty = asyncio.Event()
-        self.empty.set()
         self._loop = asyncio.get_running_loop()
         self._bucket = Bucket(settings.rate_bytes_per_second, self._loop.time)
         self._streams: set[Stream] = set()
@@ -54,7 +52,6 @@ class Slot:
         """A link that is still open, but not the one to use."""
         if control.is_open:
             self._closing.add(control)
-            self.empty.clear()
 
     def gain(self, control: ControlLink) -> None:
         """From now on this is the link to use."""
@@ -68,7 +65,6 @@ class Slot:
 
     def lose(self, control: ControlLink, error: AtollError | None) -> None:
         self._closing.discard(control)
-        self._note_empty()
         if self.control is control:
             self.control = None
             self.up.clear()
@@ -95,7 +91,6 @@ class Slot:
             framed, peer, traffic=self.traffic, bucket=self._bucket, rtt=self._rtt, gone=self._lose_stream
         )
         self._streams.add(stream)
-        self.empty.clear()
         return stream
 
     def close(self, error: AtollError) -> None:
@@ -138,8 +133,3 @@ class Slot:
 
     def _lose_stream(self, stream: Stream) -> None:
         self._streams.discard(stream)
-        self._note_empty()
-
-    def _note_empty(self) -> None:
-        if not self._closing and not self._streams:
-            self.empty.set()
