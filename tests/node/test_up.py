@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -12,6 +13,8 @@ import psycopg
 import pytest
 
 from support.fix_home import NodeStarter, atoll, eventually
+
+GIB = 1024**3
 
 
 def test_a_new_node_becomes_ready_serves_and_stops_in_order(
@@ -163,3 +166,46 @@ def test_postgres_listens_on_tcp_only_when_asked_and_only_with_a_password(start_
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(user=role, password="a guess", **place)
     assert node.status()["socket"].endswith(str(port))
+
+
+def test_a_disk_that_runs_full_stops_writes_until_there_is_room(
+    start_node: NodeStarter, open_folder: Path
+) -> None:
+    free = shutil.disk_usage(open_folder).free
+    if free < 6 * GIB:
+        pytest.skip("too little free disk to tell this test from its neighbours")
+    node = start_node("--disk-floor", str(free - GIB))
+    assert node.sql("create table fruit (name text)").returncode == 0
+    with (open_folder / "ballast").open("wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, 3 * GIB)
+    eventually(lambda: node.get("/readyz")[0] == 503, "the node says that the disk is full")
+    assert "read-only transaction" in node.sql("insert into fruit values ('pear')").stderr
+    assert node.sql("table fruit").returncode == 0
+    (open_folder / "ballast").unlink()
+    eventually(lambda: node.get("/readyz")[0] == 200, "the node says that there is room")
+    assert node.sql("insert into fruit values ('plum')").returncode == 0
+
+
+def test_a_second_signal_does_not_wait_for_a_postgres_that_hangs(
+    start_node: NodeStarter, home_folder: Path
+) -> None:
+    node = start_node()
+    with psycopg.connect(host=str(home_folder / "run"), user="atoll", dbname="atoll") as connection:
+        row = connection.execute(
+            "select pid from pg_stat_activity where backend_type = 'checkpointer'"
+        ).fetchone()
+    assert row is not None
+    os.kill(row[0], signal.SIGSTOP)
+    node.process.send_signal(signal.SIGTERM)
+    node.wait_for("stopping")
+    assert node.end(signal.SIGINT) == 0
+    assert node.server_processes() == []
+    assert "received immediate shutdown request" in (home_folder / "logs/postgres.log").read_text()
+
+
+def test_a_node_without_http_still_says_how_it_is(start_node: NodeStarter) -> None:
+    node = start_node("--http", "off", "--disk-floor", "100000TB")
+    assert (node.status()["http"], node.status()["is_ready"]) == (None, False)
+    assert list(node.status()["reasons"]) == ["disk"]
+    assert node.end() == 0
+    assert node.status()["reasons"] == {"node": "no node runs in this home"}

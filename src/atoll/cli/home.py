@@ -18,10 +18,9 @@ HomeOption = Annotated[
 
 def find_home(flag: str | None) -> Home:
     """The home that exists where the option, the variable or the default says."""
-    from atoll.node.account import server_account
-    from atoll.node.home import choose_home, open_home
+    from atoll.node import home
 
-    return open_home(choose_home(flag, os.environ, server_account()).path)
+    return home.find_home(flag, os.environ)
 
 
 def postgres_port(home: Home) -> int:

@@ -18,12 +18,14 @@ from atoll.node.postgres import Postgres, write_in_place
 from atoll.node.report import Readiness
 
 LOOK_EVERY_SECONDS = 5.0
+DISTANCE_BYTES_MAX = 256 * 1024**2
 log = logging.getLogger(__name__)
 
 
 def is_full_now(free_bytes: int, floor_bytes: int, was_full: bool) -> bool:
-    """Whether writes have to stop; they come back only with a tenth more than the floor."""
-    return free_bytes < (floor_bytes * 11 // 10 if was_full else floor_bytes)
+    """Whether writes have to stop; they come back only with some more than the floor."""
+    distance = min(floor_bytes // 10, DISTANCE_BYTES_MAX) if was_full else 0
+    return free_bytes < floor_bytes + distance
 
 
 class DiskWatch:

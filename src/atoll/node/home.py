@@ -26,6 +26,7 @@ LAYOUT = 1
 SOCKET_PATH_BYTES_MAX = 107
 LONGEST_SOCKET = "/peers/.s.PGSQL.65535"
 ROOT_HOME = Path("/var/lib/atoll")
+WORD_BYTES = 4096
 LOCK_ATTEMPTS = 10
 LOCK_PAUSE_SECONDS = 0.05
 
@@ -105,6 +106,16 @@ def choose_home(flag: str | None, environment: Mapping[str, str], account: Accou
             hint=f"Choose a home open to it, such as {ROOT_HOME}, or run the node as an ordinary user.",
         )
     return HomeChoice(path)
+
+
+def find_home(flag: str | None, environment: Mapping[str, str]) -> Home:
+    """The home that exists where --home, $ATOLL_HOME or the default says."""
+    given = flag or environment.get("ATOLL_HOME")
+    if given:
+        return open_home(Path(given).expanduser().resolve())
+    default = Path(os.path.expanduser("~")).resolve() / ".atoll"
+    is_moved = os.geteuid() == 0 and not is_home(default) and is_home(ROOT_HOME)
+    return open_home(ROOT_HOME if is_moved else default)
 
 
 def open_home(path: Path) -> Home:
@@ -240,9 +251,8 @@ class HomeLock:
     def tell(self, facts: Mapping[str, object]) -> None:
         """Leave word for other commands: the pid, and the addresses once they are known."""
         assert self._descriptor is not None
-        text = json.dumps(dict(facts)).encode()
-        os.pwrite(self._descriptor, text, 0)
-        os.ftruncate(self._descriptor, len(text))
+        # Always as long, in one write: a reader never sees half of it, and a full disk has room for it.
+        os.pwrite(self._descriptor, json.dumps(dict(facts)).encode().ljust(WORD_BYTES), 0)
 
     def release(self) -> None:
         if self._descriptor is not None:

@@ -51,7 +51,7 @@ class Status:
 async def inspect(home: Home, settings: Settings, port: int) -> Status:
     """Look at a node from outside."""
     word = holder(home.path)
-    reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word.get("http"))
+    reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word)
     version, row = await _ask(home, port) if word is not None else (None, None)
     number, name, region, tier = row or (None, settings.name, settings.region, settings.tier)
     facts = word or {}
@@ -98,10 +98,11 @@ async def _ask(home: Home, port: int) -> tuple[str | None, tuple[Any, ...] | Non
             return version, None
 
 
-async def _reasons(http: str | None) -> dict[str, str]:
-    """Why the running node is not ready, in its own words."""
+async def _reasons(word: dict[str, Any]) -> dict[str, str]:
+    """Why the running node is not ready, in its own words: over HTTP, or as its lock says."""
+    http = word.get("http")
     if http is None:
-        return {}
+        return dict(word.get("reasons", {"node": "the node is starting"}))
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             body = await _get(http, "/readyz")

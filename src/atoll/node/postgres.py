@@ -55,9 +55,12 @@ class Postgres:
         )
 
     async def connect(self, database: str = DATABASE) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-        """A connection as the owner, outside of any transaction."""
+        """A connection as the owner, outside of any transaction; it may write on a full disk too."""
         return await psycopg.AsyncConnection.connect(
-            self.conninfo(database=database), autocommit=True, connect_timeout=CONNECT_SECONDS_MAX
+            self.conninfo(database=database),
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS_MAX,
+            options="-c default_transaction_read_only=off",
         )
 
     def leashed(self, program: str, *arguments: str, sign: signal.Signals = signal.SIGINT) -> list[str]:

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psycopg
 from prometheus_client.core import Metric
 
 from atoll import __version__, sql
+from atoll.domain.errors import DataError
 from atoll.node import credentials, listen, postgres, programs
 from atoll.node.config import Settings
 from atoll.node.disk import DiskWatch
@@ -85,7 +86,8 @@ async def run_node(
         node, supervisor = await _build(opened, output, say)
         stop.supervisor = supervisor
         http = listen.bound(listener) if listener is not None else None
-        opened.lock.tell(_word(node, http))
+        word = _word(node, http)
+        node.readiness.watch(lambda reasons: opened.lock.tell({**word, "reasons": dict(reasons)}))
 
         async def bring_up(services: asyncio.TaskGroup) -> None:
             await _set_up(node, supervisor)
@@ -136,20 +138,21 @@ async def _set_up(node: Node, supervisor: Supervisor) -> None:
         try:
             await postgres.set_up(node.postgres, credentials.password(node.home))
             async with await node.postgres.connect() as connection:
-                await _install(connection)
+                await sql.install(connection)
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)
             node.readiness.hold("schema", "the schema could not be installed")
             await asyncio.sleep(SET_UP_PAUSE_SECONDS)
+        except psycopg.Error as error:
+            raise DataError(
+                "schema-not-installed",
+                "cannot install the schema",
+                detail=f"PostgreSQL says: {error.diag.message_primary or error}.",
+                hint="Undo by hand what was changed in the schema atoll, or restore the node.",
+            ) from error
         else:
             node.readiness.clear("schema")
             return
-
-
-async def _install(connection: psycopg.AsyncConnection[Any]) -> None:
-    install = getattr(sql, "install", None)
-    if install is not None:
-        await install(connection)
 
 
 async def _until_stopped(asked: asyncio.Event, supervising: asyncio.Task[None]) -> None:

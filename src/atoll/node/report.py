@@ -6,7 +6,7 @@ An empty set of reasons means ready. `/readyz`, `atoll status` and the metrics a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,12 @@ class Readiness:
     def __init__(self, **reasons: str) -> None:
         self._reasons: dict[str, str] = dict(reasons)
         self._was_ready = False
+        self._tell: Callable[[Mapping[str, str]], None] = lambda reasons: None
+
+    def watch(self, tell: Callable[[Mapping[str, str]], None]) -> None:
+        """Tell the reasons, now and whenever they change."""
+        self._tell = tell
+        tell(self.reasons)
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -32,9 +38,13 @@ class Readiness:
             if self._was_ready:
                 log.warning("%s", reason, extra={"part": part})
             self._reasons[part] = reason
+            self._tell(self.reasons)
 
     def clear(self, part: str) -> None:
         """This part is well."""
-        if self._reasons.pop(part, None) is not None and self._was_ready:
+        if self._reasons.pop(part, None) is None:
+            return
+        if self._was_ready:
             log.info("%s is well again", part, extra={"part": part})
         self._was_ready = self._was_ready or self.is_ready
+        self._tell(self.reasons)
