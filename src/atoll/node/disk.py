@@ -1,14 +1,16 @@
 """A disk that runs full, noticed before PostgreSQL stops on it.
 
-Below the floor the application's transactions become read only, the node says so, and replication and
-tidying up go on in the room that is left. Above the floor, with some distance so that it does not flap,
-writes are back.
+A spare file is kept while there is room, and given up when PostgreSQL has to start on a disk without any:
+it cannot even start to be read from without writing a little. Below the floor the application's
+transactions become read only, the node says so, and replication and tidying up go on in the room that is
+left. Above the floor, with some distance so that it does not flap, writes are back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from atoll.node.postgres import Postgres, write_in_place
 from atoll.node.report import Readiness
 
 LOOK_EVERY_SECONDS = 5.0
+SPARE_BYTES = 24 * 1024**2
 DISTANCE_BYTES_MAX = 256 * 1024**2
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,11 @@ class DiskWatch:
         self.free = free_bytes(postgres.data.parent)
         self.is_full = is_full_now(self.free, floor_bytes, False)
         self._say()
+        self._keep_spare()
+
+    @property
+    def _spare(self) -> Path:
+        return self._postgres.data.with_name("spare")
 
     async def run(self) -> None:
         while True:
@@ -54,6 +62,23 @@ class DiskWatch:
             self.is_full = is_full
             self._switch()
         self._say()
+        self._keep_spare()
+
+    def make_room(self) -> None:
+        """PostgreSQL is about to start: give up the spare file where there is no other room."""
+        if self._free_bytes(self._postgres.data.parent) < SPARE_BYTES and self._spare.exists():
+            log.warning("the disk has no room for PostgreSQL to start; giving up the spare file")
+            self._spare.unlink()
+
+    def _keep_spare(self) -> None:
+        if self.is_full or self._spare.exists():
+            return
+        try:
+            with self._spare.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+        except OSError as error:
+            log.warning("could not keep a spare file: %s", error)
+            self._spare.unlink(missing_ok=True)
 
     def _switch(self) -> None:
         text = postgres_conf.disk_text(self.is_full)

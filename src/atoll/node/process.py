@@ -124,7 +124,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     await postgres.init(server)
     readiness = Readiness(postgres="PostgreSQL is starting", schema="the schema is not installed yet")
     disk = DiskWatch(server, settings.disk_floor, readiness, _free_bytes)
-    supervisor = Supervisor(server, output, readiness, lambda: disk.is_full)
+    supervisor = Supervisor(server, output, readiness, disk)
     metrics = Metrics()
     node = Node(home, settings, server, readiness, metrics, disk)
     metrics.add(lambda: _numbers(node, supervisor))

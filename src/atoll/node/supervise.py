@@ -13,12 +13,12 @@ import signal
 import time
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Callable
 
 import psycopg
 
 from atoll.domain.errors import ConfigError
 from atoll.node import course, leftover, postgres
+from atoll.node.disk import DiskWatch
 from atoll.node.postgres import Postgres
 from atoll.node.report import Readiness
 from atoll.observe.logs import RotatingFile
@@ -35,13 +35,11 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """Owns the server's process. `run` returns when it was told to stop and the server has ended."""
 
-    def __init__(
-        self, server: Postgres, output: RotatingFile, readiness: Readiness, is_disk_full: Callable[[], bool]
-    ) -> None:
+    def __init__(self, server: Postgres, output: RotatingFile, readiness: Readiness, disk: DiskWatch) -> None:
         self._server = server
         self._output = output
         self._readiness = readiness
-        self._is_disk_full = is_disk_full
+        self._disk = disk
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -64,7 +62,7 @@ class Supervisor:
             await self._one_life()
             if self._stopping.is_set():
                 return
-            step = course.after_exit(self.course, time.monotonic() - started, self._is_disk_full())
+            step = course.after_exit(self.course, time.monotonic() - started, self._disk.is_full)
             self.course = step.course
             if step.gives_up:
                 raise self._hopeless()
@@ -75,7 +73,8 @@ class Supervisor:
     async def _one_life(self) -> None:
         """From start to exit of one server process."""
         await leftover.end_leftover(self._server.data)
-        postgres.configure(self._server, self._is_disk_full())
+        self._disk.make_room()
+        postgres.configure(self._server, self._disk.is_full)
         process = await postgres.start(self._server)
         log.debug("PostgreSQL started with pid %d", process.pid)
         helpers = [asyncio.create_task(step) for step in (self._listen(process), self._watch())]
