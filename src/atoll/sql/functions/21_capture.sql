@@ -48,6 +48,7 @@ declare
     s       {{side}};
     many    boolean;
     careful boolean := false;
+    plain   boolean;
     pair    record;
     changed text[] := '{}';
     vals    text[] := '{}';
@@ -202,7 +203,7 @@ language sql immutable as $sql$ select $template$
               from pair r, moved where {{m_is_r}} and r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
         ), chunked as (
             select r.*, {{chunk_by_mask}} as atoll_chunk from pair r where r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
-        )
+        ), logged as (
         insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals)
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', (select at from moved),
                case when low = high then low end,
@@ -211,7 +212,9 @@ language sql immutable as $sql$ select $template$
                keys || atoll.masked(vals, mask)
           from (select atoll_mask as mask, count(*) as rows, min({{masked_low}}) as low, max({{masked_high}}) as high,
                        {{agg_masked_prevs}} array[{{agg_key_literals}}] as keys, {{agg_masked_vals}} as vals
-                  from chunked r group by atoll_mask, atoll_chunk) g;
+                  from chunked r group by atoll_mask, atoll_chunk) g
+        )
+        select count(*) = (select count(*) from new_rows) into plain from pair;
         if {{any_policy}} then
             for pair in select row({{cast_row_o}})::{{table}} as o, row({{cast_row}})::{{table}} as n
                           from new_rows r join old_rows o on {{o_is_r}} where not ({{both_plain}}) loop
@@ -219,11 +222,8 @@ language sql immutable as $sql$ select $template$
             end loop;
         end if;
         -- Keys that this statement moved, and rows without a sidecar entry: gone here, new there.
-        if exists (select from old_rows o where not exists (select from new_rows r where {{o_is_r}})) then
+        if not plain then
             {{moved_away}}
-        end if;
-        if exists (select from new_rows r where not exists (select from {{side}} m where {{m_is_r}} and m.atoll_birth is not null)
-                                             or not exists (select from old_rows o where {{o_is_r}})) then
             atoll_now := atoll.now();
             {{moved_here}}
         end if;

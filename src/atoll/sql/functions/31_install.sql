@@ -143,8 +143,8 @@ begin
         'moved_away', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source',
             format('(select o.* from old_rows o where not exists (select from new_rows r where %s))', vars->>'o_is_r'))),
         'moved_here', atoll.render(atoll.insert_rows_template(), vars || jsonb_build_object('source',
-            format('(select r.* from new_rows r where not exists (select from %s m where %s and m.atoll_birth is not null)
-                                                   or not exists (select from old_rows o where %s))', side, vars->>'m_is_r', vars->>'o_is_r'))))));
+            format('(select r.* from new_rows r left join old_rows o on %s left join %s m on %s where o.%s is null or m.atoll_birth is null)',
+                   vars->>'o_is_r', side, vars->>'m_is_r', vars->>'first_key'))))));
     execute atoll.render(atoll.row_template(), vars);
     execute atoll.render(atoll.capture_template(), vars);
     execute atoll.render(atoll.merge_template(), vars);
