@@ -12,6 +12,8 @@ import pytest
 
 from support.fix_home import NodeStarter, eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_disk(open_folder: Path) -> Iterator[Path]:

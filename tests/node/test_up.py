@@ -33,6 +33,7 @@ def test_a_new_node_becomes_ready_serves_and_stops_in_order(
     assert "received fast shutdown request" in (home_folder / "logs/postgres.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("major", ["16", "18"])
 def test_the_chosen_postgres_runs_and_holds_data_over_a_restart(start_node: NodeStarter, major: str) -> None:
     node = start_node("--postgres", major)
@@ -44,6 +45,7 @@ def test_the_chosen_postgres_runs_and_holds_data_over_a_restart(start_node: Node
     assert "fig" in again.sql("table fruit").stdout
 
 
+@pytest.mark.slow
 def test_a_home_is_not_opened_with_another_postgres(start_node: NodeStarter, home_folder: Path) -> None:
     start_node("--postgres", "16").end()
     refused = atoll("up", "--home", str(home_folder), "--postgres", "18")
@@ -64,6 +66,7 @@ def test_after_kill_9_the_next_start_ends_what_was_left(start_node: NodeStarter)
     assert again.server_processes() == []
 
 
+@pytest.mark.slow
 def test_a_postmaster_that_outlived_its_node_is_ended_by_the_next(start_node: NodeStarter) -> None:
     node = start_node()
     postmaster = int((node.home / "data/postmaster.pid").read_text().split()[0])
@@ -126,6 +129,7 @@ def test_a_folder_with_something_else_in_it_is_refused_untouched(home_folder: Pa
     assert [entry.name for entry in home_folder.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_below_the_disk_floor_reads_go_on_and_writes_come_back_with_room(start_node: NodeStarter) -> None:
     node = start_node()
     node.sql("create table fruit (name text)")
@@ -143,6 +147,7 @@ def test_below_the_disk_floor_reads_go_on_and_writes_come_back_with_room(start_n
     assert roomy.sql("insert into fruit values ('plum')").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_postgres_that_cannot_start_is_explained(start_node: NodeStarter, home_folder: Path) -> None:
     start_node().end()
     with (home_folder / "data/postgresql.auto.conf").open("a") as file:
@@ -168,6 +173,7 @@ def test_postgres_listens_on_tcp_only_when_asked_and_only_with_a_password(start_
     assert node.status()["socket"].endswith(str(port))
 
 
+@pytest.mark.slow
 def test_a_disk_that_runs_full_stops_writes_until_there_is_room(
     start_node: NodeStarter, open_folder: Path
 ) -> None:
@@ -186,6 +192,7 @@ def test_a_disk_that_runs_full_stops_writes_until_there_is_room(
     assert node.sql("insert into fruit values ('plum')").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait_for_a_postgres_that_hangs(
     start_node: NodeStarter, home_folder: Path
 ) -> None:
@@ -203,6 +210,7 @@ def test_a_second_signal_does_not_wait_for_a_postgres_that_hangs(
     assert "received immediate shutdown request" in (home_folder / "logs/postgres.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_node_without_http_still_says_how_it_is(start_node: NodeStarter) -> None:
     node = start_node("--http", "off", "--disk-floor", "100000TB")
     assert (node.status()["http"], node.status()["is_ready"]) == (None, False)

@@ -15,6 +15,7 @@ from atoll.node.account import Account as Owner
 from atoll.node.account import first_closed
 from support.fix_home import Account, NodeStarter, atoll
 
+pytestmark = pytest.mark.slow
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 

@@ -18,21 +18,20 @@ from atoll.node.home import (
     LONGEST_SOCKET,
     ROOT_HOME,
     SOCKET_PATH_BYTES_MAX,
-    HomeLock,
     check_free,
     choose_home,
-    holder,
     lay_out,
     make_home,
     open_home,
     write_file,
 )
+from atoll.node.lock import HomeLock, holder
 
 STRANGER = Account("stranger", 54321, 54321, ())
 HOLD = """
 import sys, time
 from pathlib import Path
-from atoll.node.home import HomeLock
+from atoll.node.lock import HomeLock
 
 lock = HomeLock(Path(sys.argv[1]))
 lock.take()

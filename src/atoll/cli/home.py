@@ -26,7 +26,7 @@ def find_home(flag: str | None) -> Home:
 def postgres_port(home: Home) -> int:
     """The port that names the server's socket: the running node knows, else its settings do."""
     from atoll.node.config import load_settings
-    from atoll.node.home import holder
+    from atoll.node.lock import holder
     from atoll.node.postgres_conf import DEFAULT_PORT
 
     told = (holder(home.path) or {}).get("postgres_port")

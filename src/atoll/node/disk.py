@@ -19,7 +19,7 @@ from atoll.node import leftover, postgres_conf
 from atoll.node.postgres import Postgres, write_in_place
 from atoll.node.report import Readiness
 
-LOOK_EVERY_SECONDS = 5.0
+LOOK_EVERY_SECONDS = 2.0
 SPARE_BYTES = 24 * 1024**2
 DISTANCE_BYTES_MAX = 256 * 1024**2
 log = logging.getLogger(__name__)

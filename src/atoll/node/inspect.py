@@ -17,7 +17,8 @@ import psycopg
 from atoll import __version__
 from atoll.node import postgres_conf
 from atoll.node.config import Settings
-from atoll.node.home import Home, holder
+from atoll.node.home import Home
+from atoll.node.lock import holder
 
 ANSWER_SECONDS_MAX = 5.0
 ANSWER_BYTES_MAX = 65536

@@ -16,7 +16,8 @@ from atoll.domain.errors import ConfigError
 from atoll.node import config, home
 from atoll.node.account import Account, server_account
 from atoll.node.config import Settings
-from atoll.node.home import Home, HomeLock
+from atoll.node.home import Home
+from atoll.node.lock import HomeLock
 
 
 @dataclass(frozen=True)
