@@ -81,7 +81,7 @@ begin
                   'set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' set xmlbinary = ''base64''');
     select vars || jsonb_object_agg('fn_' || part, atoll.generated(t.side, part)) into vars
       from unnest(array['read', 'write', 'revive', 'join', 'absorb', 'insert', 'update', 'delete', 'truncate',
-                        'merge', 'merge_slowly', 'guard']) part;
+                        'merge', 'merge_slowly', 'guard', 'seed']) part;
     foreach a in array aliases loop
         foreach b in array aliases loop
             vars := vars || jsonb_build_object(a || '_is_' || b,
@@ -121,6 +121,8 @@ begin
         'keep_stamps', coalesce(', ' || atoll.list(t.name, 'value', '{c} = s.{c}'), ''),
         'compare_columns', coalesce(atoll.compare_columns(t.name), ''),
         'both_plain', coalesce(atoll.list(t.name, 'policy', 'record_image_eq(row(o.{c}), row(r.{c}))', ' and '), 'true'),
+        'untouched', 'r.' || (vars->>'first_key') || ' is not null and m.atoll_birth is not null and m.atoll_death is null and m.atoll_epoch is null '
+                     'and m.atoll_state is null and m.atoll_aside is null' || coalesce(' and ' || atoll.list(t.name, 'value', 'm.{c} is null', ' and '), ''),
         'chunk', atoll.chunk(''));
     return vars || jsonb_build_object(
         'chunk_by_mask', atoll.chunk('partition by r.atoll_mask'),

@@ -137,7 +137,6 @@ begin
     end if;
     perform atoll.merge(new);
     if exists (select from atoll.cursor) then
-        perform pg_notify('atoll_change', '');
         return new;
     end if;
     return null;
@@ -203,6 +202,6 @@ begin
             end $body$ $f$,
             case way when 'merge' then 'dispatch' else 'dispatch_slowly' end,
             (select coalesce(string_agg(format('when %L then perform %s(c);', name, atoll.generated(side, way)), E'\n'), '')
-               || ' when '''' then null;' from atoll.local_table));
+               || case way when 'merge' then ' when '''' then perform atoll.seeded();' else ' when '''' then null;' end from atoll.local_table));
     end loop;
 end $$;

@@ -92,6 +92,7 @@ language plpgsql set search_path = pg_catalog as $$
 declare
     vars jsonb := atoll.variables(of_table);
 begin
+    execute atoll.render(atoll.append_seed_template(), vars);
     execute atoll.render(atoll.append_template(), vars || jsonb_build_object(
         'n_fields', atoll.list(of_table, 'all', 'n.{c}'),
         'fn_guard', atoll.generated((select side from atoll.local_table where name = of_table), 'guard')));

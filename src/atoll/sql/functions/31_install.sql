@@ -55,7 +55,7 @@ begin
     for part in select p.oid::regprocedure::text from pg_proc p
                  where p.pronamespace = 'atoll_side'::regnamespace and p.proname like replace(replace(left(t.side, 48), '\', '\\'), '_', '\_') || '\_\_%'
                    and format('atoll_side.%I', p.proname) in (select atoll.generated(t.side, x) from unnest(array['read', 'write', 'revive', 'join', 'absorb',
-                       'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'receipt', 'guard']) x) loop
+                       'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'guard']) x) loop
         execute 'drop function if exists ' || part || ' cascade';
     end loop;
     delete from atoll.local_table where name = of_table;
@@ -148,6 +148,7 @@ begin
     execute atoll.render(atoll.row_template(), vars);
     execute atoll.render(atoll.capture_template(), vars);
     execute atoll.render(atoll.merge_template(), vars);
+    execute atoll.render(atoll.seed_template(), vars);
 end $$;
 
 -- The capture triggers of a table and of all its partitions; also mends what somebody dropped or switched off.

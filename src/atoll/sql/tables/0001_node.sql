@@ -31,7 +31,8 @@ create table atoll.self (
     atoll_id  uuid     not null,
     number    integer  not null check (number between 1 and 65535),
     name      text     not null,
-    seeded_at timestamptz
+    introduced jsonb   not null default '[]',   -- peers that the inviting node named, until their rows come
+    seeded_at timestamptz                       -- null while a node that joined waits for what the others have
 );
 
 create table atoll.node (

@@ -78,14 +78,9 @@ create table atoll.mark (
 );
 create table atoll.progress (
     peer      integer primary key,
-    xid       xid8 not null,            -- every change with a smaller xid has been applied there
+    xid       xid8    not null default '0',     -- every change with a smaller xid has been applied there
+    missed    boolean not null default false,   -- changes were deleted that it had not seen: it needs a seed
     heard_at  timestamptz not null default now()
-);
-create table atoll.seed (
-    peer      integer primary key,
-    tbl       text,
-    asked_at  timestamptz not null default now(),
-    done_at   timestamptz
 );
 
 create table atoll.cursor (

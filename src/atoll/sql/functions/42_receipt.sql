@@ -1,0 +1,42 @@
+-- Receipts: hashes of a table's rows, to be compared between nodes. A row's hash is the md5 of its columns as
+-- text, in order of their names; a bucket's is the xor of its rows' hashes, so that order does not matter.
+
+create or replace function atoll.receipt_source(of_table text) returns text
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    keys text;
+    cols text;
+begin
+    select string_agg(format('%I::text', name), ', ' order by name) filter (where is_key), string_agg(format('%I::text', name), ', ' order by name)
+      into keys, cols from atoll.local_column where tbl = of_table;
+    if cols is null then
+        perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
+    end if;
+    return format('select array[%s]::text as key, (''x'' || md5(array[%s]::text))::bit(128) as hash from %s', keys, cols, of_table);
+end $$;
+
+create or replace function atoll.receipt_buckets(of_table text, buckets integer default 256)
+returns table (bucket integer, row_count bigint, hash text)
+language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
+begin
+    return query execute format($f$
+        select (('x' || left(md5(key), 6))::bit(24)::integer %% %s), count(*), to_hex(bit_xor(substring(hash for 64)::bigint)) || to_hex(bit_xor(substring(hash from 65)::bit(64)::bigint))
+          from (%s) r group by 1 order by 1 $f$, buckets, atoll.receipt_source(of_table));
+end $$;
+
+create or replace function atoll.receipt_rows(of_table text, buckets integer, wanted integer[], most integer default 20000)
+returns table (key text, hash text)
+language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
+begin
+    return query execute format($f$
+        select key, hash::text from (%s) r where (('x' || left(md5(key), 6))::bit(24)::integer %% %s) = any ($1) order by key limit %s $f$,
+        atoll.receipt_source(of_table), buckets, most) using wanted;
+end $$;
+
+-- The rows of a table in one line, the same on every node that has converged.
+create or replace function atoll.receipt(of_table text) returns text
+language sql stable
+return (select coalesce(sum(row_count), 0) || ' rows ' || left(md5(coalesce(string_agg(bucket || ':' || hash, ',' order by bucket), '')), 16)
+          from atoll.receipt_buckets(of_table));
