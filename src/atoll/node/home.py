@@ -1,8 +1,8 @@
 """A node's home: one folder with everything that the node has.
 
-Here is the layout and nothing of what the files mean; lock.py gives a home to one process. A home is made in an empty folder; `home.json` says
-which layout it has and for which PostgreSQL it was made. It is written before anything else is, so that a
-node killed while making its home finishes the work at the next start.
+Here is the layout and nothing of what the files mean; lock.py gives a home to one process. A home is made
+in an empty folder; `home.json` says which layout it has and for which PostgreSQL it was made. It is written
+before anything else is, so that a node killed while making its home finishes the work at the next start.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ async def _get(address: str, path: str) -> bytes:
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
-        answer = await reader.read(ANSWER_BYTES_MAX)
+        answer = b""
+        while len(answer) < ANSWER_BYTES_MAX and (block := await reader.read(ANSWER_BYTES_MAX)):
+            answer += block
     finally:
         writer.close()
     return answer.partition(b"\r\n\r\n")[2]

@@ -1,7 +1,7 @@
 """The lock of a home: one process runs its node, and leaves word in it for the commands of other processes.
 
-The kernel takes a lock back whenever its process ends, so nothing stale can be left. Looking never needs rights
-to write.
+The kernel takes a lock back whenever its process ends, so nothing stale can be left. Looking never needs
+rights to write.
 """
 
 from __future__ import annotations
