@@ -181,9 +181,7 @@ def _clone(server: Postgres, name: str) -> None:
 def _drop(server: Postgres, name: str) -> None:
     """Remove a database, with the subscriptions and slots that a test has left in it."""
     with psycopg.connect(server.conninfo(database=name), autocommit=True) as connection:
-        query = (
-            "select subname from pg_subscription join pg_database d on d.oid = subdbid where datname = %s"
-        )
+        query = "select subname from pg_subscription join pg_database d on d.oid = subdbid where datname = %s"
         for (subscription,) in connection.execute(query, [name]).fetchall():
             for statement in (
                 "alter subscription {} disable",

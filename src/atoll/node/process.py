@@ -12,14 +12,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
-from prometheus_client.core import Metric
 
 from atoll import __version__, sql
 from atoll.domain.errors import DataError
@@ -27,6 +26,7 @@ from atoll.node import credentials, listen, postgres, programs
 from atoll.node.config import Settings
 from atoll.node.disk import DiskWatch
 from atoll.node.home import Home
+from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres import Postgres
 from atoll.node.postgres_conf import Wishes
@@ -34,7 +34,7 @@ from atoll.node.report import Readiness
 from atoll.node.supervise import Supervisor
 from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
-from atoll.observe.metrics import Metrics, counter, gauge
+from atoll.observe.metrics import Metrics
 from atoll.web.app import WebServer, make_app
 
 SET_UP_PAUSE_SECONDS = 1.0
@@ -127,7 +127,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     supervisor = Supervisor(server, output, readiness, disk)
     metrics = Metrics()
     node = Node(home, settings, server, readiness, metrics, disk)
-    metrics.add(lambda: _numbers(node, supervisor))
+    metrics.add(lambda: node_numbers(settings, readiness, disk, supervisor))
     return node, supervisor
 
 
@@ -182,26 +182,6 @@ def _stop_on_signals(stack: ExitStack) -> _Stop:
         loop.add_signal_handler(sign, stop)
         stack.callback(loop.remove_signal_handler, sign)
     return stop
-
-
-def _numbers(node: Node, supervisor: Supervisor) -> Iterable[Metric]:
-    settings = node.settings
-    yield gauge(
-        "atoll_node_info",
-        "The node itself; always 1.",
-        1,
-        name=settings.name,
-        region=settings.region,
-        tier=settings.tier,
-        version=__version__,
-        postgres=str(settings.postgres),
-    )
-    yield gauge("atoll_ready", "1 while the node is ready.", node.readiness.is_ready)
-    yield gauge("atoll_postgres_up", "1 while PostgreSQL answers.", supervisor.answers.is_set())
-    restarts = supervisor.course.restarts
-    yield counter("atoll_postgres_restarts", "Times that PostgreSQL ended unasked.", restarts)
-    yield gauge("atoll_disk_free_bytes", "Free bytes on the disk of the home.", node.disk.free)
-    yield gauge("atoll_disk_full", "1 while writes are refused for want of disk.", node.disk.is_full)
 
 
 def _word(node: Node, http: Address | None) -> dict[str, object]:

@@ -1,0 +1,58 @@
+"""The command line as a whole: quick to load, and errors in words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from atoll.cli import app as cli
+from atoll.domain.errors import ConfigError, LinkError
+
+HEAVY = ("psycopg", "uvicorn", "starlette", "cryptography", "prometheus_client", "atoll.node.process")
+EXPLAINED = "error: no home\ndetail: It is away.\nhint: Make one.\n"
+LIST_LOADED = "import sys, atoll.cli.app; print(*sys.modules)"
+
+
+def test_the_list_of_commands_loads_nothing_heavy() -> None:
+    loaded = subprocess.run([sys.executable, "-c", LIST_LOADED], capture_output=True, text=True, check=True)
+    assert "atoll.cli.app" in loaded.stdout.split()
+    assert not set(HEAVY) & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (ConfigError("c", "no home", detail="It is away.", hint="Make one."), 1, EXPLAINED),
+        (LinkError("l", "peer is away"), 1, "error: peer is away\n"),
+        (ExceptionGroup("tasks", [ExceptionGroup("inner", [LinkError("l", "wet")])]), 1, "error: wet\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(), 141, ""),
+    ],
+
+def test_an_error_becomes_words_and_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(**options: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: str) -> None:
+        raise ExceptionGroup("tasks", [ZeroDivisionError()])
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ExceptionGroup):
+        cli.main()
