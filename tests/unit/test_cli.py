@@ -30,7 +30,7 @@ def test_the_list_of_commands_loads_nothing_heavy() -> None:
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
     ],
-
+)
 def test_an_error_becomes_words_and_a_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
