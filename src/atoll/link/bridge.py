@@ -33,7 +33,7 @@ class Bridge(asyncio.BufferedProtocol):
         self._refused = refused
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
-        self._is_lost = False
+        self._is_lost = self._is_refused = False
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
 
     def join(self, stream: Stream) -> None:
@@ -46,10 +46,14 @@ class Bridge(asyncio.BufferedProtocol):
         self.may_send(stream.is_ready)
 
     def refuse(self, response: bytes) -> None:
-        """Answer the local side and hang up."""
-        if self._transport is not None and not self._is_lost:
-            self._transport.write(response)
-        self.close()
+        """Answer the local side and let it hang up: what it still sends is read, so that it is not reset."""
+        if self._transport is None or self._is_lost:
+            return
+        self._is_refused = True
+        self._transport.write(response)
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS_MAX, self._transport.abort)
 
     def close(self) -> None:
         """Let what was received reach the local side, then close both."""
@@ -78,7 +82,7 @@ class Bridge(asyncio.BufferedProtocol):
         if self._stream is not None:
             self._stream.send_end()
         # PostgreSQL (behind the guard) never half-closes: its end is the end.
-        return self._guard is None
+        return self._guard is None and not self._is_refused
 
     def pause_writing(self) -> None:
         if self._stream is not None:

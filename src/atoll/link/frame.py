@@ -22,6 +22,7 @@ from atoll.link.wire_errors import from_wire, to_wire
 HEADER_BYTES = 4
 FIRST_BUFFER_BYTES = 64 * 1024
 TRIPS_KEPT = 8
+HURRY = 0.05
 LENGTH_MASK = 0xFFFFFF
 
 
@@ -78,6 +79,7 @@ class Framed(asyncio.BufferedProtocol):
         self._error: AtollError | None = None
         self._heard_at = self._sent_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._watch_due = self._heard_at
         self._drained = asyncio.Event()
         self._drained.set()
 
@@ -102,18 +104,20 @@ class Framed(asyncio.BufferedProtocol):
 
     def release(self) -> None:
         self._held = False
-        if not self._done:
-            self._parse()
-            self._resume_transport()
+        self._continue()
 
     def pause_reading(self) -> None:
-        """Back-pressure: take nothing more from the network. What has been read is still delivered."""
+        """Back-pressure: deliver nothing more, and take nothing more from the network.
+
+        Frames that were read stay packed meanwhile: a few kilobytes of them can be megabytes of data.
+        """
         self._paused = True
         self._pause_transport()
 
     def resume_reading(self) -> None:
-        self._paused = False
-        self._resume_transport()
+        if self._paused:
+            self._paused = False
+            self._loop.call_soon(self._continue)
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         self.send_frame(encode_header(kind, len(payload)) + payload)
@@ -136,14 +140,22 @@ class Framed(asyncio.BufferedProtocol):
 
     def close(self, error: AtollError | None = None) -> None:
         """Say goodbye (with a reason), let what is queued leave, and close; by force after a while."""
+        self.finish(error)
+        self._close_transport()
+
+    def finish(self, error: AtollError | None = None) -> None:
+        """Say goodbye and leave closing to the peer, who first takes what is on its way, however slowly.
+
+        Keep-alive ends it when the peer is gone.
+        """
         if self._closing or self._done:
             return
         self.send(Kind.CLOSE, encode_message(to_wire(error)) if error else b"")
         self._closing = True
         self._error = self._error or error
-        if self._transport is not None:
-            self._transport.close()
-            self._loop.call_later(self.settings.close_seconds_max, self._transport.abort)
+        # Now that nothing is delivered any more, whatever arrives is only a sign of life.
+        self._held = self._paused = False
+        self._resume_transport()
 
     def abort(self, error: AtollError) -> None:
         """Drop the connection at once; for a peer that is silent or breaks the rules."""
@@ -178,7 +190,7 @@ class Framed(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._live.add(self)
-        self._heard_at = self._sent_at = self._loop.time()
+        self._heard_at = self._sent_at = self._watch_due = self._loop.time()
         self._watch()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -218,7 +230,7 @@ class Framed(asyncio.BufferedProtocol):
 
     def _parse(self) -> None:
         try:
-            while not self._held and not self._closing and self._next():
+            while not (self._held or self._paused or self._closing) and self._next():
                 pass
         except AtollError as error:
             self.abort(error)
@@ -272,9 +284,7 @@ class Framed(asyncio.BufferedProtocol):
         elif kind is Kind.CLOSE:
             self._closing = True
             self._error = from_wire(decode_message(payload)) if payload else None
-            if self._transport is not None:
-                self._transport.close()
-                self._loop.call_later(self.settings.close_seconds_max, self._transport.abort)
+            self._close_transport()
         else:
             self._receiver.frame_received(kind, payload)
 
@@ -303,6 +313,8 @@ class Framed(asyncio.BufferedProtocol):
             return
         now = self._loop.time()
         settings = self.settings
+        # A node that was itself held up (a suspended machine, a busy one) cannot blame the peer for it.
+        self._heard_at = min(now, self._heard_at + max(0.0, now - self._watch_due))
         if self._paused or self._held:
             # Nothing is read, so nothing can be heard; the peer gets a whole interval afterwards.
             self._heard_at = now
@@ -311,7 +323,9 @@ class Framed(asyncio.BufferedProtocol):
             self.abort(LinkError("peer-silent", f"the peer has been silent for {seconds:g} seconds"))
             return
         if self.measures_rtt:
-            due = settings.ping_every_seconds
+            # The first few come quickly, so that a round trip is known before much is sent.
+            hurry = 1.0 if len(self._trips) >= TRIPS_KEPT // 2 else HURRY
+            due = settings.ping_every_seconds * hurry
             self.ping()
         else:
             due = self._sent_at + settings.ping_every_seconds - now
@@ -319,18 +333,29 @@ class Framed(asyncio.BufferedProtocol):
                 self.send(Kind.PONG, struct.pack("!d", now))
                 due = settings.ping_every_seconds
         due = min(due, self._heard_at + settings.silent_after_seconds - now)
-        self._timer = self._loop.call_later(due, self._watch)
+        self._watch_due = now + due
+        self._timer = self._loop.call_at(self._watch_due, self._watch)
 
     def _pause_transport(self) -> None:
         if self._transport is not None and self._transport.is_reading():
             self._transport.pause_reading()
 
     def _resume_transport(self) -> None:
-        idle = self._transport is not None and not self._transport.is_reading()
-        if idle and not (self._held or self._paused or self._closing):
-            assert self._transport is not None
+        if self._transport is not None and not self._transport.is_reading():
             self._heard_at = self._loop.time()
             self._transport.resume_reading()
+
+    def _close_transport(self) -> None:
+        if self._transport is not None and not self._done:
+            self._transport.close()
+            self._loop.call_later(self.settings.close_seconds_max, self._transport.abort)
+
+    def _continue(self) -> None:
+        """Take up again what was held back or paused: first what has been read, then the network."""
+        if not (self._done or self._closing or self._held or self._paused):
+            self._parse()
+        if not (self._done or self._held or self._paused):
+            self._resume_transport()
 
 
 def encode_message(content: dict[str, Any], bytes_max: int = LENGTH_MASK) -> bytes:

@@ -109,6 +109,7 @@ class Gateway:
         server = await asyncio.get_running_loop().create_unix_server(accept, str(path))
         path.chmod(0o700)
         if self._owner_uid is not None:
+            os.chown(self._folder, self._owner_uid, -1)
             os.chown(path, self._owner_uid, -1)
         return server
 
