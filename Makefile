@@ -15,7 +15,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done
 
-.PHONY: help .venv lock check format quick test bench demo clean
+.PHONY: help .venv new-venv lock check format quick test bench demo clean
 
 help:
 	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
@@ -27,8 +27,13 @@ help:
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
 .venv: $(READY)
+	@:
 
+# The mark is a copy of the lock: a lock that was written again without a change makes nothing anew.
 $(READY): $(LOCK)
+	@if cmp -s $(LOCK) $@; then touch $@; else $(MAKE) --no-print-directory new-venv; fi
+
+new-venv:
 	@python="$$($(FIND_PYTHON))"; \
 	if [ -z "$$python" ]; then \
 		echo "error: Python 3.11 or newer with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; fi; \
@@ -38,7 +43,7 @@ $(READY): $(LOCK)
 		--require-hashes -r $(LOCK)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore \
 		--no-deps --no-build-isolation -e .
-	@touch $@
+	@cp $(LOCK) $(READY)
 
 lock:
 	@python="$$($(FIND_PYTHON))"; rm -rf build/lock && "$$python" -m venv build/lock
