@@ -131,14 +131,7 @@ def cpu_seconds(process: Any) -> float:
 
 def measure(path: str, megabytes: int, trips: int, between: list[Any]) -> dict[str, float]:
     """Bulk rate and round-trip time through the socket at `path`; `between` are the processes on the way."""
-    deadline = time.monotonic() + 30
-    while not os.path.exists(path):
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-    with closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.connect(path)
-        connection.sendall(struct.pack("!I", 4 + len(STARTUP)) + STARTUP)
-        ask(connection, 64)
+    with closing(connect(path)) as connection:
         times = sorted(ask(connection, 64) for _ in range(trips))
         before = sum(map(cpu_seconds, between))
         seconds = min(ask(connection, megabytes * MEGABYTE) for _ in range(3))
@@ -149,6 +142,23 @@ def measure(path: str, megabytes: int, trips: int, between: list[Any]) -> dict[s
         "p99 us": times[int(len(times) * 0.99)] * 1e6,
         "cpu ms/MB": used / (3 * megabytes) * 1e3,
     }
+
+
+def connect(path: str) -> socket.socket:
+    """Try again until everything in between is up and an answer comes back."""
+    deadline = time.monotonic() + 30
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+            connection.sendall(struct.pack("!I", 4 + len(STARTUP)) + STARTUP)
+            ask(connection, 64)
+            return connection
+        except (OSError, AssertionError):
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def ask(connection: socket.socket, size: int) -> float:

@@ -127,7 +127,11 @@ class Bridge(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def closed(self, error: AtollError | None) -> None:
-        self.close()
+        if error is None and self._transport is not None:
+            # Everything arrived; the local side may take as long as it needs for the rest.
+            self._transport.close()
+        else:
+            self.close()
 
     def _turn_away(self, error: Refused) -> None:
         if self._refused is not None:

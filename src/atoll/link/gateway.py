@@ -23,6 +23,7 @@ from atoll.link.stream import Stream
 log = logging.getLogger("atoll.link")
 
 SOCKET_PATH_BYTES_MAX = 107
+LINK_SECONDS_MAX = 60.0
 CONNECTION_FAILURE = "08006"
 
 
@@ -132,6 +133,10 @@ class Gateway:
     async def _open(self, number: int, bridge: Bridge) -> None:
         """The near end: a local connection has come in and is held until the peer has been reached."""
         try:
+            # PostgreSQL tries again five times a second; waiting here instead costs nothing and is quicker.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINK_SECONDS_MAX):
+                    await self._links.until_up(number)
             stream = await self._links.open_stream(number)
         except AtollError as error:
             bridge.refuse(
