@@ -129,6 +129,19 @@ def server(bare_server: Postgres) -> Postgres:
 @pytest.fixture
 def make_database(server: Postgres) -> Iterator[DatabaseMaker]:
     """Makes fresh databases, as many as a test wants, and removes them."""
+    with _databases(server) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_lasting_database(server: Postgres) -> Iterator[DatabaseMaker]:
+    """The same for a whole module: for tests that run many examples on the same databases."""
+    with _databases(server) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def _databases(server: Postgres) -> Iterator[DatabaseMaker]:
     made: list[str] = []
     numbers = itertools.count(1)
 

@@ -2,12 +2,15 @@
 --
 -- A stamp is 41 bits of milliseconds since 2020, 6 of counter and 16 of node number in one bigint: totally
 -- ordered, unique per row because a row's next stamp is always later than the row's last. There is one clock,
--- atoll.clock_ms(); the setting atoll.clock_offset_ms moves it, which only tests do.
+-- atoll.clock_ms(); the setting atoll.clock_offset_ms moves it and atoll.clock_stands_at_ms stops it, which only
+-- tests do. A clock that has not been set yet (a small machine that wakes up in 1970) stands at the beginning:
+-- counting goes on from what has been seen, and no stamp is ever negative.
 
 create or replace function atoll.clock_ms() returns bigint
 language sql volatile parallel safe
-return (extract(epoch from clock_timestamp()) * 1000)::bigint - 1577836800000
-     + coalesce(nullif(current_setting('atoll.clock_offset_ms', true), '')::bigint, 0);
+return greatest(1, coalesce(nullif(current_setting('atoll.clock_stands_at_ms', true), '')::bigint,
+       (extract(epoch from clock_timestamp()) * 1000)::bigint - 1577836800000
+     + coalesce(nullif(current_setting('atoll.clock_offset_ms', true), '')::bigint, 0)));
 
 -- The number of this node. sql.install replaces it with the constant, which the planner then folds.
 create or replace function atoll.me() returns integer

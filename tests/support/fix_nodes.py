@@ -1,0 +1,216 @@
+"""Nodes of an atoll as databases of one server: what the network would carry is carried by the test.
+
+A change is read from one node's log and inserted into another's as the apply worker does it. So a test decides
+what arrives when, how often and in how many pieces, and a history of hundreds of statements takes a second.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, LiteralString, cast
+
+import psycopg
+import pytest
+from psycopg import sql as text
+
+from support.fix_postgres import APP_ROLE, Database, DatabaseMaker
+
+COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"
+ATOLL = uuid.UUID(int=7)
+Rows = dict[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row of atoll.change, every field as it came."""
+
+    fields: tuple[Any, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.fields[COLUMNS.split(", ").index(name)]
+        except ValueError:
+            raise AttributeError(name) from None
+
+
+@dataclass
+class Node:
+    """One node: a session of an application, and one that applies what arrives."""
+
+    number: int
+    database: Database
+    app: psycopg.Connection[Any]
+    apply: psycopg.Connection[Any]
+    told: int = field(default=0)
+
+    def run(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What an application does; each call is a transaction."""
+        cursor = self.app.execute(cast("LiteralString", query), values or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def owner(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What the node itself does."""
+        with self.apply.transaction():
+            self.apply.execute("set local session_replication_role = origin")
+            cursor = self.apply.execute(cast("LiteralString", query), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *values: Any) -> Any:
+        return self.run(query, *values)[0][0]
+
+    def clock(self, milliseconds: int) -> None:
+        """Stop this node's clock at so many milliseconds."""
+        for session in (self.app, self.apply):
+            session.execute("select set_config('atoll.clock_stands_at_ms', %s, false)", [str(milliseconds)])
+
+    def share(self, table: str, merge: str = "{}", kind: str = "merge") -> None:
+        self.run("select atoll.share(%s, %s::jsonb, %s)", table, merge, kind)
+
+    def changes(self) -> list[Change]:
+        """What this node has written to its log since the last call."""
+        query = f"select {COLUMNS} from atoll.change where origin = %s and seq > %s order by seq"
+        rows = self.apply.execute(cast("LiteralString", query), [self.number, self.told]).fetchall()
+        self.told = max([self.told, *(row[1] for row in rows)])
+        return [Change(row) for row in rows]
+
+    def receive(self, changes: Sequence[Change]) -> None:
+        """Changes arrive, in this order, in one transaction."""
+        holes = ", ".join(["%s"] * len(COLUMNS.split(", ")))
+        with self.apply.transaction():
+            for change in changes:
+                self.apply.execute(
+                    cast("LiteralString", f"insert into atoll.change ({COLUMNS}) values ({holes})"), change.fields
+                )
+
+    def split(self, change: Change, where: int) -> list[Change]:
+        """The same change in two pieces: the first `where` rows, and the others."""
+        if not 0 < where < change.n:
+            return [change]
+        pieces = []
+        for number, (low, high) in enumerate([(1, where), (where + 1, change.n)]):
+            fields = dict(zip(COLUMNS.split(", "), change.fields, strict=True))
+            for name in ("ats", "epochs"):
+                fields[name] = fields[name] and self._part(fields[name], low, high)
+            for name in ("vals", "prevs"):
+                fields[name] = fields[name] and [self._part(literal, low, high) for literal in fields[name]]
+            fields |= {"n": high - low + 1, "seq": change.seq + 10**9 * (number + 1)}
+            pieces.append(replace(change, fields=tuple(fields.values())))
+        return pieces
+
+    def _part(self, literal: str, low: int, high: int) -> str:
+        query = "select ((%s::text[])[%s:%s])::text"
+        return cast("str", self.apply.execute(query, [literal, low, high]).fetchall()[0][0])
+
+    def rows(self, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
+        """The rows of a table, every value as text."""
+        query = f"select t.* from {table} t order by {order}"
+        with self.app.transaction():
+            cursor = self.app.execute(cast("LiteralString", query))
+            names = [column.name for column in cursor.description or []]
+            texts = text.SQL(", ").join(text.SQL("t.{}::text").format(text.Identifier(name)) for name in names)
+            query_texts = text.SQL("select {} from {} t order by {}").format(
+                texts, text.SQL(cast("LiteralString", table)), text.SQL(cast("LiteralString", order))
+            )
+            return self.app.execute(query_texts).fetchall()
+
+    def states(self, table: str) -> list[tuple[Any, ...]]:
+        """Key and state of every row that this node knows of, living, dead or set aside."""
+        query, keys = self.apply.execute(
+            "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s order by %%s',"
+            " atoll.list(name, 'key', 's.{c}::text'), left(side, 57) || '__read', side, name,"
+            " atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '), atoll.list(name, 'key', 's.{c}::text collate \"C\"')),"
+            " 0 from atoll.local_table where name = %s",
+            [table],
+        ).fetchall()[0]
+        del keys
+        found = self.apply.execute(cast("LiteralString", query)).fetchall()
+        for row in found:
+            row[-1]["v"] = {name: value for name, value in row[-1]["v"].items() if value is not None}
+        return found
+
+    def conflicts(self, table: str | None = None) -> list[tuple[Any, ...]]:
+        """Kind, column, key, lost value, won value of what is listed."""
+        return self.apply.execute(
+            'select kind, "column", key, lost_value, won_value from atoll.conflicts'
+            ' where coalesce("table" = %s, true) order by id',
+            [table],
+        ).fetchall()
+
+    def parked(self) -> list[tuple[str, str]]:
+        return self.apply.execute("select code, reason from atoll.parked order by parked_at").fetchall()
+
+    def retry(self) -> tuple[int, int]:
+        """Try parked changes again: how many were merged, how many remain."""
+        merged, remain = self.apply.execute("select * from atoll.retry_parked(true)").fetchall()[0]
+        return merged, remain
+
+
+class Nodes(list[Node]):
+    """The nodes of one atoll, and whatever is on its way between them."""
+
+    def sync(self) -> None:
+        """Everything written since the last call reaches everybody else."""
+        news = [node.changes() for node in self]
+        for node in self:
+            for sender, changes in zip(self, news, strict=True):
+                if sender is not node:
+                    node.receive(changes)
+
+    def same(self, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
+        """The rows, which have to be the same on all nodes."""
+        first, *others = [node.rows(table, order) for node in self]
+        for node, other in zip(self[1:], others, strict=True):
+            assert other == first, f"node {node.number} differs from node {self[0].number}"
+        states = [node.states(table) if self._has_side(node, table) else [] for node in self]
+        assert all(state == states[0] for state in states)
+        return first
+
+    @staticmethod
+    def _has_side(node: Node, table: str) -> bool:
+        return bool(node.owner("select from atoll.local_table where name = %s and kind = 'merge'", table))
+
+
+def open_node(database: Database, number: int) -> Node:
+    app = psycopg.connect(database.conninfo(APP_ROLE), autocommit=True)
+    apply = psycopg.connect(database.conninfo(), autocommit=True)
+    apply.execute("insert into atoll.self (atoll_id, number, name) values (%s, %s, %s)", [ATOLL, number, f"n{number}"])
+    apply.execute("select atoll.settle_in()")
+    apply.execute("set session_replication_role = replica")
+    return Node(number, database, app, apply)
+
+
+def _opened(make: DatabaseMaker, count: int) -> Iterator[Nodes]:
+    nodes = Nodes(open_node(make(), number) for number in range(1, count + 1))
+    nodes.sync()
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.app.close()
+            node.apply.close()
+
+
+@pytest.fixture
+def node(make_database: DatabaseMaker) -> Iterator[Node]:
+    """One node."""
+    for nodes in _opened(make_database, 1):
+        yield nodes[0]
+
+
+@pytest.fixture
+def nodes(make_database: DatabaseMaker) -> Iterator[Nodes]:
+    """Two nodes."""
+    yield from _opened(make_database, 2)
+
+
+@pytest.fixture
+def three_nodes(make_database: DatabaseMaker) -> Iterator[Nodes]:
+    yield from _opened(make_database, 3)
+
+
+@pytest.fixture(scope="module")
+def lasting_nodes(make_lasting_database: DatabaseMaker) -> Iterator[Nodes]:
+    """Three nodes for all examples of a module."""
+    yield from _opened(make_lasting_database, 3)
