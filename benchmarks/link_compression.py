@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 
 from atoll.link.compression import LEVEL, WINDOW_LOG, Packer, Unpacker
-from atoll.link.frame import HEADER_BYTES, Kind, encode_header
+from atoll.link.wire import HEADER_BYTES, Kind, encode_header
 
 MEGABYTE = 1024 * 1024
 PIECE_BYTES = 64 * 1024

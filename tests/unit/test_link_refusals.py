@@ -16,13 +16,13 @@ from atoll.identity import authority as authorities
 from atoll.identity.certificate import make_key, make_request, save_identity
 from atoll.identity.token import Token, hash_secret
 from atoll.link.dial import dial, split_address
-from atoll.link.frame import Kind, encode_header, encode_message
 from atoll.link.greeting import Hello, Purpose
 from atoll.link.join import join
 from atoll.link.peers import Links
 from atoll.link.report import Peer
 from atoll.link.stream import Pipe
 from atoll.link.tls import make_client_context, make_stranger_context
+from atoll.link.wire import Kind, encode_header, encode_message
 from support.fix_link import FAST, Shore, connect, echo, eventually, free_port, peer_of, shore
 
 __all__ = ["shore"]

@@ -105,8 +105,7 @@ async def test_two_hundred_streams_leave_nothing_behind(shore: Shore) -> None:
     await eventually(lambda: one.report()[0].streams == two.report()[0].streams == 0)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before, "ending of tasks")
     assert one.report()[0].streams_opened == two.report()[0].streams_opened == 200
-    assert not one._awaited
-    assert not two._awaited
+    assert one._openings.awaited == two._openings.awaited == 0
 
 
 async def test_more_streams_than_the_bound_are_refused_until_one_ends(shore: Shore) -> None:

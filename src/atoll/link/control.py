@@ -13,9 +13,10 @@ from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError
 from atoll.identity.certificate import PeerIdentity
-from atoll.link.frame import Framed, Kind, decode_message
+from atoll.link.frame import Framed
 from atoll.link.settings import LinkSettings
 from atoll.link.traffic import Traffic
+from atoll.link.wire import Kind, decode_message
 from atoll.link.wire_errors import from_wire, to_wire
 
 log = logging.getLogger("atoll.link")

@@ -1,4 +1,4 @@
-"""Frames on a connection: one byte of kind, three bytes of length, the payload; and keep-alive.
+"""A connection of frames, and its keep-alive.
 
 `Framed` is the asyncio protocol right above TLS. It cuts the byte stream into frames for a `Receiver`, sends
 a frame whenever it has been quiet for a while, and gives a peer up that has been silent for too long. What
@@ -8,35 +8,27 @@ frames mean is left to the greeting, the control connection and the streams.
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
 from collections import deque
-from enum import IntEnum
 from typing import Any, Protocol, cast
 
 from atoll.domain.errors import AtollError, LinkError
 from atoll.link.settings import LinkSettings
 from atoll.link.traffic import Traffic
+from atoll.link.wire import (
+    HEADER_BYTES,
+    LENGTH_MASK,
+    SHORT_KINDS,
+    Kind,
+    decode_message,
+    encode_header,
+    encode_message,
+)
 from atoll.link.wire_errors import from_wire, to_wire
 
-HEADER_BYTES = 4
 FIRST_BUFFER_BYTES = 64 * 1024
 TRIPS_KEPT = 8
 HURRY = 0.05
-LENGTH_MASK = 0xFFFFFF
-
-
-class Kind(IntEnum):
-    DATA = 1
-    PACKED = 2
-    EOF = 3
-    PING = 4
-    PONG = 5
-    MESSAGE = 6
-    CLOSE = 7
-
-
-SHORT_KINDS = {Kind.EOF: 0, Kind.PING: 8, Kind.PONG: 8}
 
 
 class Receiver(Protocol):
@@ -53,10 +45,6 @@ class Receiver(Protocol):
 
     def closed(self, error: AtollError | None) -> None:
         """The connection is gone; called exactly once. None means that it was closed in order."""
-
-
-def encode_header(kind: Kind, length: int) -> bytes:
-    return struct.pack("!I", kind << 24 | length)
 
 
 class Framed(asyncio.BufferedProtocol):
@@ -356,23 +344,6 @@ class Framed(asyncio.BufferedProtocol):
             self._parse()
         if not (self._done or self._held or self._paused):
             self._resume_transport()
-
-
-def encode_message(content: dict[str, Any], bytes_max: int = LENGTH_MASK) -> bytes:
-    payload = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    if len(payload) > bytes_max:
-        raise LinkError("message-too-large", f"cannot send a message of {len(payload)} bytes")
-    return payload
-
-
-def decode_message(payload: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise LinkError("protocol", "the peer sent a message that is not JSON") from error
-    if not isinstance(content, dict):
-        raise LinkError("protocol", "the peer sent a message that is not an object")
-    return content
 
 
 def _explain_loss(exc: Exception | None) -> AtollError:

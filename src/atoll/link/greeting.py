@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError
-from atoll.link.frame import Framed, Kind, decode_message
+from atoll.link.frame import Framed
 from atoll.link.settings import LinkSettings
 from atoll.link.traffic import Traffic
+from atoll.link.wire import Kind, decode_message
 
 VERSION_MIN = 1
 VERSION_MAX = 1

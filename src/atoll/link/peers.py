@@ -7,30 +7,25 @@ lower number dialled stays. PostgreSQL's sockets are the gateway's part, admissi
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError, PolicyDenied
 from atoll.identity.certificate import Identity, PeerIdentity
 from atoll.link.control import ControlLink, Handler
-from atoll.link.dial import Expected, dial
+from atoll.link.dialler import Dialler
 from atoll.link.frame import Framed
 from atoll.link.greeting import VERSION_MAX, Hello, Purpose
 from atoll.link.join import Invitations, answer_stranger
+from atoll.link.openings import Openings, ServeStream
 from atoll.link.report import LinkReport, Peer
 from atoll.link.server import IsRevoked, Listener
 from atoll.link.settings import LinkSettings
 from atoll.link.slot import Slot
 from atoll.link.stream import Stream
-from atoll.link.tls import make_client_context
 from atoll.link.traffic import Refusals
 
-log = logging.getLogger("atoll.link")
-
-ServeStream = Callable[[PeerIdentity, Stream], Awaitable[None]]
 DUPLICATE = LinkError("duplicate", "there is already a link between the two nodes")
 PROBE_SECONDS_MAX = 2.0
 CLOSE_POLL_SECONDS = 0.01
@@ -59,18 +54,22 @@ class Links:
         self._is_revoked = is_revoked
         self._invitations = invitations
         self._listen = listen
-        self._overrides = dict(dial_overrides or {})
         self._rng = rng or random.Random()  # noqa: S311
-        self._context = make_client_context(identity)
         self._refusals = Refusals()
         self._slots: dict[int, Slot] = {}
         self._handlers: dict[str, Handler] = {"stream.answer": self._answer_with_stream}
-        self._awaited: dict[str, tuple[int, asyncio.Future[Framed]]] = {}
-        self._serve: ServeStream | None = None
-        self._serving: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._stopped = False
         self._live: set[Framed] = set()
+        self._dialler = Dialler(
+            identity,
+            self.settings,
+            release=release,
+            boot=boot,
+            overrides=dial_overrides or {},
+            live=self._live,
+        )
+        self._openings = Openings(identity.me, self.settings, self._dialler)
         self._listener = Listener(
             identity,
             self.settings,
@@ -99,10 +98,8 @@ class Links:
         gone = LinkError("node-stopping", f'node "{self.me.name}" is stopping')
         for slot in self._slots.values():
             slot.close(gone)
-        running = [task for task in tasks if task is not None] + list(self._serving)
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+        await self._openings.stop()
         await self._close_connections(gone)
 
     @property
@@ -116,7 +113,7 @@ class Links:
 
     def serve_streams(self, serve: ServeStream) -> None:
         """Streams that peers open go to `serve`, one task each."""
-        self._serve = serve
+        self._openings.serve_with(serve)
 
     def set_peers(self, peers: Sequence[Peer]) -> None:
         """These are the peers now: dial those that are new, leave those that are gone."""
@@ -132,7 +129,7 @@ class Links:
             slot.peer, slot.is_wanted = peer, True
             if changed or slot.dialling is None:
                 self._stop_dialling(slot)
-                if self._addresses(peer):
+                if self._dialler.addresses(peer):
                     slot.dialling = asyncio.create_task(self._keep_dialled(slot), name=f"dial {peer.name}")
         self.close_revoked()
 
@@ -145,22 +142,7 @@ class Links:
     async def open_stream(self, number: int) -> Stream:
         """A new stream to the peer's PostgreSQL, over the direction that is known to work, else the other."""
         control = self._control(number)
-        slot = self._slots[number]
-        slot.reserve(self.settings.streams_max)
-        try:
-            ways = [self._open_by_dialling, self._open_by_asking]
-            if control.dialled_by != self.me.number:
-                ways.reverse()
-            try:
-                framed = await ways[0](slot)
-            except LinkError as first:
-                try:
-                    framed = await ways[1](slot)
-                except LinkError:
-                    raise first from None
-            return slot.make_stream(framed, control.peer)
-        finally:
-            slot.release()
+        return await self._openings.open(self._slots[number], control)
 
     async def until_up(self, number: int) -> None:
         """Wait, without a deadline of its own, until there is a link to the peer."""
@@ -210,7 +192,7 @@ class Links:
                 if not slot.down.is_set():
                     continue
             try:
-                framed = await self._dial(slot, Purpose.CONTROL)
+                framed = await self._dialler.connect(slot, Purpose.CONTROL)
             except AtollError as error:
                 slot.note_failure(error)
                 if isinstance(error, PolicyDenied) and error.code != "revoked":
@@ -223,27 +205,6 @@ class Links:
                 await slot.down.wait()
                 lasted = asyncio.get_running_loop().time() - began
                 failures = 1 if lasted > self.settings.ping_every_seconds else failures + 1
-
-    async def _dial(self, slot: Slot, purpose: Purpose, stream: str = "") -> Framed:
-        error: AtollError = LinkError("no-address", f'node "{slot.peer.name}" has no address to dial')
-        hello = Hello(purpose, self._release, self._boot, self.me.number, stream)
-        expected = Expected(self.me.atoll_id, slot.peer.number)
-        for address in slot.in_order(self._addresses(slot.peer)):
-            try:
-                framed, peer, welcome = await dial(
-                    address, self._context, self.settings, hello, expected, self._live
-                )
-            except AtollError as failure:
-                error = failure
-                continue
-            slot.identity, slot.good_address = peer, address
-            slot.peer_boot = str(welcome.get("boot", ""))
-            return framed
-        raise error
-
-    def _addresses(self, peer: Peer) -> tuple[str, ...]:
-        override = self._overrides.get(peer.name) or self._overrides.get(str(peer.number))
-        return (override,) if override else peer.addresses
 
     def _stop_dialling(self, slot: Slot) -> None:
         if slot.dialling is not None:
@@ -269,19 +230,20 @@ class Links:
             slot.reserve(self.settings.streams_max)
             try:
                 self._welcome(framed)
-                self._take_stream(slot, framed, peer)
+                self._openings.take(slot, framed, peer)
             finally:
                 slot.release()
         else:
-            number, answer = self._awaited.get(hello.stream, (0, None))
-            if answer is None or number != peer.number or answer.done():
-                raise LinkError("stream-unknown", "nobody waits for this stream any more")
+            answer = self._openings.expect(hello.stream, peer.number)
             self._welcome(framed)
             answer.set_result(framed)
 
     def _welcome(self, framed: Framed) -> None:
         welcome = {"welcome": VERSION_MAX, "release": self._release, "boot": self._boot}
         framed.send_message(welcome | {"number": self.me.number})
+
+    async def _answer_with_stream(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        return await self._openings.answer(self._slot(Peer(peer.number, peer.name)), peer, payload)
 
     async def _answer_stranger(self, purpose: Purpose, message: dict[str, Any]) -> dict[str, Any]:
         return await answer_stranger(purpose, message, self._identity.authority_pem, self._invitations)
@@ -337,51 +299,3 @@ class Links:
         while True:
             await asyncio.sleep(self.settings.ping_every_seconds)
             self.close_revoked()
-
-    # Streams
-
-    async def _open_by_dialling(self, slot: Slot) -> Framed:
-        return await self._dial(slot, Purpose.STREAM)
-
-    async def _open_by_asking(self, slot: Slot) -> Framed:
-        """The peer can dial us and we cannot dial it: it connects and names the stream."""
-        stream = secrets.token_hex(16)
-        answer: asyncio.Future[Framed] = asyncio.get_running_loop().create_future()
-        self._awaited[stream] = (slot.peer.number, answer)
-        deadline = 2 * self.settings.dial_seconds_max
-        try:
-            async with asyncio.timeout(deadline):
-                await self._control(slot.peer.number).request("stream.answer", {"stream": stream}, deadline)
-                return await answer
-        except TimeoutError as error:
-            name = slot.peer.name
-            raise LinkError("dial-timeout", f'node "{name}" did not dial back in time') from error
-        finally:
-            del self._awaited[stream]
-            if not answer.done():
-                answer.cancel()
-
-    async def _answer_with_stream(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        slot = self._slot(Peer(peer.number, peer.name))
-        slot.reserve(self.settings.streams_max)
-        try:
-            framed = await self._dial(slot, Purpose.ANSWER, str(payload.get("stream", "")))
-            self._take_stream(slot, framed, peer)
-        finally:
-            slot.release()
-        return {}
-
-    def _take_stream(self, slot: Slot, framed: Framed, peer: PeerIdentity) -> None:
-        if self._serve is None:
-            error = LinkError("no-service", f'node "{self.me.name}" takes no streams yet')
-            framed.close(error)
-            raise error
-        stream = slot.make_stream(framed, peer)
-        task = asyncio.ensure_future(self._serve(peer, stream))
-        self._serving.add(task)
-        task.add_done_callback(self._forget_serving)
-
-    def _forget_serving(self, task: asyncio.Future[None]) -> None:
-        self._serving.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a stream could not be served: %s", error, exc_info=error)

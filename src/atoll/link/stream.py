@@ -14,9 +14,10 @@ from typing import Protocol
 from atoll.domain.errors import AtollError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.compression import Packer, Path, Unpacker, should_compress
-from atoll.link.frame import HEADER_BYTES, Framed, Kind, encode_header
+from atoll.link.frame import Framed
 from atoll.link.rate import Bucket
 from atoll.link.traffic import Traffic
+from atoll.link.wire import HEADER_BYTES, Kind, encode_header
 
 PACKED_OVERHEAD_BYTES = 4096
 BLOCKED_SECONDS_MIN = 0.2

@@ -1,0 +1,118 @@
+"""Opens streams to peers and takes those that peers open, whichever side is able to dial.
+
+Where only the peer can dial, it is asked over the control connection and names the stream when it connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from atoll.domain.errors import LinkError
+from atoll.identity.certificate import PeerIdentity
+from atoll.link.control import ControlLink
+from atoll.link.dialler import Dialler
+from atoll.link.frame import Framed
+from atoll.link.greeting import Purpose
+from atoll.link.settings import LinkSettings
+from atoll.link.slot import Slot
+from atoll.link.stream import Stream
+
+log = logging.getLogger("atoll.link")
+
+ServeStream = Callable[[PeerIdentity, Stream], Awaitable[None]]
+
+
+class Openings:
+    def __init__(self, me: PeerIdentity, settings: LinkSettings, dialler: Dialler) -> None:
+        self._me = me
+        self._settings = settings
+        self._dialler = dialler
+        self._awaited: dict[str, tuple[int, asyncio.Future[Framed]]] = {}
+        self._serve: ServeStream | None = None
+        self._serving: set[asyncio.Future[None]] = set()
+
+    @property
+    def awaited(self) -> int:
+        """Streams that a peer was asked to dial and has not dialled yet."""
+        return len(self._awaited)
+
+    def serve_with(self, serve: ServeStream) -> None:
+        self._serve = serve
+
+    async def stop(self) -> None:
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def open(self, slot: Slot, control: ControlLink) -> Stream:
+        """Over the direction that is known to work, else the other."""
+        slot.reserve(self._settings.streams_max)
+        try:
+            dialled_by_us = control.dialled_by == self._me.number
+            try:
+                framed = await (self._dial(slot) if dialled_by_us else self._ask(slot, control))
+            except LinkError as first:
+                try:
+                    framed = await (self._ask(slot, control) if dialled_by_us else self._dial(slot))
+                except LinkError:
+                    raise first from None
+            return slot.make_stream(framed, control.peer)
+        finally:
+            slot.release()
+
+    async def _dial(self, slot: Slot) -> Framed:
+        return await self._dialler.connect(slot, Purpose.STREAM)
+
+    async def _ask(self, slot: Slot, control: ControlLink) -> Framed:
+        stream = secrets.token_hex(16)
+        answer: asyncio.Future[Framed] = asyncio.get_running_loop().create_future()
+        self._awaited[stream] = (slot.peer.number, answer)
+        deadline = 2 * self._settings.dial_seconds_max
+        try:
+            async with asyncio.timeout(deadline):
+                await control.request("stream.answer", {"stream": stream}, deadline)
+                return await answer
+        except TimeoutError as error:
+            name = slot.peer.name
+            raise LinkError("dial-timeout", f'node "{name}" did not dial back in time') from error
+        finally:
+            del self._awaited[stream]
+            answer.cancel()
+
+    # What peers open
+
+    def expect(self, stream: str, number: int) -> asyncio.Future[Framed]:
+        """Who waits for the stream that this peer has dialled back."""
+        awaited_of, answer = self._awaited.get(stream, (0, None))
+        if answer is None or awaited_of != number or answer.done():
+            raise LinkError("stream-unknown", "nobody waits for this stream any more")
+        return answer
+
+    async def answer(self, slot: Slot, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        """The peer wants a stream and cannot dial us: dial it."""
+        slot.reserve(self._settings.streams_max)
+        try:
+            framed = await self._dialler.connect(slot, Purpose.ANSWER, str(payload.get("stream", "")))
+            self.take(slot, framed, peer)
+        finally:
+            slot.release()
+        return {}
+
+    def take(self, slot: Slot, framed: Framed, peer: PeerIdentity) -> None:
+        if self._serve is None:
+            error = LinkError("no-service", f'node "{self._me.name}" takes no streams yet')
+            framed.close(error)
+            raise error
+        stream = slot.make_stream(framed, peer)
+        task = asyncio.ensure_future(self._serve(peer, stream))
+        self._serving.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Future[None]) -> None:
+        self._serving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a stream could not be served: %s", error, exc_info=error)
