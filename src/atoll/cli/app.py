@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
-from atoll.cli import dsn, logs, sql, status, up
+from atoll.cli import check, dsn, join, logs, nodes, sql, status, tables, up
 from atoll.domain.errors import AtollError
 
 app = typer.Typer(
@@ -24,7 +24,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(up.up)
+app.command()(join.invite)
+app.command()(join.join)
 app.command()(status.status)
+app.command()(nodes.nodes)
+app.command()(nodes.revoke)
+app.command()(tables.share)
+app.command()(tables.unshare)
+app.command()(tables.tables)
+app.command()(check.check)
 app.command()(sql.sql)
 app.command()(dsn.dsn)
 app.command()(logs.logs)

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from atoll.node.home import Home
+    from atoll.node.postgres import Postgres
 
 HomeOption = Annotated[
     str | None,
@@ -34,3 +35,23 @@ def postgres_port(home: Home) -> int:
         return int(told)
     listen = load_settings({}, os.environ, home.config).listen_postgres
     return listen.port if listen else DEFAULT_PORT
+
+
+def running_postgres(home: Home) -> Postgres:
+    """The PostgreSQL of a node that runs; a command that needs it says so when it does not."""
+    from atoll.domain.errors import ConfigError
+    from atoll.node.account import server_account
+    from atoll.node.lock import holder
+    from atoll.node.postgres import Postgres
+    from atoll.node.postgres_conf import DEFAULT_PORT, Wishes
+    from atoll.node.programs import bundled
+    from atoll.node.values import Address
+
+    if holder(home.path) is None:
+        raise ConfigError(
+            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
+        )
+    port = postgres_port(home)
+    listen = None if port == DEFAULT_PORT else Address("localhost", port)
+    wishes = Wishes(home.facts.postgres, home.run, listen, 0)
+    return Postgres(home.data, bundled(home.facts.postgres), server_account(), wishes)

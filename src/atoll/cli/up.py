@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from atoll.cli import flags
 from atoll.cli.home import HomeOption
 
 if TYPE_CHECKING:
@@ -17,48 +18,31 @@ if TYPE_CHECKING:
 
 def up(
     home: HomeOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the node, unique in its atoll.")] = None,
-    region: Annotated[str | None, typer.Option(help="Region of the node.")] = None,
-    tier: Annotated[str | None, typer.Option(help="edge, hub or cloud.")] = None,
-    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where HTTP listens, or off.")] = None,
-    link: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where peers connect, or off.")
-    ] = None,
-    advertise: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT,...", help="Addresses that peers are told to dial.")
-    ] = None,
-    dial: Annotated[
-        str | None, typer.Option(metavar="NAME=HOST:PORT,...", help="Other addresses for single peers.")
-    ] = None,
-    postgres: Annotated[
-        str | None, typer.Option(metavar="16|18", help="Major version of PostgreSQL.")
-    ] = None,
-    listen_postgres: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="TCP address for PostgreSQL clients.")
-    ] = None,
-    wal_keep: Annotated[str | None, typer.Option(metavar="SIZE", help="WAL kept for an absent peer.")] = None,
-    link_compression: Annotated[str | None, typer.Option(help="auto, on or off.")] = None,
-    link_rate: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bytes a second on each link.")
-    ] = None,
-    future_bound: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Changes stamped further ahead are parked.")
-    ] = None,
-    disk_floor: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Below this much free disk, no writes.")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
+    name: flags.Name = None,
+    region: flags.Region = None,
+    tier: flags.Tier = None,
+    http: flags.Http = None,
+    link: flags.Link = None,
+    advertise: flags.Advertise = None,
+    dial: flags.Dial = None,
+    postgres: flags.PostgresMajor = None,
+    listen_postgres: flags.ListenPostgres = None,
+    wal_keep: flags.WalKeep = None,
+    link_compression: flags.LinkCompression = None,
+    link_rate: flags.LinkRate = None,
+    future_bound: flags.FutureBound = None,
+    disk_floor: flags.DiskFloor = None,
+    log_level: flags.LogLevel = None,
+    log_format: flags.LogFormat = None,
 ) -> None:
     """Run the node of a home, making the home first where there is none."""
+    given = flags.given(locals())
     from atoll.node.account import server_account
-    from atoll.node.config import BY_KEY
     from atoll.node.home import choose_home
     from atoll.node.opening import opened
 
-    flags = {key: value for key, value in locals().items() if key in BY_KEY}
     choice = choose_home(home, os.environ, server_account())
-    with opened(choice.path, flags, os.environ) as found:
+    with opened(choice.path, given, os.environ) as found:
         asyncio.run(_run(found, choice))
 
 

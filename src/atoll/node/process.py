@@ -22,10 +22,12 @@ import psycopg
 
 from atoll import __version__, sql
 from atoll.domain.errors import DataError
-from atoll.node import credentials, listen, postgres, programs
+from atoll.identity.certificate import Identity
+from atoll.node import credentials, listen, membership, postgres, programs
 from atoll.node.config import Settings
 from atoll.node.disk import DiskWatch
 from atoll.node.home import Home
+from atoll.node.mesh import Mesh
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres import Postgres
@@ -57,10 +59,13 @@ class Node:
     readiness: Readiness
     metrics: Metrics
     disk: DiskWatch
+    identity: Identity
 
 
 ServiceMaker = Callable[[Node], Service]
-SERVICES: tuple[ServiceMaker, ...] = ()
+SERVICES: tuple[ServiceMaker, ...] = (
+    lambda node: Mesh(node.home, node.settings, node.postgres, node.readiness, node.metrics, node.identity),
+)
 
 
 class _Stopped(Exception):
@@ -126,7 +131,8 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     disk = DiskWatch(server, settings.disk_floor, readiness, _free_bytes)
     supervisor = Supervisor(server, output, readiness, disk)
     metrics = Metrics()
-    node = Node(home, settings, server, readiness, metrics, disk)
+    identity = membership.own_identity(home, settings)
+    node = Node(home, settings, server, readiness, metrics, disk, identity)
     metrics.add(lambda: node_numbers(settings, readiness, disk, supervisor))
     return node, supervisor
 
@@ -139,6 +145,7 @@ async def _set_up(node: Node, supervisor: Supervisor) -> None:
             await postgres.set_up(node.postgres, credentials.password(node.home))
             async with await node.postgres.connect() as connection:
                 await sql.install(connection)
+                await membership.write_rows(connection, node.home, node.settings, node.identity)
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)
             node.readiness.hold("schema", "the schema could not be installed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING, LiteralString, cast
+from typing import TYPE_CHECKING, LiteralString
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -19,16 +19,18 @@ def sql_files(folder: str) -> list[Traversable]:
 
 
 def read(file: Traversable) -> LiteralString:
-    return cast("LiteralString", file.read_text("utf-8"))
+    return file.read_text("utf-8")
 
 
 async def install(connection: AsyncConnection[TupleRow]) -> None:
     """Runs new table files once and all function files again. Safe to repeat."""
     async with connection.transaction():
-        found = await (await connection.execute("select to_regclass('atoll.migration') is not null")).fetchone()
+        cursor = await connection.execute("select to_regclass('atoll.migration') is not null")
+        found = await cursor.fetchone()
         known: set[str] = set()
         if found and found[0]:
-            known = {name for (name,) in await (await connection.execute("select name from atoll.migration")).fetchall()}
+            applied = await connection.execute("select name from atoll.migration")
+            known = {name for (name,) in await applied.fetchall()}
         await connection.execute("set local check_function_bodies = off")
         await connection.execute("set local client_min_messages = warning")
         for file in sql_files("tables"):

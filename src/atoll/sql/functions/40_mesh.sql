@@ -45,8 +45,9 @@ declare
     slot record;
 begin
     for slot in select s.slot_name from pg_replication_slots s
-                 where s.slot_name like 'atoll\_to\_%' and not s.active
-                   and (s.wal_status = 'lost' or not atoll.is_member(substr(s.slot_name, 10)::integer)) loop
+                 where not s.active
+                   and (s.wal_status = 'lost' and s.slot_name ~ '^(atoll_to_|pg_[0-9]+_sync_)'
+                        or s.slot_name ~ '^atoll_to_[0-9]+$' and not atoll.is_member(substr(s.slot_name, 10)::integer)) loop
         perform pg_drop_replication_slot(slot.slot_name);
         return next slot.slot_name;
     end loop;

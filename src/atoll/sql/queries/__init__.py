@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import LiteralString, cast
+from typing import LiteralString
 
 NAME = re.compile(r"^-- ([a-z_]+): .+$", re.MULTILINE)
 
@@ -20,4 +20,4 @@ def statements(file: str) -> dict[str, str]:
 
 def query(file: str, name: str) -> LiteralString:
     """The statement `name` of queries/`file`.sql."""
-    return cast("LiteralString", statements(file)[name])
+    return statements(file)[name]

@@ -1,0 +1,101 @@
+"""`atoll nodes` and `atoll revoke`: who belongs to the atoll, and shutting one out."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, running_postgres
+
+
+def nodes(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """List the nodes of the atoll and how the links to them are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from atoll.cli.rows import fetch
+
+    found = fetch(running_postgres(find_home(home)), "nodes", "nodes_seen")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, default=str))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (
+        "#",
+        "node",
+        "region",
+        "tier",
+        "link",
+        "rtt",
+        "in",
+        "out",
+        "receives",
+        "to confirm",
+        "problem",
+    ):
+        table.add_column(
+            title, justify="right" if title in ("#", "rtt", "in", "out", "to confirm") else "left"
+        )
+    for row in found:
+        table.add_row(*_cells(row))
+    Console().print(table)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    start = [str(row["number"]), row["name"], row["region"], row["tier"]]
+    if row["revoked_at"]:
+        return [*start, "revoked", *[""] * 6]
+    if row["is_me"]:
+        return [*start, "this node", *[""] * 6]
+    if row["state"] is None:
+        return [*start, "-", *[""] * 6]
+    rtt = f"{row['rtt_ms']:.1f} ms" if row["rtt_ms"] is not None else "-"
+    problem = (row["problem"] or "") + ("; waits for a copy" if row["missed"] else "")
+    return [
+        *start,
+        row["state"],
+        rtt,
+        size(row["bytes_in"]),
+        size(row["bytes_out"]),
+        row["receiving"] or "-",
+        str(row["unconfirmed"]),
+        problem.strip("; "),
+    ]
+
+
+def size(count: float) -> str:
+    """Bytes, for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def revoke(
+    node: Annotated[str, typer.Argument(help="Name or number of the node.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Shut a node out: its certificate is refused from now on, by every node that hears of it."""
+    from atoll.cli.rows import fetch
+    from atoll.domain.errors import ConfigError, DataError
+
+    postgres = running_postgres(find_home(home))
+    known = [
+        row for row in fetch(postgres, "nodes", "nodes_seen") if node in (row["name"], str(row["number"]))
+    ]
+    if not any(row["revoked_at"] is None for row in known):
+        hint = "It has been revoked already." if known else "See who there is: atoll nodes"
+        raise DataError("node-unknown", f'there is no node "{node}" to revoke', hint=hint)
+    if any(row["is_me"] for row in known):
+        raise ConfigError("node-itself", "a node cannot revoke itself", hint="Run this on another node.")
+    if not yes:
+        typer.confirm(f'Shut node "{known[0]["name"]}" out for good?', abort=True)
+    fetch(postgres, "nodes", "revoke", {"node": node})
+    typer.echo(f'node "{known[0]["name"]}" is revoked')

@@ -1,0 +1,78 @@
+"""`atoll share`, `atoll unshare` and `atoll tables`: which tables converge, and how their columns merge."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, running_postgres
+
+
+def share(
+    table: Annotated[str, typer.Argument(help="Table, with its schema if that is not public.")],
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=POLICY",
+            help="lww, counter, max, min, first, set, document, group:NAME or function:NAME; may be repeated.",
+        ),
+    ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Rows are facts: inserted, never changed.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Share a table with every node of the atoll."""
+    from atoll.cli.rows import fetch
+
+    postgres = running_postgres(find_home(home))
+    rules = json.dumps(dict(_rule(text) for text in merge or ()))
+    found = fetch(postgres, "tables", "share", (table, rules, "append" if append else "merge"))
+    typer.echo(f"{found[0]['share']} is shared")
+
+
+def _rule(text: str) -> tuple[str, str]:
+    column, equals, policy = text.rpartition("=")
+    if not equals or not column or not policy:
+        raise typer.BadParameter(f"{text!r} is not COLUMN=POLICY, such as qty=counter")
+    return column, policy
+
+
+def unshare(
+    table: Annotated[str, typer.Argument(help="Table, with its schema if that is not public.")],
+    home: HomeOption = None,
+) -> None:
+    """End the sharing of a table, on every node. Each keeps its rows."""
+    from atoll.cli.rows import fetch
+
+    found = fetch(running_postgres(find_home(home)), "tables", "unshare", (table,))
+    typer.echo(f"{found[0]['unshare']} is no longer shared")
+
+
+def tables(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """List the shared tables, their rows, and what stands in a table's way."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from atoll.cli.rows import fetch
+
+    found = fetch(running_postgres(find_home(home)), "tables", "tables_seen")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, default=str))
+        return
+    if not found:
+        typer.echo("no table is shared yet; share one with: atoll share TABLE")
+        return
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("table", "kind", "rows", "conflicts", "parked", "merge", "problem"):
+        shown.add_column(title, justify="right" if title in ("rows", "conflicts", "parked") else "left")
+    for row in found:
+        rules = ", ".join(f"{column}={policy}" for column, policy in row["merge"].items())
+        counts = [str(row[name]) for name in ("rows", "conflicts", "parked")]
+        shown.add_row(row["name"], row["kind"], *counts, rules, row["problem"] or "")
+    Console().print(shown)

@@ -1,0 +1,123 @@
+"""Admitting nodes: invitations are made, kept and redeemed where the authority's key is."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from atoll.domain.errors import ConfigError, PolicyDenied
+from atoll.identity import authority
+from atoll.identity.authority import Authority
+from atoll.identity.token import Token, hash_secret, make_secret
+from atoll.node import config
+from atoll.node.postgres import Postgres
+from atoll.sql import query
+
+TOKEN_HINT = "Ask for a new token: atoll invite."
+
+
+async def invite(
+    postgres: Postgres,
+    issuer: Authority,
+    *,
+    addresses: Sequence[str],
+    expires_at: int,
+    name: str | None,
+    region: str | None,
+    tier: str | None,
+) -> Token:
+    """A new invitation. Only the hash of its secret is kept."""
+    if not addresses:
+        raise ConfigError(
+            "no-address",
+            "cannot invite: this node has no address that another can dial",
+            hint="Run it with --link HOST:PORT, or name the address with --advertise HOST:PORT.",
+        )
+    secret, invitation = make_secret(), str(uuid.uuid4())
+    wishes = {key: value for key, value in (("name", name), ("region", region), ("tier", tier)) if value}
+    async with await postgres.connect() as connection:
+        if name is not None:
+            await _check_name_free(connection, name)
+        await connection.execute(
+            query("nodes", "add_invitation"), (invitation, hash_secret(secret), expires_at, Jsonb(wishes))
+        )
+    return Token(
+        issuer.atoll_id,
+        issuer.fingerprint,
+        tuple(addresses),
+        invitation,
+        secret,
+        expires_at,
+        name,
+        region,
+        tier,
+    )
+
+
+class Admission:
+    """Redeems invitations: the `Invitations` of the link's listener."""
+
+    def __init__(self, postgres: Postgres, issuer: Authority) -> None:
+        self._postgres = postgres
+        self._issuer = issuer
+
+    async def redeem(
+        self, invitation: str, secret_sha256: str, csr_pem: str, wishes: dict[str, Any]
+    ) -> dict[str, Any]:
+        async with await self._postgres.connect() as connection, connection.transaction():
+            await connection.execute(query("nodes", "lock_numbers"))
+            promised = await self._promised(connection, invitation, secret_sha256)
+            name, region, tier, addresses = _read_wishes({**wishes, **promised})
+            await _check_name_free(connection, name)
+            found = await (await connection.execute(query("nodes", "next_number"))).fetchone()
+            number = int(found[0]) if found else 1
+            certificate = self._issuer.issue(csr_pem, number=number, name=name, now=datetime.now(UTC))
+            await connection.execute(query("nodes", "admit"), (number, name, region, tier, addresses))
+            await connection.execute(query("nodes", "use_invitation"), (number, invitation))
+            rows = await (await connection.execute(query("nodes", "all_nodes"))).fetchall()
+        keys = ("number", "name", "region", "tier", "addresses")
+        peers = [dict(zip(keys, row, strict=True)) for row in rows if row[0] != number]
+        return {"certificate": certificate, "number": number, "name": name, "peers": peers}
+
+    async def _promised(self, connection: Any, invitation: str, secret_sha256: str) -> dict[str, Any]:
+        try:
+            wanted = uuid.UUID(invitation)
+        except ValueError:
+            raise PolicyDenied("token-unknown", "the token is not known here", hint=TOKEN_HINT) from None
+        row = await (await connection.execute(query("nodes", "invitation"), (wanted,))).fetchone()
+        if row is None or not hmac.compare_digest(row[0], secret_sha256):
+            raise PolicyDenied("token-unknown", "the token is not known here", hint=TOKEN_HINT)
+        if row[2]:
+            raise PolicyDenied("token-used", "the token has been used", hint=TOKEN_HINT)
+        if row[1]:
+            raise PolicyDenied("token-expired", "the token has expired", hint=TOKEN_HINT)
+        return dict(row[3])
+
+
+def load_authority(keys: Any) -> Authority:
+    return authority.load(keys)
+
+
+def _read_wishes(wishes: dict[str, Any]) -> tuple[str, str, str, list[str]]:
+    """What a new node wants to be, checked as settings are."""
+    try:
+        name = config.BY_KEY["name"].read(wishes.get("name"))
+        region = config.BY_KEY["region"].read(wishes.get("region", "local"))
+        tier = config.BY_KEY["tier"].read(wishes.get("tier", "edge"))
+        addresses = [str(a) for a in config.BY_KEY["advertise"].read(list(wishes.get("addresses", [])))]
+    except (ValueError, TypeError) as error:
+        raise PolicyDenied("join-invalid", f"cannot admit the node: {error}") from error
+    return name, region, tier, addresses
+
+
+async def _check_name_free(connection: Any, name: str) -> None:
+    row = await (await connection.execute(query("nodes", "name_taken"), (name,))).fetchone()
+    if row and row[0]:
+        raise PolicyDenied(
+            "name-taken", f'cannot admit a node called "{name}": there is one', hint="Choose another name."
+        )

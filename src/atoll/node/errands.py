@@ -1,0 +1,177 @@
+"""Errands: what a command asks of the running node, because only the node has links to its peers.
+
+A command adds a row and notifies; the node does the errand and writes the answer beside it. `check` asks all
+peers for receipts and compares them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from atoll.data.consistency import receipts
+from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.identity.certificate import PeerIdentity
+from atoll.link.peers import Links
+from atoll.node.postgres import Postgres
+from atoll.sql import query
+
+LISTEN_SECONDS = 5.0
+REQUEST_SECONDS_MAX = 120.0
+DIFFERENCES_MAX = 1000
+log = logging.getLogger(__name__)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+class Errands:
+    def __init__(self, postgres: Postgres, links: Links) -> None:
+        self._postgres = postgres
+        self._links = links
+        self._kinds: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {"check": self._check}
+        links.handle("receipt.buckets", self._tell_buckets)
+        links.handle("receipt.rows", self._tell_rows)
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with await self._postgres.connect() as connection:
+                    await connection.execute("listen atoll_errand")
+                    while True:
+                        await self._do_open(connection)
+                        async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
+                            pass
+            except (psycopg.Error, OSError) as error:
+                log.debug("errands wait for the database: %s", error)
+                await asyncio.sleep(1.0)
+
+    async def _do_open(self, connection: Connection) -> None:
+        for number, kind, details in await (await connection.execute(query("errands", "open"))).fetchall():
+            try:
+                do = self._kinds.get(kind)
+                if do is None:
+                    raise DataError("errand-unknown", f'the node knows no errand "{kind}"')
+                answer = await do(details)
+            except AtollError as error:
+                answer = {
+                    "error": {
+                        "code": error.code,
+                        "message": error.message,
+                        "detail": error.detail,
+                        "hint": error.hint,
+                    }
+                }
+            except (psycopg.Error, TimeoutError) as error:
+                answer = {
+                    "error": {"code": "database", "message": str(error).strip(), "detail": None, "hint": None}
+                }
+            await connection.execute(query("errands", "answer"), (Jsonb(answer), number))
+
+    # check
+
+    async def _check(self, details: dict[str, Any]) -> dict[str, Any]:
+        own = _Local(self._postgres)
+        names = {
+            report.number: (report.name, report.state)
+            for report in self._links.report()
+            if report.state != "removed"
+        }
+        sources: dict[str, receipts.Source] = {self._links.me.name: own}
+        silent = {name: "no link" for name, state in names.values() if state != "up"}
+        for number, (name, state) in names.items():
+            if state == "up":
+                sources[name] = _Remote(self._links, number)
+        async with await self._postgres.connect() as connection:
+            shared = await (await connection.execute(query("receipts", "tables"))).fetchall()
+        wanted = details.get("tables") or [name for name, _, _, problem in shared if problem is None]
+        unknown = set(wanted) - {name for name, *_ in shared}
+        if unknown:
+            raise DataError(
+                "table-not-shared", f"table {min(unknown)} is not shared", hint="See what is: atoll tables"
+            )
+        tables = [await self._compare(table, sources, silent) for table in wanted]
+        return {"nodes": list(sources), "silent": silent, "tables": tables}
+
+    async def _compare(
+        self, table: str, sources: Mapping[str, receipts.Source], silent: dict[str, str]
+    ) -> dict[str, Any]:
+        asked = {}
+        for node, source in sources.items():
+            if node not in silent:
+                asked[node] = source
+        try:
+            verdict = await receipts.compare(table, asked)
+        except LinkError as error:
+            raise LinkError(
+                "peer-silent", "could not compare: a node stopped answering", detail=f"{error}."
+            ) from error
+        return {
+            "table": table,
+            "rows": dict(verdict.rows),
+            "differ": len(verdict.differences),
+            "differences": [
+                {"key": d.key, "hashes": dict(d.hashes)} for d in verdict.differences[:DIFFERENCES_MAX]
+            ],
+        }
+
+    async def _tell_buckets(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        found = await _Local(self._postgres).buckets(str(payload.get("table")))
+        return {"buckets": [[bucket, count, digest] for bucket, (count, digest) in found.items()]}
+
+    async def _tell_rows(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        buckets = [int(bucket) for bucket in payload.get("buckets", [])]
+        return {"rows": dict(await _Local(self._postgres).rows(str(payload.get("table")), buckets))}
+
+
+class _Local:
+    """This node's own receipts."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def buckets(self, table: str) -> Mapping[int, tuple[int, str]]:
+        rows = await self._fetch("buckets", (table, receipts.BUCKETS))
+        return {bucket: (count, digest) for bucket, count, digest in rows}
+
+    async def rows(self, table: str, buckets: Sequence[int]) -> Mapping[str, str]:
+        rows = await self._fetch("rows", (table, receipts.BUCKETS, list(buckets), receipts.ROWS_MAX))
+        return {key: digest for key, digest in rows}
+
+    async def _fetch(self, name: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            async with await self._postgres.connect() as connection:
+                return await (await connection.execute(query("receipts", name), parameters)).fetchall()
+        except psycopg.Error as error:
+            code = error.diag.constraint_name or "database"
+            raise DataError(code, error.diag.message_primary or str(error)) from error
+
+
+class _Remote:
+    """A peer's receipts, over the link."""
+
+    def __init__(self, links: Links, number: int) -> None:
+        self._links = links
+        self._number = number
+
+    async def buckets(self, table: str) -> Mapping[int, tuple[int, str]]:
+        answer = await self._links.request(
+            self._number, "receipt.buckets", {"table": table}, REQUEST_SECONDS_MAX
+        )
+        return {int(bucket): (int(count), str(digest)) for bucket, count, digest in answer["buckets"]}
+
+    async def rows(self, table: str, buckets: Sequence[int]) -> Mapping[str, str]:
+        payload = {"table": table, "buckets": list(buckets)}
+        answer = await self._links.request(self._number, "receipt.rows", payload, REQUEST_SECONDS_MAX)
+        return dict(answer["rows"])
+
+
+def readable_key(key: str) -> str:
+    """A receipt's key, as PostgreSQL prints an array, in the way a person writes it."""
+    return key.removeprefix("{").removesuffix("}") if key.startswith("{") else json.dumps(key)

@@ -1,0 +1,29 @@
+-- Who may call and see what. Applications use the functions listed here and see what is shared; the link's role
+-- reads the change log; everything else is the node's own.
+
+create or replace function atoll.grant_rights() returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    api constant text[] := array[
+        'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
+        'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
+        'revert', 'mark_reverted', 'list', 'retry_parked',
+        'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
+        'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
+    f   record;
+begin
+    revoke execute on all functions in schema atoll, atoll_side from public;
+    revoke execute on all procedures in schema atoll from public;
+    alter default privileges in schema atoll_side revoke execute on functions from public;
+    grant usage on schema atoll to public;
+    for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (api) loop
+        execute format('grant execute on function %s to public', f.signature);
+    end loop;
+    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting to public;
+    if exists (select from pg_roles where rolname = 'app') then
+        grant select on atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
+    end if;
+    if exists (select from pg_roles where rolname = 'atoll_link') then
+        grant select on atoll.change to atoll_link;
+    end if;
+end $$;

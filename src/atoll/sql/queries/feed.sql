@@ -1,0 +1,8 @@
+-- open: a cursor at now, unless it is there already
+select atoll.open_feed(%s, %s);
+
+-- read: the next changes
+select xid::text, pos, origin, "table", op::text, at, "row" from atoll.read_feed(%s, %s);
+
+-- move: the caller is done up to here
+select atoll.move_feed(%s, %s::xid8, %s);

@@ -1,0 +1,63 @@
+-- own_identity: who this node is, as the database knows it
+select atoll_id::text, number, name, seeded_at is not null from atoll.self;
+
+-- write_identity: makes the database the database of this node; a founder has nothing to wait for
+insert into atoll.self (atoll_id, number, name, introduced, seeded_at)
+values (%(atoll_id)s, %(number)s, %(name)s, %(introduced)s, case when %(founds)s then now() end);
+
+-- set_future_bound: how far ahead a stamp may be
+update atoll.setting set value = %s || ' seconds' where name = 'future_bound' and value <> %s || ' seconds';
+
+-- add_own_row: the founder's row; a node that joins gets its row from the node that admits it
+insert into atoll.node (number, name, region, tier, addresses)
+values (%(number)s, %(name)s, %(region)s, %(tier)s, %(addresses)s)
+on conflict do nothing;
+
+-- refresh_own_row: tells the others what has changed here
+update atoll.node set region = %(region)s, tier = %(tier)s, addresses = %(addresses)s
+ where number = %(number)s and (region, tier, addresses) is distinct from (%(region)s, %(tier)s, %(addresses)s::text[]);
+
+-- peers: the nodes that this one should have a link to
+select number, name, region, tier, addresses from atoll.peers();
+
+-- all_nodes: every node, as the atoll knows it
+select number, name, region, tier, addresses from atoll.node where revoked_at is null order by number;
+
+-- revoked: numbers that may not come in
+select number from atoll.node where revoked_at is not null;
+
+-- revoke: shuts a node out
+update atoll.node set revoked_at = now() where (name = %(node)s or number::text = %(node)s) and revoked_at is null returning number, name;
+
+-- nodes_seen: every node with how its link is
+select n.number, n.name, n.region, n.tier, n.addresses, n.joined_at, n.revoked_at, n.number = atoll.me() as is_me,
+       l.state, l.rtt_ms, l.bytes_in, l.bytes_out, l.reconnects, l.receiving, l.problem,
+       extract(epoch from now() - l.seen_at)::float8 as seen_ago,
+       (select count(*) from atoll.change c where c.origin = atoll.me() and (c.target is null or c.target = n.number)
+           and c.xid >= coalesce(p.xid, '0'::xid8) and p.peer is not null) as unconfirmed,
+       p.missed
+  from atoll.node n
+  left join atoll.link_state l on l.peer = n.number
+  left join atoll.progress p on p.peer = n.number
+ order by n.number;
+
+-- lock_numbers: one admission at a time
+select pg_advisory_xact_lock(x'61746f6c'::int, 3);
+
+-- invitation: the invitation, locked until it is used
+select secret_hash, expires_at < now() as is_expired, used_at is not null as is_used, wishes from atoll.invitation where id = %s for update;
+
+-- add_invitation: what was promised to whoever shows the secret
+insert into atoll.invitation (id, secret_hash, expires_at, wishes) values (%s, %s, to_timestamp(%s), %s);
+
+-- use_invitation: it serves once
+update atoll.invitation set used_at = now(), used_by = %s where id = %s;
+
+-- next_number: a number that no node ever had
+select coalesce(max(number), 0) + 1 from atoll.node;
+
+-- name_taken: names are unique in an atoll
+select exists (select from atoll.node where name = %s and revoked_at is null);
+
+-- admit: the new node's row, which tells everybody
+insert into atoll.node (number, name, region, tier, addresses) values (%s, %s, %s, %s, %s);
