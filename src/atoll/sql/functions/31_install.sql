@@ -3,8 +3,9 @@
 -- install_tables runs when a declaration is made or arrives and again every few seconds. A table that cannot
 -- be shared here keeps its reason in atoll.local_table.problem; its changes wait in atoll.parked.
 
+-- It waits for a lock only so long: on arrival, the link waits with it.
 create or replace function atoll.install_tables() returns void
-language plpgsql security definer set search_path = pg_catalog as $$
+language plpgsql security definer set search_path = pg_catalog set lock_timeout = '5s' as $$
 declare
     d      record;
     reason text;
@@ -73,8 +74,8 @@ begin
         t := of_table::regclass;
     end if;
     perform atoll.check_shareable(t, as_kind, as_merge);
-    insert into atoll.local_table (name, side, kind, merge, relid)
-    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, t);
+    insert into atoll.local_table (name, side, kind, merge, relid, shape)
+    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, t, atoll.shape_of(t));
     insert into atoll.local_column (tbl, name, ordinal, type, wire, is_key, equals, policy, together, fold, in_unique)
     select of_table, a.attname, row_number() over (order by k.place nulls last, a.attnum),
            format_type(a.atttypid, -1),

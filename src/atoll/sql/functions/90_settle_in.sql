@@ -13,7 +13,10 @@ begin
     -- A role of the schema's name would otherwise make its tables there.
     if current_user = 'atoll' then
         execute format('alter role atoll in database %I set search_path = public', current_database());
+        -- In a deadlock with an application, the apply worker notices first, parks the change and tries again.
+        execute format('alter role atoll in database %I set deadlock_timeout = ''200ms''', current_database());
     end if;
+    perform atoll.set_guards();
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
     if atoll.me() = 0 then

@@ -18,6 +18,7 @@ create table atoll.local_table (
     kind    text not null,
     merge   jsonb not null,
     relid   oid  not null,
+    shape   text,                       -- what atoll.shape_of said when it was installed
     problem text,
     made_at timestamptz not null default now()
 );
