@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
-from atoll.cli import check, dsn, join, logs, nodes, sql, status, tables, up
+from atoll.cli import check, conflicts, dsn, join, logs, nodes, sql, status, tables, up
 from atoll.domain.errors import AtollError
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ app.command()(tables.share)
 app.command()(tables.unshare)
 app.command()(tables.tables)
 app.command()(check.check)
+app.command()(conflicts.conflicts)
+app.command()(conflicts.revert)
+app.command()(conflicts.parked)
 app.command()(sql.sql)
 app.command()(dsn.dsn)
 app.command()(logs.logs)

@@ -15,35 +15,15 @@ def nodes(
     home: HomeOption = None,
 ) -> None:
     """List the nodes of the atoll and how the links to them are."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import fetch, print_table
 
     found = fetch(running_postgres(find_home(home)), "nodes", "nodes_seen")
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (
-        "#",
-        "node",
-        "region",
-        "tier",
-        "link",
-        "rtt",
-        "in",
-        "out",
-        "receives",
-        "to confirm",
-        "problem",
-    ):
-        table.add_column(
-            title, justify="right" if title in ("#", "rtt", "in", "out", "to confirm") else "left"
-        )
-    for row in found:
-        table.add_row(*_cells(row))
-    Console().print(table)
+    titles = ("#", "node", "region", "tier", "link", "rtt", "in", "out", "receives", "unconfirmed", "problem")
+    right = ("#", "rtt", "in", "out", "unconfirmed")
+    print_table(titles, [_cells(row) for row in found], right)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows for commands: a named statement run once on the node's database, errors turned into words."""
+"""Rows for commands: a named statement run once on the node's database, and rows as a table for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from psycopg import Error
 
     from atoll.domain.errors import AtollError
@@ -44,3 +46,23 @@ def explained(error: Error) -> AtollError:
         detail=diagnosis.message_detail or None,
         hint=diagnosis.message_hint or None,
     )
+
+
+PIPE_WIDTH = 240
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A table as wide as the terminal; in a pipe, one line a row."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -16,7 +16,7 @@ def share(
         list[str] | None,
         typer.Option(
             metavar="COLUMN=POLICY",
-            help="lww, counter, max, min, first, set, document, group:NAME or function:NAME; may be repeated.",
+            help="lww, counter, max, min, first, set, document, group:NAME or function:NAME. Repeatable.",
         ),
     ] = None,
     append: Annotated[
@@ -56,10 +56,7 @@ def tables(
     home: HomeOption = None,
 ) -> None:
     """List the shared tables, their rows, and what stands in a table's way."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import fetch, print_table
 
     found = fetch(running_postgres(find_home(home)), "tables", "tables_seen")
     if as_json:
@@ -68,11 +65,10 @@ def tables(
     if not found:
         typer.echo("no table is shared yet; share one with: atoll share TABLE")
         return
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("table", "kind", "rows", "conflicts", "parked", "merge", "problem"):
-        shown.add_column(title, justify="right" if title in ("rows", "conflicts", "parked") else "left")
+    titles = ("table", "kind", "rows", "conflicts", "parked", "merge", "problem")
+    rows = []
     for row in found:
         rules = ", ".join(f"{column}={policy}" for column, policy in row["merge"].items())
         counts = [str(row[name]) for name in ("rows", "conflicts", "parked")]
-        shown.add_row(row["name"], row["kind"], *counts, rules, row["problem"] or "")
-    Console().print(shown)
+        rows.append([row["name"], row["kind"], *counts, rules, row["problem"] or ""])
+    print_table(titles, rows, right=("rows", "conflicts", "parked"))

@@ -36,8 +36,10 @@ class Gateway:
         postgres_socket: Path,
         rules: Rules | None = None,
         owner_uid: int | None = None,
+        link_seconds_max: float = LINK_SECONDS_MAX,
     ) -> None:
         """`owner_uid` is the operating-system user of PostgreSQL when it is not the node's own."""
+        self._link_seconds_max = link_seconds_max
         self._links = links
         self._folder = folder
         self._postgres_socket = postgres_socket
@@ -135,7 +137,7 @@ class Gateway:
         try:
             # PostgreSQL tries again five times a second; waiting here instead costs nothing and is quicker.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LINK_SECONDS_MAX):
+                async with asyncio.timeout(self._link_seconds_max):
                     await self._links.until_up(number)
             stream = await self._links.open_stream(number)
         except AtollError as error:

@@ -112,6 +112,8 @@ begin
         'side_rank', 'greatest(qs.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'qs.{c}'), '') || ')',
         'side_rank_m', 'greatest(m.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'm.{c}'), '') || ')',
         'kept_of_q', vars->>'row_of_q',
+        'revive_any', case when uniq is not null then format('if exists (select from atoll_side.%I where atoll_aside) then perform %s(); end if;',
+                                                             t.side, vars->>'fn_revive') else '' end,
         'set_n', coalesce(atoll.list(t.name, 'value', '{c} = n.{c}'), format('%1$s = n.%1$s', vars->>'first_key')),
         'set_stamps', coalesce(atoll.list(t.name, 'value', '{c} = nullif((atoll_row->''t''->>{l})::bigint, (atoll_row->>''b'')::bigint)') || ',', ''),
         'm_is_key', atoll.list(t.name, 'key', 'm.{c} operator({=}) (atoll_key->>{l})::{t}', ' and '),

@@ -46,16 +46,18 @@ begin
         {{assign_n}}
         if {{has_unique}} then
             rank := {{state_rank}};
-            for attempt in 1..1000 loop
-                q := null;
-                select m.* into q from {{table}} m where ({{unique_match}}) and not ({{n_is_m}}) limit 1;
-                exit when q.{{first_key}} is null;
+            for q in select m.* from {{table}} m where ({{unique_match}}) and not ({{n_is_m}}) loop
                 select m.* into qs from {{side}} m where {{m_is_q}} for update;
-                q_rank := {{side_rank}};
-                atoll_placed := rank > q_rank or (rank = q_rank and row({{n_keys}})::text collate "C" > row({{q_keys}})::text collate "C");
-                perform atoll.note_unique({{name}}, {{key_of_n}}, {{key_of_q}}, rank, q_rank, atoll_placed,
-                                          {{row_of_n}}, {{row_of_q}});
-                exit when not atoll_placed;
+                -- Without an entry it was written by the very statement that is being captured.
+                q_rank := coalesce({{side_rank}}, 9223372036854775807);
+                if rank < q_rank or (rank = q_rank and row({{n_keys}})::text collate "C" < row({{q_keys}})::text collate "C") then
+                    atoll_placed := false;
+                    perform atoll.note_unique({{name}}, {{key_of_n}}, {{key_of_q}}, rank, q_rank, {{row_of_n}});
+                end if;
+            end loop;
+            for q in select m.* from {{table}} m where atoll_placed and ({{unique_match}}) and not ({{n_is_m}}) loop
+                select m.* into qs from {{side}} m where {{m_is_q}};
+                perform atoll.note_unique({{name}}, {{key_of_q}}, {{key_of_n}}, {{side_rank}}, rank, {{row_of_q}});
                 delete from {{table}} m where {{m_is_q}};
                 update {{side}} m set atoll_aside = true, atoll_kept = {{kept_of_q}} where {{m_is_q}};
             end loop;
@@ -88,12 +90,15 @@ create or replace function {{fn_revive}}() returns void
 language plpgsql {{output}} as $body$
 #variable_conflict use_column
 declare
-    s {{side}};
+    s   {{side}};
+    was text := coalesce(current_setting('atoll.quiet', true), '');
 begin
+    perform set_config('atoll.quiet', 'on', true);
     for s in select m.* from {{side}} m where m.atoll_aside order by {{side_rank_m}} desc, row({{m_keys}})::text collate "C" desc
     loop
         perform {{fn_write}}(s, null::{{table}}, {{fn_read}}(s, null::{{table}}), false);
     end loop;
+    perform set_config('atoll.quiet', was, true);
 end $body$;
 
 create or replace function {{fn_join}}(atoll_key jsonb, delta jsonb) returns void

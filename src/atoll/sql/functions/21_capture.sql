@@ -61,6 +61,7 @@ begin
     if many then
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
         {{update_rows}}
+        {{revive_any}}
         return null;
     end if;
     select {{cast_row}} into o from old_rows r;
@@ -71,6 +72,7 @@ begin
     if not ({{o_is_n}}) then
         perform {{fn_absorb}}(o, null::{{table}});
         perform {{fn_absorb}}(null::{{table}}, n);
+        {{revive_any}}
         return null;
     end if;
     select m.* into s from {{side}} m where {{m_is_n}};
@@ -91,6 +93,7 @@ begin
     insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals)
     values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', atoll_now, prevs, 1,
             array[{{key_names}}] || changed, array[{{n_key_literals}}] || vals);
+    {{revive_any}}
     return null;
 end $body$;
 
@@ -110,6 +113,7 @@ begin
     if many then
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
         {{delete_rows}}
+        {{revive_any}}
         return null;
     end if;
     select {{cast_row}} into o from old_rows r;
@@ -117,7 +121,7 @@ begin
         return null;
     end if;
     select m.* into s from {{side}} m where {{m_is_o}};
-    if not found or ({{has_unique}} and exists (select from {{side}} where atoll_aside)) then
+    if not found then
         perform {{fn_absorb}}(o, null::{{table}});
         return null;
     end if;
@@ -126,6 +130,7 @@ begin
     insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
     values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', atoll_now,
             greatest(s.atoll_birth{{side_stamps}}), 1, array[{{key_names}}], array[{{o_key_literals}}]);
+    {{revive_any}}
     return null;
 end $body$;
 
@@ -133,13 +138,23 @@ create or replace function {{fn_truncate}}() returns trigger
 language plpgsql security definer {{output}} as $body$
 #variable_conflict use_column
 declare
-    atoll_now bigint;
-    o     {{table}};
+    atoll_now  bigint;
+    atoll_vals jsonb;
+    n     {{table}};
+    s     {{side}};
 begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
     end if;
     perform set_config('plan_cache_mode', 'force_custom_plan', true);
+    -- Rows that were set aside in favour of rows that go now would otherwise come back into an emptied table.
+    for s in select m.* from {{side}} m where {{has_unique}} and m.atoll_aside loop
+        atoll_vals := s.atoll_kept;
+        {{assign_n}}
+        if exists (select from {{table}} m where ({{unique_match}}) and (m.tableoid = tg_relid or m.tableoid in (select relid from pg_partition_tree(tg_relid)))) then
+            perform {{fn_absorb}}(n, null::{{table}});
+        end if;
+    end loop;
     {{truncate_rows}}
     return null;
 end $body$;
@@ -165,11 +180,6 @@ $template$ $sql$;
 
 create or replace function atoll.delete_rows_template() returns text
 language sql immutable as $sql$ select $template$
-        if {{has_unique}} and exists (select from {{side}} where atoll_aside) then
-            for o in select {{cast_row}} from {{source}} r loop
-                perform {{fn_absorb}}(o, null::{{table}});
-            end loop;
-        else
         with gone as materialized (
             select r.*, greatest(m.atoll_birth{{m_stamps}}) as atoll_prev, m.atoll_death as atoll_before
               from {{source}} r join {{side}} m on {{m_is_r}}
@@ -186,7 +196,6 @@ language sql immutable as $sql$ select $template$
                count(*), array[{{key_names}}], array[{{agg_key_literals}}]
           from (select r.*, {{chunk}} as atoll_chunk from gone r) r
          group by atoll_chunk;
-        end if;
 $template$ $sql$;
 
 create or replace function atoll.update_rows_template() returns text

@@ -89,18 +89,13 @@ begin atomic
     on conflict do nothing;
 end;
 
-create or replace function atoll.note_unique(of_table text, key_n jsonb, key_q jsonb, rank bigint, q_rank bigint, n_won boolean,
-                                             row_n jsonb, row_q jsonb) returns void
-language plpgsql set search_path = pg_catalog as $$
-begin
-    if n_won then
-        perform atoll.note(of_table, key_q, null, 'unique', null, row_q, q_rank, key_n::text, rank,
-                           'set aside: another row claimed the same unique key later');
-    else
-        perform atoll.note(of_table, key_n, null, 'unique', null, row_n, rank, key_q::text, q_rank,
-                           'set aside: another row claimed the same unique key later');
-    end if;
-end $$;
+create or replace function atoll.note_unique(of_table text, lost_key jsonb, won_key jsonb, lost_at bigint, won_at bigint, lost_row_ jsonb)
+returns void
+language sql
+begin atomic
+    select atoll.note(of_table, lost_key, null, 'unique', null, lost_row_, lost_at, won_key::text, won_at,
+                      'set aside: another row claimed the same unique key later');
+end;
 
 create or replace view atoll.conflicts as
 select c.id, c.seen_at, c.tbl as "table", c.key, c.col as "column", c.kind,

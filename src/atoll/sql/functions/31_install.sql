@@ -139,7 +139,10 @@ begin
     vars := vars || jsonb_build_object(
         'insert_rows', atoll.render(atoll.insert_rows_template(), vars || '{"source": "new_rows"}'),
         'delete_rows', atoll.render(atoll.delete_rows_template(), vars || '{"source": "old_rows"}'),
-        'truncate_rows', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source', vars->>'table')));
+        -- A partition's TRUNCATE takes that partition only, and rows that the trigger of another has not marked yet.
+        'truncate_rows', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source', format(
+            '(select t.* from %s t join %s s on %s where (t.tableoid = tg_relid or t.tableoid in (select relid from pg_partition_tree(tg_relid)))'
+            ' and greatest(s.atoll_birth%s) > coalesce(s.atoll_death, 0))', vars->>'table', side, vars->>'t_is_s', vars->>'side_stamps'))));
     vars := vars || jsonb_build_object('update_rows', atoll.render(atoll.update_rows_template(), vars || jsonb_build_object(
         'moved_away', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source',
             format('(select o.* from old_rows o where not exists (select from new_rows r where %s))', vars->>'o_is_r'))),

@@ -19,7 +19,7 @@ declare
 begin
     -- A new partition is captured from its first row.
     perform atoll.set_triggers(l.name) from atoll.local_table l join pg_class c on c.oid = l.relid
-      where c.relkind = 'p' and l.problem is null;
+      where c.relkind = 'p' and l.problem is null and to_regproc(atoll.generated(l.side, 'merge')) is not null;
     select l.name into bad from atoll.local_table l
      where l.problem is null and l.shape is distinct from atoll.shape_of(l.relid) and exists (select from pg_class where oid = l.relid) limit 1;
     if bad is not null then
