@@ -67,7 +67,12 @@ async def make_strait(
     one, two = await shore.links(1), await shore.links(2)
     far = Gateway(one, folder=folder / "far", postgres_socket=postgres_socket, rules=rules)
     near = Gateway(
-        two, folder=folder / "near", postgres_socket=postgres_socket, rules=rules, owner_uid=owner_uid
+        two,
+        folder=folder / "near",
+        postgres_socket=postgres_socket,
+        rules=rules,
+        owner_uid=owner_uid,
+        link_seconds_max=0.2,
     )
     await connect(one, two)
     await near.set_peers([1, 2])
@@ -167,6 +172,22 @@ async def test_without_a_link_the_client_is_told_so(strait: Strait) -> None:
     writer.write(startup())
     assert b'there is no link to node "n1" now' in await reader.read(-1)
     writer.close()
+
+
+async def test_a_client_that_comes_while_the_link_is_away_gets_through_when_it_is_back(
+    shore: Shore, strait: Strait, run_folder: Path
+) -> None:
+    strait.near._link_seconds_max = 20.0
+    identity, port = strait.one._identity, strait.one.port
+    await strait.one.stop()
+    await eventually(lambda: strait.two.report()[0].state != "up")
+    reader, writer = await strait.visit()
+    writer.write(startup())
+    again = await shore.links(1, identity=identity, listen=("127.0.0.1", port), boot="second")
+    far = Gateway(again, folder=run_folder / "far", postgres_socket=run_folder / "server")
+    assert await reader.readexactly(len(startup())) == startup()
+    writer.close()
+    await eventually(lambda: far.open_bridges == 0)
 
 
 async def test_without_a_server_at_the_far_end_the_client_is_told_so(

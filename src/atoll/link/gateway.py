@@ -25,6 +25,7 @@ log = logging.getLogger("atoll.link")
 SOCKET_PATH_BYTES_MAX = 107
 LINK_SECONDS_MAX = 60.0
 CONNECTION_FAILURE = "08006"
+TOO_MANY_CONNECTIONS = "53300"
 
 
 class Gateway:
@@ -128,6 +129,9 @@ class Gateway:
         return bridge
 
     def _start_opening(self, number: int, bridge: Bridge) -> None:
+        if len(self._opening) >= self._links.settings.streams_max:
+            bridge.refuse(encode_error("too many connections wait for a link", TOO_MANY_CONNECTIONS))
+            return
         task = asyncio.create_task(self._open(number, bridge), name=f"open stream to {number}")
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
