@@ -18,7 +18,7 @@ from atoll.node import config
 from atoll.node.postgres import Postgres
 from atoll.sql import query
 
-TOKEN_HINT = "Ask for a new token: atoll invite."
+ASK_AGAIN = "Ask for a new token: atoll invite."
 
 
 async def invite(
@@ -88,14 +88,14 @@ class Admission:
         try:
             wanted = uuid.UUID(invitation)
         except ValueError:
-            raise PolicyDenied("token-unknown", "the token is not known here", hint=TOKEN_HINT) from None
+            raise PolicyDenied("token-unknown", "the token is not known here", hint=ASK_AGAIN) from None
         row = await (await connection.execute(query("nodes", "invitation"), (wanted,))).fetchone()
         if row is None or not hmac.compare_digest(row[0], secret_sha256):
-            raise PolicyDenied("token-unknown", "the token is not known here", hint=TOKEN_HINT)
+            raise PolicyDenied("token-unknown", "the token is not known here", hint=ASK_AGAIN)
         if row[2]:
-            raise PolicyDenied("token-used", "the token has been used", hint=TOKEN_HINT)
+            raise PolicyDenied("token-used", "the token has been used", hint=ASK_AGAIN)
         if row[1]:
-            raise PolicyDenied("token-expired", "the token has expired", hint=TOKEN_HINT)
+            raise PolicyDenied("token-expired", "the token has expired", hint=ASK_AGAIN)
         return dict(row[3])
 
 

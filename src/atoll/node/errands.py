@@ -142,7 +142,7 @@ class _Local:
 
     async def rows(self, table: str, buckets: Sequence[int]) -> Mapping[str, str]:
         rows = await self._fetch("rows", (table, receipts.BUCKETS, list(buckets), receipts.ROWS_MAX))
-        return {key: digest for key, digest in rows}
+        return dict(rows)
 
     async def _fetch(self, name: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:

@@ -1,4 +1,4 @@
-"""A node's place in the mesh: its links, its gateway for PostgreSQL, and what keeps them right, as one service."""
+"""A node's place in the mesh: its links, its gateway for PostgreSQL, and what keeps them right."""
 
 from __future__ import annotations
 

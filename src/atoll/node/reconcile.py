@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from atoll.data.replication import subscriptions
 from atoll.data.replication.topology import PeerSide, Step, Subscription, choose_step
-from atoll.domain.errors import AtollError
+from atoll.domain.errors import AtollError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
@@ -28,6 +28,7 @@ from atoll.node.report import Readiness
 from atoll.sql import query
 
 EVERY_SECONDS = 2.0
+ASK_EVERY_SECONDS = 10.0
 SEED_EVERY_SECONDS = 60.0
 STEP_SECONDS_MAX = 300.0
 REQUEST_SECONDS_MAX = 10.0
@@ -51,6 +52,8 @@ class Reconcile:
         self._me = links.me.number
         self._tending: dict[int, asyncio.Task[None]] = {}
         self._problems: dict[int, str] = {}
+        self._asked_at: dict[int, float] = {}
+        self._connection: Connection | None = None
         self._seeding: dict[int, asyncio.Task[None]] = {}
         self._asked_seed_at = float("-inf")
         self._revoked: frozenset[int] = frozenset()
@@ -63,26 +66,25 @@ class Reconcile:
         return number in self._revoked
 
     async def run(self) -> None:
-        connection: Connection | None = None
         try:
             while True:
                 try:
-                    if connection is None or connection.closed:
-                        connection = await self._postgres.connect()
-                    await self.round(connection)
+                    if self._connection is None or self._connection.closed:
+                        self._connection = await self._postgres.connect()
+                    await self.round(self._connection)
                 except (psycopg.Error, OSError) as error:
                     log.warning("could not look after the node: %s", str(error).strip())
-                    if connection is not None:
-                        await connection.close()
-                    connection = None
+                    if self._connection is not None:
+                        await self._connection.close()
+                    self._connection = None
                 await asyncio.sleep(EVERY_SECONDS)
         finally:
             tasks = [*self._tending.values(), *self._seeding.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if connection is not None:
-                await connection.close()
+            if self._connection is not None:
+                await self._connection.close()
 
     async def round(self, connection: Connection) -> None:
         """One comparison of what there is with what there should be."""
@@ -122,13 +124,13 @@ class Reconcile:
 
     async def _prepare(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
         """A peer asks for what it needs to subscribe."""
+        connection = self._connection
+        if connection is None:
+            raise LinkError("database-away", f'the database of node "{self._links.me.name}" is away')
         try:
-            async with await self._postgres.connect() as connection:
-                if not payload.get("subscribed"):
-                    await connection.execute(query("mesh", "free_slot"), (peer.number,))
-                row = await (
-                    await connection.execute(query("mesh", "prepare_for"), (peer.number,))
-                ).fetchone()
+            if not payload.get("subscribed"):
+                await connection.execute(query("mesh", "free_slot"), (peer.number,))
+            row = await (await connection.execute(query("mesh", "prepare_for"), (peer.number,))).fetchone()
         except psycopg.Error as error:
             raise _told(error) from error
         return dict(row[0]) if row else {}
@@ -163,7 +165,7 @@ class Reconcile:
         where = subscriptions.conninfo(self._sockets, number)
         try:
             async with asyncio.timeout(STEP_SECONDS_MAX):
-                told = await self._told(number, have is not None) if peer is not None else None
+                told = await self._told(number, have) if peer is not None else None
                 step = choose_step(is_member=peer is not None, conninfo=where, have=have, told=told)
                 if step is Step.SEED:
                     await self._links.request(number, "replication.seed", {})
@@ -176,11 +178,19 @@ class Reconcile:
                 number, str(error).strip().splitlines()[0] if str(error).strip() else "timed out"
             )
 
-    async def _told(self, number: int, is_subscribed: bool) -> PeerSide | None:
+    async def _told(self, number: int, have: Subscription | None) -> PeerSide | None:
         if not any(report.number == number and report.state == "up" for report in self._links.report()):
             return None
+        now = time.monotonic()
+        if (
+            have is not None
+            and have.is_running
+            and now - self._asked_at.get(number, -now) < ASK_EVERY_SECONDS
+        ):
+            return None
+        self._asked_at[number] = now
         answer = await self._links.request(
-            number, "replication.prepare", {"subscribed": is_subscribed}, REQUEST_SECONDS_MAX
+            number, "replication.prepare", {"subscribed": have is not None}, REQUEST_SECONDS_MAX
         )
         return PeerSide(str(answer.get("slot")), bool(answer.get("missed")))
 
