@@ -27,7 +27,7 @@ from atoll.node.postgres import Postgres
 from atoll.node.report import Readiness
 from atoll.sql import query
 
-EVERY_SECONDS = 2.0
+EVERY_SECONDS = 3.0
 ASK_EVERY_SECONDS = 10.0
 SEED_EVERY_SECONDS = 60.0
 STEP_SECONDS_MAX = 300.0

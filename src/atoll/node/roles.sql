@@ -9,6 +9,11 @@ begin
         create role app login;
     end if;
     execute pg_catalog.format('alter role app password %L', pg_catalog.current_setting('atoll.app_password'));
+    -- The link's role may replicate; these would let it read the log through a slot of its own.
+    revoke execute on function pg_catalog.pg_create_physical_replication_slot, pg_catalog.pg_create_logical_replication_slot,
+        pg_catalog.pg_logical_slot_get_changes, pg_catalog.pg_logical_slot_get_binary_changes,
+        pg_catalog.pg_logical_slot_peek_changes, pg_catalog.pg_logical_slot_peek_binary_changes,
+        pg_catalog.pg_replication_slot_advance, pg_catalog.pg_drop_replication_slot from public;
     -- The application owns what it makes: its tables are in public, or in schemas that it creates.
     if (select nspowner from pg_catalog.pg_namespace where nspname = 'public') <> 'app'::regrole then
         alter schema public owner to app;

@@ -45,10 +45,14 @@ language sql immutable parallel safe
 return greatest((state->>'b')::bigint,
                 (select max(value::bigint) from jsonb_each_text(coalesce(state->'t', '{}'))));
 
+-- A birth that is not later than the epoch belongs to the life before: the INSERT has still to come.
 create or replace function atoll.is_alive(state jsonb) returns boolean
 language sql immutable parallel safe
-return state ? 'b' and atoll.latest(state) > coalesce((state->>'d')::bigint, 0);
+return coalesce((state->>'b')::bigint > coalesce((state->>'e')::bigint, 0)
+                and atoll.latest(state) > coalesce((state->>'d')::bigint, 0), false);
 
+-- Values that are equal but written differently (0.0 and -0.0, 1 day and 24 hours) go by their text, so that it
+-- does not matter which of them comes first.
 create or replace function atoll.fold(policy jsonb, a text, b text) returns text
 language plpgsql stable parallel safe set search_path = pg_catalog as $$
 declare
@@ -59,8 +63,30 @@ begin
     execute format('select (%s($1::%s, $2::%s))::text',
                    case policy->>'p' when 'max' then 'greatest' when 'min' then 'least' else policy->>'f' end,
                    policy->>'type', policy->>'type')
-       into folded using a, b;
+       into folded using least(a collate "C", b), greatest(a collate "C", b);
     return folded;
+end $$;
+
+-- A set is a jsonb array without repetition and in order, so that equal sets are equal bytes.
+create or replace function atoll.as_set(value jsonb) returns jsonb
+language plpgsql immutable strict parallel safe set search_path = pg_catalog as $$
+begin
+    if jsonb_typeof(value) <> 'array' then
+        perform atoll.refuse('set-malformed', format('value of a set is not an array but %s', jsonb_typeof(value)),
+                             hint => 'For example: ["red", "ripe"]', state => 'AT003');
+    end if;
+    return (select coalesce(jsonb_agg(e::jsonb order by e::jsonb, e collate "C"), '[]')
+              from (select distinct e::text from jsonb_array_elements(value) e) s);
+end $$;
+
+create or replace function atoll.as_document(value jsonb) returns jsonb
+language plpgsql immutable strict parallel safe set search_path = pg_catalog as $$
+begin
+    if jsonb_typeof(value) <> 'object' then
+        perform atoll.refuse('document-malformed', format('value of a document is not an object but %s', jsonb_typeof(value)),
+                             hint => 'For example: {"colour": "red"}', state => 'AT003');
+    end if;
+    return value;
 end $$;
 
 -- What a policy keeps of a plain value that was written at `stamp`.
@@ -105,7 +131,7 @@ begin
             return kept->>1;
         when 'set' then
             return (select case when bool_or(key = '') or count(*) > 0
-                                then coalesce(jsonb_agg(key::jsonb order by key::jsonb) filter (where key <> ''), '[]')::text end
+                                then coalesce(jsonb_agg(key::jsonb order by key::jsonb, key collate "C") filter (where key <> ''), '[]')::text end
                       from jsonb_each(coalesce(kept, '{}')) where jsonb_array_length(value) = 2);
         when 'document' then
             return (select case when bool_or(key = '') or count(*) > 0
@@ -181,7 +207,9 @@ begin
                                           case when tb is not null then nullif(b->'x'->col, 'null') end)
                     else atoll.join_entries(case when ta is not null then a->'x'->col end,
                                             case when tb is not null then b->'x'->col end) end;
-                kept := kept || jsonb_build_object(col, one);
+                if one is not null then
+                    kept := kept || jsonb_build_object(col, one);
+                end if;
             end if;
         end if;
         stamps := stamps || jsonb_build_object(col, greatest(ta, tb));

@@ -25,6 +25,13 @@ return (
                else true
            end);
 
+-- Columns whose values have a canonical form; {f} in an item is the function that makes it.
+create or replace function atoll.canonical(of_table text, item text, separator text) returns text
+language sql stable
+return (select string_agg(replace(replace(item, '{c}', quote_ident(name)), '{f}', case policy when 'set' then 'atoll.as_set' else 'atoll.as_document' end),
+                          separator order by ordinal)
+          from atoll.local_column where tbl = of_table and policy in ('set', 'document'));
+
 create or replace function atoll.policies(of_table text) returns jsonb
 language sql stable
 return (select coalesce(jsonb_object_agg(name, jsonb_strip_nulls(
@@ -112,6 +119,10 @@ begin
         'side_rank', 'greatest(qs.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'qs.{c}'), '') || ')',
         'side_rank_m', 'greatest(m.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'm.{c}'), '') || ')',
         'kept_of_q', vars->>'row_of_q',
+        'make_canonical', coalesce(atoll.canonical(t.name, 'n.{c} := {f}(n.{c});', E'\n    '), ''),
+        'if_uncanonical_absorb', coalesce('if not (' || atoll.canonical(t.name, 'n.{c} is not distinct from {f}(n.{c})', ' and ') || ') then '
+            || format('perform %s(null::%s, n); return null; end if;', atoll.generated(t.side, 'absorb'), t.name), ''),
+        'canonical_r', coalesce(atoll.canonical(t.name, 'r.{c} is not distinct from {f}(r.{c})', ' and '), 'true'),
         'revive_any', case when uniq is not null then format('if exists (select from atoll_side.%I where atoll_aside) then perform %s(); end if;',
                                                              t.side, vars->>'fn_revive') else '' end,
         'set_n', coalesce(atoll.list(t.name, 'value', '{c} = n.{c}'), format('%1$s = n.%1$s', vars->>'first_key')),

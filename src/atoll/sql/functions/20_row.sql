@@ -77,7 +77,7 @@ begin
     update {{side}} m set
         atoll_birth = (atoll_row->>'b')::bigint, atoll_death = (atoll_row->>'d')::bigint, atoll_epoch = (atoll_row->>'e')::bigint,
         {{set_stamps}}
-        atoll_state = nullif(jsonb_strip_nulls(atoll_row->'x'), '{}'),
+        atoll_state = nullif(atoll_row->'x', '{}'),
         atoll_kept = case when atoll_alive and atoll_placed then null else atoll_vals end,
         atoll_aside = case when atoll_alive and not atoll_placed then true end
      where {{m_is_s}};
@@ -127,6 +127,7 @@ declare
     inserts  boolean := o.{{first_key}} is null;
     deletes  boolean := n.{{first_key}} is null;
     k        {{table}} := case when n.{{first_key}} is not null then n else o end;
+    was_n    {{table}} := n;
     state    jsonb;
     delta    jsonb;
     stamp    bigint;
@@ -136,6 +137,7 @@ declare
     changed  text[];
     policies constant jsonb := {{policies}};
 begin
+    {{make_canonical}}
     insert into {{side}} ({{keys}}) values ({{k_keys}}) on conflict do nothing;
     select m.* into s from {{side}} m where {{m_is_k}} for update;
     state := {{fn_read}}(s, o);
@@ -169,7 +171,7 @@ begin
         end if;
     end if;
     perform set_config('atoll.quiet', 'on', true);
-    perform {{fn_write}}(s, n, atoll.join_state(policies, state, delta), true);
+    perform {{fn_write}}(s, was_n, atoll.join_state(policies, state, delta), true);
     perform set_config('atoll.quiet', was, true);
 
     changed := coalesce((select array_agg(c.name order by c.ordinal) from atoll.local_column c

@@ -28,6 +28,7 @@ begin
     if not found then
         return null;
     end if;
+    {{if_uncanonical_absorb}}
     insert into {{side}} ({{keys}}, atoll_birth) values ({{n_keys}}, atoll_now) on conflict do nothing;
     if not found then
         perform {{fn_absorb}}(null::{{table}}, n);
@@ -165,14 +166,14 @@ $template$ $sql$;
 
 create or replace function atoll.insert_rows_template() returns text
 language sql immutable as $sql$ select $template$
-        insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from {{source}} r on conflict do nothing;
+        insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from {{source}} r where {{canonical_r}} on conflict do nothing;
         insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
           from (select r.*, {{chunk}} as atoll_chunk
                   from {{source}} r join {{side}} m on {{m_is_r}}
                  where m.atoll_birth = atoll_now and m.atoll_death is null) r
          group by atoll_chunk;
-        for n in select {{cast_row}} from {{source}} r join {{side}} m on {{m_is_r}}
+        for n in select {{cast_row}} from {{source}} r left join {{side}} m on {{m_is_r}}
                   where m.atoll_birth is distinct from atoll_now or m.atoll_death is not null loop
             perform {{fn_absorb}}(null::{{table}}, n);
         end loop;

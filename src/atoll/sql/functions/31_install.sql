@@ -197,6 +197,10 @@ declare
 begin
     select * into t from atoll.local_table where name = of_table;
     if t.kind = 'merge' then
+        perform set_config('atoll.quiet', 'on', true);
+        execute coalesce('update ' || of_table || ' r set ' || atoll.canonical(of_table, '{c} = {f}(r.{c})', ', ')
+                         || ' where not (' || (vars->>'canonical_r') || ')', 'select');
+        perform set_config('atoll.quiet', '', true);
         execute format('insert into %s (%s, atoll_birth) select %s, %s from %s', vars->>'side', vars->>'keys', vars->>'keys', at, of_table);
     end if;
     execute format($f$
