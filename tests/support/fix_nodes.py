@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -35,15 +35,15 @@ class Change:
             raise AttributeError(name) from None
 
 
-@dataclass
 class Node:
     """One node: a session of an application, and one that applies what arrives."""
 
-    number: int
-    database: Database
-    app: psycopg.Connection[Any]
-    apply: psycopg.Connection[Any]
-    told: int = field(default=0)
+    def __init__(self, number: int, database: Database, app: psycopg.Connection[Any], apply: psycopg.Connection[Any]) -> None:
+        self.number, self.database, self.app, self.apply = number, database, app, apply
+        self.told = 0
+
+    def __repr__(self) -> str:
+        return f"<node {self.number}>"
 
     def run(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What an application does; each call is a transaction."""
