@@ -20,7 +20,7 @@ language sql stable {{output}} as $body$
                  from jsonb_each({{policies}}) p
                 where p.value->>'p' in ('counter', 'first', 'set', 'document') and stamps->>p.key is not null))
       from (select jsonb_object({{stamp_names}}, {{stamps}}) as stamps,
-                   case when t.{{first_key}} is null then coalesce(s.atoll_kept, '{}')
+                   case when t.{{first_key}} is not distinct from null then coalesce(s.atoll_kept, '{}')
                         else jsonb_object({{stamp_names}}, {{texts}}) end as vals) r
 $body$;
 
@@ -32,7 +32,7 @@ declare
     q        {{table}};
     qs       {{side}};
     atoll_vals     jsonb := atoll_row->'v';
-    in_table boolean := t.{{first_key}} is not null;
+    in_table boolean := t.{{first_key}} is distinct from null;
     atoll_alive    boolean := atoll.is_alive(atoll_row);
     atoll_placed   boolean := true;
     rank     bigint;
@@ -124,9 +124,9 @@ language plpgsql {{output}} as $body$
 declare
     s        {{side}};
     was      text := coalesce(current_setting('atoll.quiet', true), '');
-    inserts  boolean := o.{{first_key}} is null;
-    deletes  boolean := n.{{first_key}} is null;
-    k        {{table}} := case when n.{{first_key}} is not null then n else o end;
+    inserts  boolean := o.{{first_key}} is not distinct from null;
+    deletes  boolean := n.{{first_key}} is not distinct from null;
+    k        {{table}} := case when n.{{first_key}} is distinct from null then n else o end;
     was_n    {{table}} := n;
     state    jsonb;
     delta    jsonb;

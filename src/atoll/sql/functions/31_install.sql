@@ -59,6 +59,7 @@ begin
                        'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'guard']) x) loop
         execute 'drop function if exists ' || part || ' cascade';
     end loop;
+    delete from atoll.local_column where tbl = of_table;   -- foreign keys do not act where changes arrive
     delete from atoll.local_table where name = of_table;
     perform atoll.render_dispatch();
 end $$;
@@ -147,7 +148,7 @@ begin
         'moved_away', atoll.render(atoll.delete_rows_template(), vars || jsonb_build_object('source',
             format('(select o.* from old_rows o where not exists (select from new_rows r where %s))', vars->>'o_is_r'))),
         'moved_here', atoll.render(atoll.insert_rows_template(), vars || jsonb_build_object('source',
-            format('(select r.* from new_rows r left join old_rows o on %s left join %s m on %s where o.%s is null or m.atoll_birth is null)',
+            format('(select r.* from new_rows r left join old_rows o on %s left join %s m on %s where o.%s is not distinct from null or m.atoll_birth is null)',
                    vars->>'o_is_r', side, vars->>'m_is_r', vars->>'first_key'))))));
     execute atoll.render(atoll.row_template(), vars);
     execute atoll.render(atoll.capture_template(), vars);

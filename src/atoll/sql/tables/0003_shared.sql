@@ -24,7 +24,7 @@ create table atoll.local_table (
 );
 
 create table atoll.local_column (
-    tbl      text     not null references atoll.local_table on delete cascade,
+    tbl      text     not null references atoll.local_table,
     name     text     not null,
     ordinal  integer  not null,
     type     text     not null,         -- without its modifier
