@@ -48,4 +48,9 @@ def _describe(seen: Status) -> str:
             f"{seen.disk_free_bytes // 1024**2} MB free, writes stop below {seen.disk_floor // 1024**2} MB",
         ),
     ]
+    if seen.peers is not None:
+        rows.append(("links", f"{seen.links_up} of {seen.peers} up"))
+        waiting = f", {seen.parked} changes parked" if seen.parked else ""
+        rows.append(("tables", f"{seen.tables} shared, {seen.conflicts} conflicts{waiting}"))
+        rows += [("", f"{table}: {problem}") for table, problem in seen.table_problems.items()]
     return "\n".join(f"{label:<9} {text}" for label, text in rows)

@@ -35,7 +35,7 @@ class FeedRow:
 async def follow(
     connection: AsyncConnection[Any], feed: str, tables: Sequence[str] = (), *, step: int = STEP
 ) -> AsyncIterator[list[FeedRow]]:
-    """Batches of changes, for as long as the caller iterates. The connection is autocommit and serves this alone."""
+    """Batches of changes, without end. The connection is in autocommit and serves nothing else."""
     await connection.execute("listen atoll_change")
     await connection.execute(query("feed", "open"), (feed, list(tables)))
     while True:

@@ -11,7 +11,9 @@ from __future__ import annotations
 class AtollError(Exception):
     """Something that a person or a program is told, with what to do about it."""
 
-    def __init__(self, code: str, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, detail: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

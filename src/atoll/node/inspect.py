@@ -13,16 +13,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+from psycopg.rows import dict_row
 
 from atoll import __version__
 from atoll.node import postgres_conf
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.lock import holder
+from atoll.sql import query
 
 ANSWER_SECONDS_MAX = 5.0
 ANSWER_BYTES_MAX = 65536
-NODE_ROW = "select number, name, region, tier from atoll.node where number = atoll.me()"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Status:
     socket: str
     disk_free_bytes: int
     disk_floor: int
+    peers: int | None
+    links_up: int | None
+    tables: int | None
+    table_problems: dict[str, str]
+    parked: int | None
+    conflicts: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,7 +61,7 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
     word = holder(home.path)
     reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word)
     version, row = await _ask(home, port) if word is not None else (None, None)
-    number, name, region, tier = row or (None, settings.name, settings.region, settings.tier)
+    row = row or {}
     facts = word or {}
     return Status(
         home=str(home.path),
@@ -64,21 +71,27 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         is_ready=not reasons,
         reasons=reasons,
         pid=facts.get("pid"),
-        name=name,
-        number=number,
-        region=region,
-        tier=tier,
+        name=row.get("name") or settings.name,
+        number=row.get("number"),
+        region=row.get("region") or settings.region,
+        tier=row.get("tier") or settings.tier,
         http=facts.get("http", str(settings.http) if settings.http else None),
         link=facts.get("link", str(settings.link) if settings.link else None),
         postgres=version or str(home.facts.postgres),
         socket=str(home.run / f".s.PGSQL.{port}"),
         disk_free_bytes=shutil.disk_usage(home.path).free,
         disk_floor=settings.disk_floor,
+        peers=row.get("peers"),
+        links_up=row.get("links_up"),
+        tables=row.get("tables"),
+        table_problems=row.get("table_problems") or {},
+        parked=row.get("parked"),
+        conflicts=row.get("conflicts"),
     )
 
 
-async def _ask(home: Home, port: int) -> tuple[str | None, tuple[Any, ...] | None]:
-    """PostgreSQL's version and the node's own row, as far as they can be had."""
+async def _ask(home: Home, port: int) -> tuple[str | None, dict[str, Any] | None]:
+    """PostgreSQL's version and what it knows of the node, as far as they can be had."""
     try:
         connection = await psycopg.AsyncConnection.connect(
             host=str(home.run),
@@ -93,7 +106,8 @@ async def _ask(home: Home, port: int) -> tuple[str | None, tuple[Any, ...] | Non
     async with connection:
         version = str(connection.info.parameter_status("server_version"))
         try:
-            cursor = await connection.execute(NODE_ROW)
+            cursor = connection.cursor(row_factory=dict_row)
+            await cursor.execute(query("nodes", "overview"))
             return version, await cursor.fetchone()
         except psycopg.Error:
             return version, None

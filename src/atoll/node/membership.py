@@ -67,6 +67,17 @@ def settle(home: Home, *, key_pem: str, joined: dict[str, Any]) -> Identity:
     )
 
 
+def own_row(identity: Identity, settings: Settings) -> dict[str, Any]:
+    """What the others are told about this node."""
+    return {
+        "number": identity.me.number,
+        "name": identity.me.name,
+        "region": settings.region,
+        "tier": settings.tier,
+        "addresses": [str(address) for address in settings.told_addresses],
+    }
+
+
 async def write_rows(
     connection: AsyncConnection[tuple[Any, ...]], home: Home, settings: Settings, identity: Identity
 ) -> None:
@@ -82,11 +93,7 @@ async def write_rows(
     founds = not (home.keys / INTRODUCED).exists()
     facts = {
         "atoll_id": me.atoll_id,
-        "number": me.number,
-        "name": me.name,
-        "region": settings.region,
-        "tier": settings.tier,
-        "addresses": [str(address) for address in settings.told_addresses],
+        **own_row(identity, settings),
         "founds": founds,
         "introduced": Jsonb([] if founds else json.loads((home.keys / INTRODUCED).read_text())),
     }
@@ -97,4 +104,3 @@ async def write_rows(
     await connection.execute(query("nodes", "set_future_bound"), (bound, bound))
     if founds:
         await connection.execute(query("nodes", "add_own_row"), facts)
-    await connection.execute(query("nodes", "refresh_own_row"), facts)

@@ -59,7 +59,14 @@ class Mesh:
             postgres_socket=postgres.socket,
             owner_uid=None if postgres.account.is_self else postgres.account.uid,
         )
-        self._reconcile = Reconcile(postgres, self.links, self._gateway, readiness, home.peers)
+        self._reconcile = Reconcile(
+            postgres,
+            self.links,
+            self._gateway,
+            readiness,
+            sockets=home.peers,
+            own_row=membership.own_row(identity, settings),
+        )
         self._errands = Errands(postgres, self.links)
         metrics.add(self._numbers)
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -42,18 +43,27 @@ class Reconcile:
     """Keeps links, publications, subscriptions and triggers as they should be."""
 
     def __init__(
-        self, postgres: Postgres, links: Links, gateway: Gateway, readiness: Readiness, sockets: Any
+        self,
+        postgres: Postgres,
+        links: Links,
+        gateway: Gateway,
+        readiness: Readiness,
+        *,
+        sockets: Path,
+        own_row: Mapping[str, Any],
     ) -> None:
         self._postgres = postgres
         self._links = links
         self._gateway = gateway
         self._readiness = readiness
         self._sockets = sockets
+        self._own_row = own_row
         self._me = links.me.number
         self._tending: dict[int, asyncio.Task[None]] = {}
         self._problems: dict[int, str] = {}
         self._asked_at: dict[int, float] = {}
         self._connection: Connection | None = None
+        self._is_told = False
         self._seeding: dict[int, asyncio.Task[None]] = {}
         self._asked_seed_at = float("-inf")
         self._revoked: frozenset[int] = frozenset()
@@ -209,6 +219,9 @@ class Reconcile:
         row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
         if row is None or row[3]:
             self._readiness.clear("seed")
+            if not self._is_told:
+                await connection.execute(query("nodes", "refresh_own_row"), self._own_row)
+                self._is_told = True
             return
         self._readiness.hold("seed", SEEDING)
         up = [

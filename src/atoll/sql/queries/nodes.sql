@@ -61,3 +61,13 @@ select exists (select from atoll.node where name = %s and revoked_at is null);
 
 -- admit: the new node's row, which tells everybody
 insert into atoll.node (number, name, region, tier, addresses) values (%s, %s, %s, %s, %s);
+
+-- overview: how a node is doing in a line or two
+select n.number, n.name, n.region, n.tier,
+       (select count(*) from atoll.peers()) as peers,
+       (select count(*) from atoll.link_state l where l.state = 'up') as links_up,
+       (select count(*) from atoll.local_table t where t.name not like 'atoll.%') as tables,
+       (select coalesce(json_object_agg(t.name, t.problem), '{}') from atoll.local_table t where t.problem is not null) as table_problems,
+       (select count(*) from atoll.parked) as parked,
+       (select count(*) from atoll.conflict c where c.reverted_at is null) as conflicts
+  from atoll.self s left join atoll.node n on n.number = s.number;
