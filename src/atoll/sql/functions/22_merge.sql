@@ -146,6 +146,7 @@ end $$;
 create or replace function atoll.merge(c atoll.change) returns boolean
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
+    way    text;
     code   text;
     reason text;
 begin
@@ -157,26 +158,31 @@ begin
         perform atoll.park(c, 'stamp-in-future', format('stamp %s is further ahead of this clock than the bound', atoll.stamp_time(c.at)));
         return false;
     end if;
-    begin
-        perform atoll_side.dispatch(c);
-        if c.tbl = 'atoll.shared_table' then
-            perform atoll.install_tables();
-        end if;
-        return true;
-    exception when others then
+    foreach way in array array['fast', 'careful'] loop
         begin
-            perform atoll_side.dispatch_slowly(c);
+            if way = 'fast' then
+                perform atoll_side.dispatch(c);
+            else
+                perform atoll_side.dispatch_slowly(c);
+            end if;
             if c.tbl = 'atoll.shared_table' then
                 perform atoll.install_tables();
             end if;
-            return true;
+            way := 'done';
         exception when others then
-            get stacked diagnostics reason = message_text, code = constraint_name;
-            if coalesce(code, '') = '' then
-                code := sqlstate;
+            -- Changes merged before in this transaction hold locks too. Only giving them up ends the deadlock: the
+            -- apply worker starts the transaction again.
+            if sqlstate = '40P01' and current_setting('atoll.merging', true) = 'on' then
+                raise;
             end if;
+            get stacked diagnostics reason = message_text, code = constraint_name;
+            code := coalesce(nullif(code, ''), sqlstate);
         end;
-    end;
+        if way = 'done' then
+            perform set_config('atoll.merging', 'on', true);
+            return true;
+        end if;
+    end loop;
     perform atoll.park(c, code, reason);
     return false;
 end $$;
