@@ -17,8 +17,6 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 EXAMPLES = pages.blocks(pages.read("docs/conflicts.md"))
 SCENARIOS = [block.text for block in EXAMPLES if block.language == "scenario"]
-    block.text for block in pages.blocks(pages.read("docs/conflicts.md")) if block.language == "scenario"
-]
 
 
 NUMBERS = itertools.count(1)
