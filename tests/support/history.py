@@ -14,7 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from support.fix_nodes import Change, Node, Nodes
-from support.oracle import Key, Oracle, Row, Table, View, Write
+from support.oracle import Key, Oracle, Row, Table, View, Write, json_order
 
 Rows = dict[Key, Row]
 Refused = (psycopg.IntegrityError, psycopg.errors.CardinalityViolation)
@@ -244,12 +244,20 @@ class World:
         query, values = statement.sql(self.subject)
         try:
             node.run(query, *values)
-            after = statement.effect(self.subject, before.rows)
+            after = self.canonical(statement.effect(self.subject, before.rows))
         except Refused:
             after = before.rows
         lost = before.aside if isinstance(statement, Truncate) else {}
         self.note(place, before, after, lost)
         self.check(place, statement)
+
+    def canonical(self, rows: Rows) -> Rows:
+        """Sets without repetition and in order, as a node keeps them."""
+        sets = [name for name, policy in self.subject.table.columns.items() if policy == "set"]
+        return {
+            key: row | {name: row[name] and sorted(set(row[name]), key=json_order) for name in sets}
+            for key, row in rows.items()
+        }
 
     def note(self, place: int, before: View, after: Rows, lost: Rows) -> None:
         wanted = {key: "update" for key in before.rows.keys() & after.keys() if before.rows[key] != after[key]}

@@ -3,14 +3,34 @@
 -- table's columns by atoll.list, where in an item {c} is the quoted name, {l} the name as a literal, {t} the
 -- type, {w} the element type on the wire, {=} the key's equality operator.
 
+-- Replaces each variable once, from left to right: what is put in may itself look like a variable.
+create or replace function atoll.fill(template text, vars jsonb, opens text, closes text) returns text
+language plpgsql immutable set search_path = pg_catalog as $$
+declare
+    pieces constant text[] := string_to_array(template, opens);
+    done   text := pieces[1];
+    word   text;
+begin
+    for i in 2 .. cardinality(pieces) loop
+        word := split_part(pieces[i], closes, 1);
+        if not vars ? word then
+            raise exception 'template leaves % open', opens || word || closes;
+        end if;
+        done := done || coalesce(vars->>word, '') || substr(pieces[i], length(word) + length(closes) + 1);
+    end loop;
+    return done;
+end $$;
+
+create or replace function atoll.render(template text, vars jsonb) returns text
+language sql immutable
+return atoll.fill(template, vars, '{{', '}}');
+
 create or replace function atoll.list(of_table text, which text, item text, separator text default ', ')
 returns text
 language sql stable
 return (
     select string_agg(
-               replace(replace(replace(replace(replace(item,
-                   '{c}', quote_ident(name)), '{l}', quote_literal(name)), '{t}', type), '{w}', wire),
-                   '{=}', coalesce(equals, '')),
+               atoll.fill(item, jsonb_build_object('c', quote_ident(name), 'l', quote_literal(name), 't', type, 'w', wire, '=', equals), '{', '}'),
                separator order by ordinal)
       from atoll.local_column
      where tbl = of_table
@@ -28,7 +48,7 @@ return (
 -- Columns whose values have a canonical form; {f} in an item is the function that makes it.
 create or replace function atoll.canonical(of_table text, item text, separator text) returns text
 language sql stable
-return (select string_agg(replace(replace(item, '{c}', quote_ident(name)), '{f}', case policy when 'set' then 'atoll.as_set' else 'atoll.as_document' end),
+return (select string_agg(atoll.fill(item, jsonb_build_object('c', quote_ident(name), 'f', case policy when 'set' then 'atoll.as_set' else 'atoll.as_document' end), '{', '}'),
                           separator order by ordinal)
           from atoll.local_column where tbl = of_table and policy in ('set', 'document'));
 
@@ -37,20 +57,6 @@ language sql stable
 return (select coalesce(jsonb_object_agg(name, jsonb_strip_nulls(
                    jsonb_build_object('p', policy, 'type', type, 'f', fold))), '{}')
           from atoll.local_column where tbl = of_table and policy not in ('key', 'lww'));
-
-create or replace function atoll.render(template text, vars jsonb) returns text
-language plpgsql immutable set search_path = pg_catalog as $$
-declare
-    var record;
-begin
-    for var in select key, value from jsonb_each_text(vars) loop
-        template := replace(template, '{{' || var.key || '}}', coalesce(var.value, ''));
-    end loop;
-    if template ~ '\{\{' then
-        raise exception 'template leaves % open', substring(template from '\{\{\w+\}\}');
-    end if;
-    return template;
-end $$;
 
 -- The name of one of a table's generated functions, with the schema, quoted.
 create or replace function atoll.generated(side text, part text) returns text
@@ -107,6 +113,7 @@ begin
             'row_of_' || a, atoll.jsonb_of(t.name, 'value', a));
     end loop;
     vars := vars || jsonb_build_object(
+        'again', quote_literal('atoll.again_' || t.relid),
         'cast_row', atoll.row_fields(t.relid, 'r'),
         'cast_row_o', atoll.row_fields(t.relid, 'o'),
         'stamp_names', coalesce('array[' || atoll.list(t.name, 'value', '{l}') || ']', '''{}''::text[]'),
@@ -155,7 +162,7 @@ return coalesce(format('jsonb_object(array[%s], array[%s])', atoll.list(of_table
 
 create or replace function atoll.row_fields(of_relation oid, alias text) returns text
 language sql stable
-return (select string_agg(alias || '.' || quote_ident(attname), ', ' order by attnum) from pg_attribute
+return (select string_agg(case when attgenerated <> '' then 'null::' || format_type(atttypid, -1) else alias || '.' || quote_ident(attname) end, ', ' order by attnum) from pg_attribute
          where attrelid = of_relation and attnum > 0 and not attisdropped);
 
 -- Rows per chunk, bounded by number and by size.

@@ -141,8 +141,13 @@ begin
     insert into {{side}} ({{keys}}) values ({{k_keys}}) on conflict do nothing;
     select m.* into s from {{side}} m where {{m_is_k}} for update;
     state := {{fn_read}}(s, o);
+    inserts := inserts or not (deletes or atoll.is_alive(state));
     stamp := atoll.stamp_after(greatest(atoll.latest(state), (state->>'d')::bigint));
-    olds := jsonb_object({{stamp_names}}, {{o_texts}});
+    -- What a policy keeps is compared with what it shows, not with the statement's old row: within one statement
+    -- a trigger of the application may have written the row again, and that has been absorbed already.
+    olds := jsonb_object({{stamp_names}}, {{o_texts}})
+         || (select coalesce(jsonb_object_agg(p.key, atoll.shown(p.value, state->'x'->p.key)), '{}')
+               from jsonb_each(policies) p where p.value->>'p' in ('counter', 'first', 'set', 'document'));
     news := jsonb_object({{stamp_names}}, {{n_texts}});
     if deletes then
         delta := jsonb_build_object('d', stamp);
@@ -151,6 +156,11 @@ begin
         select coalesce(array_agg(c.name order by c.ordinal), '{}') into changed from atoll.local_column c
          where c.tbl = {{name}} and not c.is_key and (inserts or olds->c.name is distinct from news->c.name);
         if not inserts and changed = '{}' then
+            if n is distinct from was_n then
+                perform set_config('atoll.quiet', 'on', true);
+                perform {{fn_write}}(s, was_n, state, false);
+                perform set_config('atoll.quiet', was, true);
+            end if;
             return;
         end if;
         delta := jsonb_build_object(

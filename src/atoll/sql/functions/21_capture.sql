@@ -18,6 +18,12 @@ begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
     end if;
+    if current_setting({{again}}, true) = 'on' then
+        {{insert_again}}
+        return null;
+    elsif pg_trigger_depth() > 1 then
+        perform set_config({{again}}, 'on', true);
+    end if;
     select count(*) > 1 into many from (select from new_rows limit 2) two;
     if many then
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
@@ -50,6 +56,7 @@ declare
     many    boolean;
     careful boolean := false;
     plain   boolean;
+    twice   boolean;
     pair    record;
     changed text[] := '{}';
     vals    text[] := '{}';
@@ -57,6 +64,13 @@ declare
 begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
+    end if;
+    if current_setting({{again}}, true) = 'on' then
+        {{update_again}}
+        {{revive_any}}
+        return null;
+    elsif pg_trigger_depth() > 1 then
+        perform set_config({{again}}, 'on', true);
     end if;
     select count(*) > 1 into many from (select from new_rows limit 2) two;
     if many then
@@ -106,9 +120,17 @@ declare
     o     {{table}};
     s     {{side}};
     many  boolean;
+    pair  record;
 begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
+    end if;
+    if current_setting({{again}}, true) = 'on' then
+        {{delete_again}}
+        {{revive_any}}
+        return null;
+    elsif pg_trigger_depth() > 1 then
+        perform set_config({{again}}, 'on', true);
     end if;
     select count(*) > 1 into many from (select from old_rows limit 2) two;
     if many then
@@ -162,6 +184,26 @@ end $body$;
 
 $template$ $sql$;
 
+-- A trigger of the application that writes the same table again is captured before the statement that fired it,
+-- whose transition tables are out of date then. Such statements go row by row, by what the table holds now. The
+-- setting {{again}} says so for the rest of the transaction: it is made when a trigger writes the table.
+
+create or replace function atoll.again_variables(vars jsonb) returns jsonb
+language sql stable
+return jsonb_build_object(
+    'insert_again', atoll.render($template$for n in select t.* from new_rows r join {{table}} t on {{t_is_r}} loop
+            perform {{fn_absorb}}(null::{{table}}, n);
+        end loop;$template$, vars),
+    'delete_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
+            perform {{fn_absorb}}(pair.o, pair.n);
+        end loop;$template$, vars),
+    'update_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
+            perform {{fn_absorb}}(pair.o, pair.n);
+        end loop;
+        for n in select t.* from new_rows r join {{table}} t on {{t_is_r}} where not exists (select from old_rows o where {{o_is_r}}) loop
+            perform {{fn_absorb}}(null::{{table}}, n);
+        end loop;$template$, vars));
+
 -- Many rows at a time. {{source}} is where the rows come from; a chunk ends at chunk_rows or chunk_bytes.
 
 create or replace function atoll.insert_rows_template() returns text
@@ -211,6 +253,7 @@ language sql immutable as $sql$ select $template$
         ), marked as (
             update {{side}} m set atoll_birth = m.atoll_birth{{set_masked_stamps}}
               from pair r, moved where {{m_is_r}} and r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
+            returning 1
         ), chunked as (
             select r.*, {{chunk_by_mask}} as atoll_chunk from pair r where r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
         ), logged as (
@@ -224,7 +267,12 @@ language sql immutable as $sql$ select $template$
                        {{agg_masked_prevs}} array[{{agg_key_literals}}] as keys, {{agg_masked_vals}} as vals
                   from chunked r group by atoll_mask, atoll_chunk) g
         )
-        select count(*) = (select count(*) from new_rows) into plain from pair;
+        select count(*) = (select count(*) from new_rows), (select count(*) from chunked) > (select count(*) from marked)
+          into plain, twice from pair;
+        if twice then   -- foreign keys that cascade may change a row twice in one statement
+            {{update_again}}
+            return null;
+        end if;
         if {{any_policy}} then
             for pair in select row({{cast_row_o}})::{{table}} as o, row({{cast_row}})::{{table}} as n
                           from new_rows r join old_rows o on {{o_is_r}} where not ({{both_plain}}) loop

@@ -111,6 +111,7 @@ create or replace function atoll.make_table(of_table text, definition text) retu
 language plpgsql set search_path = pg_catalog as $$
 declare
     statement text;
+    part      record;
 begin
     foreach statement in array string_to_array(definition, E';\n') loop
         if statement like '-- if possible: %' then
@@ -123,7 +124,12 @@ begin
         end if;
     end loop;
     if of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app') then
-        execute format('alter table %s owner to app', of_table);
+        for part in select atoll.qualified(relid) as name from pg_partition_tree(of_table::regclass) union select of_table loop
+            execute format('alter table %s owner to app', part.name);
+        end loop;
+        if (select nspowner = current_user::regrole from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = of_table::regclass) then
+            execute format('alter schema %s owner to app', (select relnamespace::regnamespace::text from pg_class where oid = of_table::regclass));
+        end if;
     end if;
 end $$;
 
@@ -137,7 +143,7 @@ begin
                    'atoll_state jsonb, atoll_kept jsonb, primary key (%s)) with (fillfactor = 85)', side,
                    atoll.list(of_table, 'key', '{c} {t}'), coalesce(atoll.list(of_table, 'value', '{c} bigint') || ',', ''), vars->>'keys');
     execute format('create index on %s (atoll_birth) where atoll_aside', side);
-    vars := vars || jsonb_build_object(
+    vars := vars || atoll.again_variables(vars) || jsonb_build_object(
         'insert_rows', atoll.render(atoll.insert_rows_template(), vars || '{"source": "new_rows"}'),
         'delete_rows', atoll.render(atoll.delete_rows_template(), vars || '{"source": "old_rows"}'),
         -- A partition's TRUNCATE takes that partition only, and rows that the trigger of another has not marked yet.

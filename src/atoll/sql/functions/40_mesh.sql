@@ -36,6 +36,8 @@ begin
     execute format('drop publication if exists %I', 'atoll_to_' || peer);
     perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'atoll_to_' || peer and active_pid is not null;
     delete from atoll.progress p where p.peer = unpublish_to.peer;
+    -- What it wrote last may have reached some of the others only: they tell each other everything once more.
+    update atoll.progress set missed = true, misses = misses + 1;
 end $$;
 
 -- Slots of peers that are no members, or that lost their WAL: dropped, so that they hold nothing back.
@@ -53,19 +55,32 @@ begin
     end loop;
 end $$;
 
--- What a peer is told before it subscribes, and every few seconds after.
-create or replace function atoll.prepare_for(peer integer) returns jsonb
+-- What a peer is told before it subscribes, and every few seconds after. It says whether its first copy is done:
+-- until then it confirms WAL whose changes it has not applied.
+create or replace function atoll.prepare_for(peer integer, copied boolean) returns jsonb
 language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    slot text := (select case when wal_status = 'lost' then 'lost' when confirmed_flush_lsn is null then 'making' else 'kept' end
+                    from pg_replication_slots where slot_name = 'atoll_to_' || peer);
 begin
     if not atoll.is_member(peer) then
         perform atoll.refuse('not-a-member', format('node %s is no member that is known here', peer), state => 'AT003');
     end if;
     perform atoll.publish_to(peer);
+    update atoll.progress p set copied = not p.copied
+     where p.peer = prepare_for.peer and p.copied <> (prepare_for.copied and coalesce(slot, '') = 'kept');
     return jsonb_build_object(
-        'slot', coalesce((select case when wal_status = 'lost' then 'lost' else 'kept' end
-                            from pg_replication_slots where slot_name = 'atoll_to_' || peer), 'none'),
+        'slot', coalesce(slot, 'none'),
         'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer));
 end $$;
+drop function if exists atoll.prepare_for(integer);
+
+-- A peer asks for a copy of everything. Until it is written, the asking is remembered.
+create or replace function atoll.owe_seed(to_peer integer) returns void
+language sql security definer set search_path = pg_catalog
+begin atomic
+    update atoll.progress set missed = true, misses = misses + 1 where peer = to_peer;
+end;
 
 -- Notes how far each peer has come. A mark says: whoever has confirmed this place in the WAL has applied every
 -- change with a smaller xid (those were committed before the place was read).
@@ -80,7 +95,7 @@ begin
     update atoll.progress p set xid = m.xid, heard_at = now()
       from pg_replication_slots s,
            lateral (select xid from atoll.mark where lsn <= s.confirmed_flush_lsn order by lsn desc limit 1) m
-     where s.slot_name = 'atoll_to_' || p.peer and m.xid > p.xid;
+     where s.slot_name = 'atoll_to_' || p.peer and p.copied and m.xid > p.xid;
     delete from atoll.mark where lsn < (select coalesce(min(m.lsn), '0/0') from atoll.progress p
         cross join lateral (select lsn from atoll.mark where xid <= p.xid order by lsn desc limit 1) m)
         or made_at < now() - (atoll.setting('change_retention'))::interval;
@@ -118,7 +133,7 @@ begin
                          or excess > 0)
      order by d.xid, d.pos offset most limit 1;
     if cut.xid is not null then
-        update atoll.progress p set missed = true where p.xid <= cut.xid;
+        update atoll.progress p set missed = true, misses = misses + 1 where p.xid <= cut.xid;
         delete from atoll.change d where (d.xid, d.pos) < (cut.xid, cut.pos);
         get diagnostics gone = row_count;
     end if;
@@ -153,7 +168,8 @@ end $$;
 create or replace procedure atoll.seed(for_peer integer)
 language plpgsql as $$
 declare
-    t record;
+    t       record;
+    owed_at constant integer := (select misses from atoll.progress where peer = for_peer);
 begin
     for t in select l.name, l.side from atoll.local_table l where l.problem is null order by l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at loop
         execute format('select %s($1)', atoll.generated(t.side, 'seed')) using for_peer;
@@ -161,7 +177,8 @@ begin
     end loop;
     insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, target)
     values (atoll.me(), nextval('atoll.change_seq'), '', 'S', atoll.now(), 0, '{}', '{}', for_peer);
-    update atoll.progress set missed = false where peer = for_peer;
+    -- What was deleted while this was written may be missing again.
+    update atoll.progress set missed = false where peer = for_peer and misses = owed_at;
     commit;
 end $$;
 

@@ -7,7 +7,7 @@ declare
     api constant text[] := array[
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
-        'revert', 'mark_reverted', 'list', 'retry_parked',
+        'revert', 'mark_reverted', 'list', 'fill', 'retry_parked',
         'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
         'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
     f   record;
