@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from atoll.data.replication.topology import PeerSide, Step, Subscription, choose_step
 
 HERE = "host=/run port=2"
@@ -12,6 +13,7 @@ OFF = Subscription(2, is_enabled=False, conninfo=HERE, is_copied=True, is_runnin
 MOVED = Subscription(2, is_enabled=True, conninfo="host=/old port=2", is_copied=True, is_running=False)
 KEPT = PeerSide("kept", missed=False)
 NONE = PeerSide("none", missed=False)
+MAKING = PeerSide("making", missed=False)
 LOST = PeerSide("lost", missed=False)
 MISSED = PeerSide("kept", missed=True)
 
@@ -20,12 +22,14 @@ MISSED = PeerSide("kept", missed=True)
     ("is_member", "have", "told", "step"),
     [
         pytest.param(True, None, None, Step.NONE, id="without a link nothing can be begun"),
-        pytest.param(True, None, NONE, Step.SUBSCRIBE, id="a new peer is subscribed to"),
-        pytest.param(True, None, KEPT, Step.SUBSCRIBE, id="a slot without a subscription is begun anew"),
+        pytest.param(True, None, NONE, Step.NONE, id="nothing is begun before the peer has a slot"),
+        pytest.param(True, None, MAKING, Step.NONE, id="a slot that is being made is waited for"),
+        pytest.param(True, None, KEPT, Step.SUBSCRIBE, id="a peer with a slot is subscribed to"),
         pytest.param(True, GOOD, KEPT, Step.NONE, id="what is well is left alone"),
         pytest.param(True, GOOD, None, Step.NONE, id="an absent peer is waited for"),
-        pytest.param(True, GOOD, LOST, Step.RESUBSCRIBE, id="a lost slot is begun anew"),
-        pytest.param(True, GOOD, NONE, Step.RESUBSCRIBE, id="a dropped slot is begun anew"),
+        pytest.param(True, GOOD, LOST, Step.BEGIN_ANEW, id="a lost slot is begun anew"),
+        pytest.param(True, GOOD, NONE, Step.BEGIN_ANEW, id="a dropped slot is begun anew"),
+        pytest.param(True, GOOD, MAKING, Step.NONE, id="a slot in the making is no reason to begin anew"),
         pytest.param(True, GOOD, MISSED, Step.SEED, id="changes that were missed are asked for as a copy"),
         pytest.param(True, COPYING, MISSED, Step.NONE, id="a copy waits for the first one to end"),
         pytest.param(True, OFF, None, Step.ENABLE, id="what somebody switched off is switched on"),
@@ -41,6 +45,6 @@ def test_the_next_step_is_chosen(
 
 
 @pytest.mark.parametrize("have", [None, GOOD, COPYING, OFF, MOVED])
-@pytest.mark.parametrize("told", [None, KEPT, NONE, LOST, MISSED])
+@pytest.mark.parametrize("told", [None, KEPT, NONE, MAKING, LOST, MISSED])
 def test_a_member_is_never_dropped(have: Subscription | None, told: PeerSide | None) -> None:
     assert choose_step(is_member=True, conninfo=HERE, have=have, told=told) is not Step.DROP

@@ -2,7 +2,7 @@
 
 Every few seconds it reads who the peers are and tends the link, the publication and the subscription of each;
 mends triggers; retries what is parked; trims the log; writes down how the links are. A round that fails is
-logged and the next one starts afresh.
+logged and the next one starts afresh. Copies of everything are seeding's.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from atoll.link.peers import Links
 from atoll.link.report import LinkReport, Peer
 from atoll.node.postgres import Postgres
 from atoll.node.report import Readiness
+from atoll.node.seeding import Seeding
 from atoll.sql import query
 
 EVERY_SECONDS = 3.0
 ASK_EVERY_SECONDS = 10.0
-SEED_EVERY_SECONDS = 60.0
+LOOK_EVERY_SECONDS = 0.1
 STEP_SECONDS_MAX = 300.0
+SLOT_SECONDS_MAX = 3.0
 REQUEST_SECONDS_MAX = 10.0
-SEEDING = "waiting for a copy of what the other nodes have"
+LOCK_TIMEOUT = "2s"
 log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -55,7 +57,7 @@ class Reconcile:
         self._postgres = postgres
         self._links = links
         self._gateway = gateway
-        self._readiness = readiness
+        self._seeding = Seeding(postgres, links, readiness)
         self._sockets = sockets
         self._own_row = own_row
         self._me = links.me.number
@@ -64,13 +66,12 @@ class Reconcile:
         self._asked_at: dict[int, float] = {}
         self._connection: Connection | None = None
         self._is_told = False
-        self._seeding: dict[int, asyncio.Task[None]] = {}
-        self._asked_seed_at = float("-inf")
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._is_due = asyncio.Event()
         self._revoked: frozenset[int] = frozenset()
         self.numbers: dict[str, float] = {}
         self.lag: dict[int, tuple[int, str]] = {}
         links.handle("replication.prepare", self._prepare)
-        links.handle("replication.seed", self._seed)
 
     def is_revoked(self, number: int, serial: str) -> bool:
         return number in self._revoked
@@ -81,20 +82,38 @@ class Reconcile:
                 try:
                     if self._connection is None or self._connection.closed:
                         self._connection = await self._postgres.connect()
+                        # Whoever holds a lock on a table for long must not keep the node from its peers.
+                        await self._connection.execute(
+                            "select set_config('lock_timeout', %s, false)", [LOCK_TIMEOUT]
+                        )
                     await self.round(self._connection)
                 except (psycopg.Error, OSError) as error:
                     log.warning("could not look after the node: %s", str(error).strip())
                     if self._connection is not None:
                         await self._connection.close()
                     self._connection = None
-                await asyncio.sleep(EVERY_SECONDS)
+                await self._until_due()
         finally:
-            tasks = [*self._tending.values(), *self._seeding.values()]
+            tasks = [*self._tending.values(), *self._slots.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._seeding.stop()
             if self._connection is not None:
                 await self._connection.close()
+
+    async def _until_due(self) -> None:
+        """Wait for the next round: some seconds, less when a link has come or a step was taken."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + EVERY_SECONDS
+        up = self._up()
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        while loop.time() < ends and not self._is_due.is_set() and not self._up() - up:
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+        self._is_due.clear()
+
+    def _up(self) -> set[int]:
+        return {report.number for report in self._links.report() if report.state == "up"}
 
     async def round(self, connection: Connection) -> None:
         """One comparison of what there is with what there should be."""
@@ -107,18 +126,27 @@ class Reconcile:
         await self._tend_publications(connection, peers)
         have = await subscriptions.read(connection)
         self._tend_subscriptions(peers, have)
-        await self._ask_for_seed(connection, peers, have)
-        mended = await _value(connection, "mend")
-        if mended:
-            log.warning("mended %s triggers that were missing or switched off", mended)
-        merged, remain = (await (await connection.execute(query("mesh", "retry_parked"))).fetchone()) or (
-            0,
-            0,
-        )
-        if merged:
-            log.info("merged %s parked changes, %s remain", merged, remain)
-        await _value(connection, "trim")
+        await self._tend_seeds(connection, peers, have)
+        for job in (self._mend, self._retry_parked, self._trim):
+            try:
+                await job(connection)
+            except psycopg.Error as error:
+                if connection.closed:
+                    raise
+                log.warning("could not %s: %s", job.__name__.strip("_").replace("_", " "), str(error).strip())
         await self._note(connection, peers, have)
+
+    async def _mend(self, connection: Connection) -> None:
+        if mended := await _value(connection, "mend"):
+            log.warning("mended %s triggers that were missing or switched off", mended)
+
+    async def _retry_parked(self, connection: Connection) -> None:
+        row = await (await connection.execute(query("mesh", "retry_parked"))).fetchone()
+        if row and row[0]:
+            log.info("merged %s parked changes, %s remain", *row)
+
+    async def _trim(self, connection: Connection) -> None:
+        await _value(connection, "trim")
 
     # Sending: publications and slots
 
@@ -138,27 +166,34 @@ class Reconcile:
         if connection is None:
             raise LinkError("database-away", f'the database of node "{self._links.me.name}" is away')
         try:
-            if not payload.get("subscribed"):
-                await connection.execute(query("mesh", "free_slot"), (peer.number,))
-            row = await (await connection.execute(query("mesh", "prepare_for"), (peer.number,))).fetchone()
+            told = await self._prepare_for(connection, peer.number, payload)
+            if told.get("slot") == "none" and not payload.get("subscribed"):
+                await self._make_slot(peer.number)
+                told = await self._prepare_for(connection, peer.number, payload)
         except psycopg.Error as error:
             raise _told(error) from error
+        return told
+
+    async def _prepare_for(
+        self, connection: Connection, number: int, payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        copied = bool(payload.get("copied"))
+        row = await (await connection.execute(query("mesh", "prepare_for"), (number, copied))).fetchone()
         return dict(row[0]) if row else {}
 
-    async def _seed(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        """A peer asks for everything; it is written in the background, once at a time."""
-        running = self._seeding.get(peer.number)
+    async def _make_slot(self, number: int) -> None:
+        """Make a slot, for as long as that takes; the peer asks again meanwhile."""
+        running = self._slots.get(number)
         if running is None or running.done():
-            self._seeding[peer.number] = asyncio.create_task(self._write_seed(peer))
-        return {}
+            running = self._slots[number] = asyncio.create_task(self._make_slot_for(number))
+        await asyncio.wait([running], timeout=SLOT_SECONDS_MAX)
 
-    async def _write_seed(self, peer: PeerIdentity) -> None:
-        log.info('writing a copy of everything for node "%s"', peer.name)
+    async def _make_slot_for(self, number: int) -> None:
         try:
             async with await self._postgres.connect() as connection:
-                await connection.execute(query("mesh", "seed"), (peer.number,))
-        except psycopg.Error as error:
-            log.warning('could not write a copy for node "%s": %s', peer.name, str(error).strip())
+                await connection.execute(query("mesh", "make_slot"), (number,))
+        except (psycopg.Error, OSError) as error:
+            log.warning("could not make a slot for node %s: %s", number, str(error).strip())
 
     # Receiving: subscriptions
 
@@ -171,7 +206,7 @@ class Reconcile:
                 )
 
     async def _tend(self, number: int, peer: Peer | None, have: Subscription | None) -> None:
-        """One step towards receiving from one peer, beside the loop: a peer may be slow."""
+        """A step towards receiving from one peer, beside the loop: a peer may be slow."""
         where = subscriptions.conninfo(self._sockets, number)
         try:
             async with asyncio.timeout(STEP_SECONDS_MAX):
@@ -182,6 +217,8 @@ class Reconcile:
                 elif step is not Step.NONE:
                     async with await self._postgres.connect() as connection:
                         await subscriptions.take(connection, step, peer=number, me=self._me, where=where)
+                    self._asked_at.pop(number, None)
+                    self._is_due.set()
             self._problems.pop(number, None)
         except (AtollError, psycopg.Error, OSError, TimeoutError) as error:
             self._say_problem(
@@ -189,55 +226,35 @@ class Reconcile:
             )
 
     async def _told(self, number: int, have: Subscription | None) -> PeerSide | None:
-        if not any(report.number == number and report.state == "up" for report in self._links.report()):
+        if number not in self._up():
             return None
         now = time.monotonic()
-        if (
-            have is not None
-            and have.is_running
-            and now - self._asked_at.get(number, -now) < ASK_EVERY_SECONDS
-        ):
+        is_well = have is not None and have.is_running and have.is_copied
+        if is_well and now - self._asked_at.get(number, float("-inf")) < ASK_EVERY_SECONDS:
             return None
-        self._asked_at[number] = now
-        answer = await self._links.request(
-            number, "replication.prepare", {"subscribed": have is not None}, REQUEST_SECONDS_MAX
-        )
-        return PeerSide(str(answer.get("slot")), bool(answer.get("missed")))
+        payload = {"subscribed": have is not None, "copied": have is not None and have.is_copied}
+        answer = await self._links.request(number, "replication.prepare", payload, REQUEST_SECONDS_MAX)
+        if is_well:
+            self._asked_at[number] = now
+        return PeerSide(answer.get("slot", "none"), bool(answer.get("missed")))
 
     def _say_problem(self, number: int, problem: str) -> None:
         if self._problems.get(number) != problem:
             log.warning("could not tend the subscription to node %s: %s", number, problem)
         self._problems[number] = problem
 
-    async def _ask_for_seed(
+    async def _tend_seeds(
         self, connection: Connection, peers: Mapping[int, Peer], have: Mapping[int, Subscription]
     ) -> None:
-        """A node that joined asks one peer for everything, after it receives from all that it can reach.
-
-        In this order nothing is missed: what a peer deletes from its log meanwhile, the seeding peer has.
-        """
-        row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
-        if row is None or row[3]:
-            self._readiness.clear("seed")
-            if not self._is_told:
-                await connection.execute(query("nodes", "refresh_own_row"), self._own_row)
-                self._is_told = True
+        up = self._up() & peers.keys()
+        ready = {number for number in up if number in have and have[number].is_copied}
+        if not await self._seeding.is_seeded(connection):
+            await self._seeding.ask_first(connection, peers=peers, up=up, ready=ready)
             return
-        self._readiness.hold("seed", SEEDING)
-        up = [
-            report.number
-            for report in self._links.report()
-            if report.state == "up" and report.number in peers
-        ]
-        ready = [number for number in up if number in have and have[number].is_copied]
-        now = time.monotonic()
-        if ready and len(ready) == len(up) and now - self._asked_seed_at > SEED_EVERY_SECONDS:
-            self._asked_seed_at = now
-            try:
-                await self._links.request(min(ready), "replication.seed", {}, REQUEST_SECONDS_MAX)
-            except AtollError as error:
-                log.warning("could not ask node %s for a copy: %s", min(ready), error)
-                self._asked_seed_at = float("-inf")
+        await self._seeding.ask_rest(connection, ready)
+        if not self._is_told:
+            await connection.execute(query("nodes", "refresh_own_row"), self._own_row)
+            self._is_told = True
 
     # Telling
 

@@ -42,13 +42,13 @@ async def read(connection: Connection) -> Mapping[int, Subscription]:
 async def take(connection: Connection, step: Step, *, peer: int, me: int, where: str) -> None:
     """Carry one step out. SEED and NONE are not the database's."""
     name = compose.Identifier(f"atoll_from_{peer}")
-    if step in (Step.RESUBSCRIBE, Step.DROP):
+    if step in (Step.BEGIN_ANEW, Step.DROP):
         await _drop(connection, name)
-    if step in (Step.SUBSCRIBE, Step.RESUBSCRIBE):
+    elif step is Step.SUBSCRIBE:
         await connection.execute(
             compose.SQL(
-                "create subscription {} connection {} publication {} with (slot_name = {}, binary = true,"
-                " origin = any, copy_data = true, streaming = parallel)"
+                "create subscription {} connection {} publication {} with (slot_name = {},"
+                " create_slot = false, binary = true, origin = any, copy_data = true, streaming = parallel)"
             ).format(
                 name,
                 compose.Literal(where),
@@ -63,7 +63,7 @@ async def take(connection: Connection, step: Step, *, peer: int, me: int, where:
     elif step is Step.ENABLE:
         await connection.execute(compose.SQL("alter subscription {} enable").format(name))
     if step not in (Step.NONE, Step.SEED):
-        log.info("%s from node %s", step.name.lower(), peer)
+        log.info("%s from node %s", step.name.lower().replace("_", " "), peer)
 
 
 async def _drop(connection: Connection, name: compose.Identifier) -> None:

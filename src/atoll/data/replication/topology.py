@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal
 
 
 class Step(Enum):
     NONE = auto()
     SUBSCRIBE = auto()
-    RESUBSCRIBE = auto()
-    """The peer keeps nothing for us any more: begin anew from its change log."""
+    BEGIN_ANEW = auto()
+    """The peer keeps nothing for us any more: drop, and subscribe again from its change log."""
     REDIRECT = auto()
     """The subscription dials another place than the peer's socket."""
     ENABLE = auto()
@@ -35,10 +36,13 @@ class Subscription:
 
 @dataclass(frozen=True)
 class PeerSide:
-    """What the peer answers: the state of its slot for us, and whether it deleted changes that we miss."""
+    """What the peer answers when it is asked to prepare for us."""
 
-    slot: str
+    slot: Literal["kept", "making", "lost", "none"]
+    """Its slot for us. The peer makes it: a subscription that made it would hold a transaction open while it
+    waits for the peer's transactions to end, so two nodes that subscribe to each other would wait forever."""
     missed: bool
+    """It deleted changes that we had not seen."""
 
 
 def choose_step(*, is_member: bool, conninfo: str, have: Subscription | None, told: PeerSide | None) -> Step:
@@ -52,9 +56,9 @@ def choose_step(*, is_member: bool, conninfo: str, have: Subscription | None, to
     if told is None:
         return Step.NONE
     if have is None:
-        return Step.SUBSCRIBE
-    if told.slot != "kept":
-        return Step.RESUBSCRIBE
+        return Step.SUBSCRIBE if told.slot == "kept" else Step.NONE
+    if told.slot in ("none", "lost"):
+        return Step.BEGIN_ANEW
     if told.missed and have.is_copied:
         return Step.SEED
     return Step.NONE

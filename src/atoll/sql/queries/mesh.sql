@@ -1,8 +1,11 @@
 -- prepare_for: what a peer needs to subscribe
-select atoll.prepare_for(%s);
+select atoll.prepare_for(%s, %s);
 
--- free_slot: a slot that a peer does not know of any more
-select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = 'atoll_to_' || %s::int and not active;
+-- make_slot: keeps WAL for a peer from here on; it waits for the transactions that run
+select pg_create_logical_replication_slot('atoll_to_' || %s::int, 'pgoutput');
+
+-- owe_seed: remembers that a peer needs a copy of everything
+select atoll.owe_seed(%s);
 
 -- publications: the peers that something is published to
 select substr(pubname, 10)::integer from pg_publication where pubname ~ '^atoll_to_[0-9]+$';
@@ -57,3 +60,15 @@ select (select count(*) from atoll.local_table where name not like 'atoll.%'),
 -- lag: bytes of WAL that each peer has not confirmed yet
 select substr(slot_name, 10)::integer, pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint, wal_status
   from pg_replication_slots where slot_name ~ '^atoll_to_[0-9]+$';
+
+-- seeded_without: peers whose copy is still to be asked for
+select unnest(seeded_without) from atoll.self;
+
+-- seed_without: these peers were away when the copy was asked for
+update atoll.self set seeded_without = %s::integer[];
+
+-- seed_asked: this one is not missing any more
+update atoll.self set seeded_without = array_remove(seeded_without, %s);
+
+-- be_patient: how long to wait for a lock
+select set_config('lock_timeout', %s, false);

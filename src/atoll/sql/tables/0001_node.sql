@@ -32,7 +32,8 @@ create table atoll.self (
     number    integer  not null check (number between 1 and 65535),
     name      text     not null,
     introduced jsonb   not null default '[]',   -- peers that the inviting node named, until their rows come
-    seeded_at timestamptz                       -- null while a node that joined waits for what the others have
+    seeded_at timestamptz,                      -- null while a node that joined waits for what the others have
+    seeded_without integer[] not null default '{}'  -- peers that were away then: what they deleted meanwhile is still missing
 );
 
 create table atoll.node (

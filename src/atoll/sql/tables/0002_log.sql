@@ -79,7 +79,9 @@ create table atoll.mark (
 create table atoll.progress (
     peer      integer primary key,
     xid       xid8    not null default '0',     -- every change with a smaller xid has been applied there
+    copied    boolean not null default false,   -- it says that its first copy is done: what it confirms, it has applied
     missed    boolean not null default false,   -- changes were deleted that it had not seen: it needs a seed
+    misses    integer not null default 0,       -- how often that happened
     heard_at  timestamptz not null default now()
 );
 

@@ -1,0 +1,110 @@
+"""Copies of everything: asked for by a node that joined, written for a peer that asks.
+
+A copy is written into the change log, for one peer alone, and merges there like any other change. So it never
+matters how often one is asked for, or what else arrives meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from atoll.domain.errors import AtollError
+from atoll.identity.certificate import PeerIdentity
+from atoll.link.peers import Links
+from atoll.node.postgres import Postgres
+from atoll.node.report import Readiness
+from atoll.sql import query
+
+ASK_AGAIN_SECONDS = 60.0
+REQUEST_SECONDS_MAX = 10.0
+WAITING = "waiting for a copy of what the other nodes have"
+log = logging.getLogger(__name__)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+class Seeding:
+    def __init__(self, postgres: Postgres, links: Links, readiness: Readiness) -> None:
+        self._postgres = postgres
+        self._links = links
+        self._readiness = readiness
+        self._writing: dict[int, asyncio.Task[None]] = {}
+        self._asked_at = float("-inf")
+        self._is_seeded = False
+        links.handle("replication.seed", self._write)
+
+    async def stop(self) -> None:
+        for task in self._writing.values():
+            task.cancel()
+        await asyncio.gather(*self._writing.values(), return_exceptions=True)
+
+    # Asking
+
+    async def is_seeded(self, connection: Connection) -> bool:
+        """Has this node what the others had when it joined?"""
+        if not self._is_seeded:
+            row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
+            self._is_seeded = row is None or bool(row[3])
+            if self._is_seeded:
+                self._readiness.clear("seed")
+            else:
+                self._readiness.hold("seed", WAITING)
+        return self._is_seeded
+
+    async def ask_first(
+        self, connection: Connection, *, peers: Collection[int], up: Collection[int], ready: Collection[int]
+    ) -> None:
+        """A node that joined asks one peer, after it receives from all that it can reach.
+
+        In this order nothing is missed: what a reachable peer deletes from its log before, the peer that is
+        asked has applied. Those that are away are remembered.
+        """
+        now = asyncio.get_running_loop().time()
+        if not ready or set(up) - set(ready) or now - self._asked_at < ASK_AGAIN_SECONDS:
+            return
+        await connection.execute(query("mesh", "seed_without"), (sorted(set(peers) - set(ready)),))
+        if await self._ask(min(ready)):
+            self._asked_at = now
+
+    async def ask_rest(self, connection: Connection, ready: Collection[int]) -> None:
+        """Those that were away then are asked once they can be: they may have deleted what is not here."""
+        rows = await (await connection.execute(query("mesh", "seeded_without"))).fetchall()
+        for (number,) in rows:
+            if number in ready and await self._ask(number):
+                await connection.execute(query("mesh", "seed_asked"), (number,))
+
+    async def _ask(self, number: int) -> bool:
+        try:
+            await self._links.request(number, "replication.seed", {}, REQUEST_SECONDS_MAX)
+        except AtollError as error:
+            log.warning("could not ask node %s for a copy: %s", number, error)
+            return False
+        return True
+
+    # Writing
+
+    async def _write(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        """Written in the background, once at a time; owed until it is done, so that the peer asks again."""
+        running = self._writing.get(peer.number)
+        if running is None or running.done():
+            try:
+                async with await self._postgres.connect() as connection:
+                    await connection.execute(query("mesh", "owe_seed"), (peer.number,))
+            except (psycopg.Error, OSError) as error:
+                raise AtollError("database", f"could not begin a copy: {str(error).strip()}") from error
+            self._writing[peer.number] = asyncio.create_task(self._write_for(peer))
+        return {}
+
+    async def _write_for(self, peer: PeerIdentity) -> None:
+        log.info('writing a copy of everything for node "%s"', peer.name)
+        try:
+            async with await self._postgres.connect() as connection:
+                await connection.execute(query("mesh", "seed"), (peer.number,))
+        except (psycopg.Error, OSError) as error:
+            log.warning('could not write a copy for node "%s": %s', peer.name, str(error).strip())
