@@ -1,0 +1,506 @@
+"""A mesh of real nodes, every pair of them behind weather of its own.
+
+Each node is `atoll up` in a home of its own; they join by real tokens. The links are dialled through
+`Weather` proxies of the test, so that any pair can be cut, silenced, delayed or throttled. What is awaited
+has a generous deadline and says what it saw when that passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from atoll.link.weather import Weather
+from atoll.node import credentials
+from atoll.node.home import open_home
+from atoll.node.leftover import processes_in
+from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment
+
+DEADLINE = 120.0  # seconds
+POLL_SECONDS = 0.1
+Rows = list[tuple[Any, ...]]
+
+FENCES = "create table fence (node integer primary key, n bigint not null)"
+STATES = (
+    "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s'"
+    " ' order by %%s',"
+    " atoll.list(name, 'key', 's.{c}::text'), left(side, 57) || '__read', side, name,"
+    " atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '),"
+    " atoll.list(name, 'key', 's.{c}::text collate \"C\"'))"
+    " from atoll.local_table where name = %s and kind = 'merge'"
+)
+
+
+@dataclass
+class MeshNode:
+    """One node: its home, its ports, its process while it runs."""
+
+    number: int
+    name: str
+    home: Path
+    port: int
+    major: str
+    flags: tuple[str, ...]
+    running: RunningNode | None = None
+    is_behind_nat: bool = False
+    is_revoked: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def dsn(self, *, as_owner: bool) -> str:
+        return credentials.dsn(open_home(self.home), is_admin=as_owner)
+
+    def postmaster(self) -> int:
+        return int((self.home / "data/postmaster.pid").read_text().split()[0])
+
+    def log(self, lines: int = 40) -> str:
+        said = _heard(self.running)[-lines:] if self.running else []
+        postgres = (self.home / "logs/postgres.log").read_text().splitlines()[-lines:]
+        return "\n".join([f"-- {self.name} says", *said, "-- its PostgreSQL says", *postgres])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The network between two nodes, whoever dials."""
+
+    both: tuple[Weather, ...]
+
+    async def calm(self) -> None:
+        await self._each(lambda weather: weather.calm())
+
+    async def cut(self) -> None:
+        await self._each(lambda weather: weather.cut())
+
+    async def fall_silent(self) -> None:
+        await self._each(lambda weather: weather.fall_silent())
+
+    async def delay(self, seconds: float) -> None:
+        await self._each(lambda weather: weather.delay(seconds))
+
+    async def throttle(self, bytes_per_second: int, delay_seconds: float = 0.0) -> None:
+        await self._each(lambda weather: weather.throttle(bytes_per_second, delay_seconds))
+
+    async def _each(self, change: Callable[[Weather], Awaitable[None]]) -> None:
+        for weather in self.both:
+            await change(weather)
+
+
+@dataclass
+class Mesh:
+    """The nodes, and what is between them. `room` is how many there may ever be."""
+
+    folder: Path
+    room: int
+    flags: tuple[str, ...] = ()
+    nodes: list[MeshNode] = field(default_factory=list)
+    _weather: dict[tuple[int, int], Weather] = field(default_factory=dict)
+    _ports: list[int] = field(default_factory=list)
+    _fence: int = 0
+
+    # Making nodes
+
+    async def open(self) -> None:
+        self._ports = free_ports(self.room)
+        for a in range(1, self.room + 1):
+            for b in range(1, self.room + 1):
+                if a != b:
+                    weather = self._weather[a, b] = Weather("127.0.0.1", self._ports[b - 1])
+                    await weather.start()
+
+    async def close(self) -> None:
+        for node in self.nodes:
+            if node.running is not None and node.running.process.poll() is None:
+                node.running.process.kill()
+        for node in self.nodes:
+            if node.running is not None:
+                await asyncio.to_thread(_end, node.running)
+        for weather in self._weather.values():
+            await weather.stop()
+
+    async def add(
+        self, major: str = "18", *flags: str, behind_nat: bool = False, inviter: MeshNode | None = None
+    ) -> MeshNode:
+        """The next node: the first founds the atoll, the others join it."""
+        node = self.plan(major, *flags, behind_nat=behind_nat)
+        if node.number > 1:
+            await self.join(node, await self.invite(inviter or self.nodes[0]))
+        await self.up(node)
+        if node.number == 1:
+            await self.app(node, FENCES)
+            await self.app(node, "select atoll.share('fence')")
+        return node
+
+    def plan(self, major: str = "18", *flags: str, behind_nat: bool = False) -> MeshNode:
+        """The next node, of which nothing exists yet."""
+        number = len(self.nodes) + 1
+        dials = ",".join(
+            f"n{other}={self._weather[number, other].address}"
+            for other in range(1, self.room + 1)
+            if other != number and not any(n.number == other and n.is_behind_nat for n in self.nodes)
+        )
+        link = "off" if behind_nat else f"127.0.0.1:{self._ports[number - 1]}"
+        found = ("--name", f"n{number}", "--http", "127.0.0.1:0", "--link", link, "--dial", dials)
+        node = MeshNode(
+            number,
+            f"n{number}",
+            self.folder / f"n{number}",
+            self._ports[number - 1],
+            major,
+            (*found, "--postgres", major, *self.flags, *flags),
+            is_behind_nat=behind_nat,
+        )
+        self.nodes.append(node)
+        return node
+
+    async def invite(self, inviter: MeshNode, *flags: str) -> str:
+        return (await self.run("invite", *flags, "--home", str(inviter.home))).strip().splitlines()[-1]
+
+    async def join(self, node: MeshNode, token: str) -> None:
+        await self.run("join", token, "--home", str(node.home), *node.flags)
+
+    async def up(self, node: MeshNode) -> None:
+        """Start a node, again or for the first time, and wait until it is ready to serve its own site."""
+        process = await asyncio.to_thread(_start, node)
+        node.running = RunningNode(node.home, process)
+        await asyncio.to_thread(node.running.wait_for, "^READY")
+
+    async def run(self, *arguments: str, fails: bool = False) -> str:
+        """A command of atoll, to its end: what it printed, or what it complained of."""
+        done = await asyncio.to_thread(atoll, *arguments)
+        assert (done.returncode != 0) == fails, f"atoll {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
+
+    # Faults
+
+    def between(self, a: MeshNode, b: MeshNode) -> Pair:
+        return Pair((self._weather[a.number, b.number], self._weather[b.number, a.number]))
+
+    def around(self, node: MeshNode) -> Pair:
+        """The network between a node and all the others."""
+        return Pair(tuple(w for ends, w in self._weather.items() if node.number in ends))
+
+    def everywhere(self) -> Pair:
+        return Pair(tuple(self._weather.values()))
+
+    async def kill(self, node: MeshNode) -> None:
+        """kill -9 of the node."""
+        assert node.running is not None
+        await asyncio.to_thread(node.running.end, signal.SIGKILL)
+        node.running = None
+
+    async def stop(self, node: MeshNode) -> None:
+        """An ordinary end."""
+        assert node.running is not None
+        assert await asyncio.to_thread(node.running.end) == 0
+        node.running = None
+
+    def kill_postgres(self, node: MeshNode) -> None:
+        """kill -9 of the server; the node starts it again."""
+        os.kill(node.postmaster(), signal.SIGKILL)
+
+    async def set_clock(self, node: MeshNode, seconds: float) -> None:
+        """Move a node's clock, for sessions from now on; those from before are ended."""
+        offset = round(seconds * 1000)
+        await self.sql(node, f"alter database atoll set atoll.clock_offset_ms = {offset}")
+        await self.sql(
+            node,
+            "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+            " and (datname = 'atoll' or backend_type like 'logical replication%')",
+        )
+
+    # Asking
+
+    async def sql(self, node: MeshNode, query: str, *values: Any) -> Rows:
+        """A statement as the owner."""
+        return await self._execute(node.dsn(as_owner=True), query, values)
+
+    async def app(self, node: MeshNode, query: str, *values: Any) -> Rows:
+        """A statement as an application."""
+        return await self._execute(node.dsn(as_owner=False), query, values)
+
+    async def everywhere_sql(self, query: str, *values: Any) -> dict[str, Rows]:
+        """The same question to all nodes."""
+        return {node.name: await self.sql(node, query, *values) for node in self.live()}
+
+    async def same(self, query: str, *values: Any) -> Rows:
+        """The answer to a question, which has to be the same on all nodes."""
+        answers = await self.everywhere_sql(query, *values)
+        first = next(iter(answers.values()))
+        assert all(answer == first for answer in answers.values()), answers
+        return first
+
+    async def share(self, table: str, definition: str, merge: str = "{}", kind: str = "merge") -> None:
+        """Make a table on the first node, share it, and wait until every node has it."""
+        await self.app(self.nodes[0], f"create table {table} ({definition})")
+        await self.app(self.nodes[0], "select atoll.share(%s, %s::jsonb, %s)", table, merge, kind)
+        await self.until_known(table)
+
+    async def until_known(self, table: str, nodes: Iterable[MeshNode] | None = None) -> None:
+        for node in nodes or self.live():
+            known = "select true from atoll.local_table where name = 'public.' || %s and problem is null"
+            await self.until(node, known, table)
+
+    async def until(self, node: MeshNode, query: str, *values: Any, seconds: float = DEADLINE) -> Rows:
+        """Ask until the answer has a row and its first value is true."""
+        deadline = time.monotonic() + seconds
+        seen: object = None
+        while time.monotonic() < deadline:
+            try:
+                rows = await self.sql(node, query, *values)
+                if rows and rows[0][0]:
+                    return rows
+                seen = rows
+            except psycopg.OperationalError as error:
+                seen = error
+            await asyncio.sleep(POLL_SECONDS)
+        pytest.fail(f"{node.name}: not within {seconds:.0f} s: {query} {values}: {seen}\n{node.log()}")
+
+    async def metric(self, node: MeshNode, name: str) -> float:
+        """The sum of a metric over its labels."""
+        assert node.running is not None
+        _, text = await asyncio.to_thread(node.running.get, "/metrics")
+        found = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+    def live(self) -> list[MeshNode]:
+        return [node for node in self.nodes if node.running is not None and not node.is_revoked]
+
+    async def _execute(self, dsn: str, query: str, values: Sequence[Any]) -> Rows:
+        async with await psycopg.AsyncConnection.connect(
+            dsn, autocommit=True, connect_timeout=10
+        ) as connection:
+            cursor = await connection.execute(cast("LiteralString", query), values or None)
+            return await cursor.fetchall() if cursor.description else []
+
+    # Converging
+
+    async def settle(self, seconds: float = DEADLINE) -> None:
+        """Wait until all links are up, what was written has arrived, and all nodes are the same."""
+        deadline = time.monotonic() + seconds
+        fences: int | None = None
+        missing = "nothing was looked at"
+        while time.monotonic() < deadline:
+            try:
+                missing = await self._missing_links()
+                if not missing:
+                    if fences is None:
+                        fences = await self._raise_fences()
+                    missing = await self._missing_fences(fences) or await self._missing_work()
+                if not missing:
+                    missing = await self._differences()
+                if not missing:
+                    await self._check_verdict()
+                    return
+            except psycopg.OperationalError as error:
+                missing = str(error)
+            await asyncio.sleep(POLL_SECONDS)
+        logs = "\n".join(node.log() for node in self.live())
+        pytest.fail(f"the nodes did not settle within {seconds:.0f} s: {missing}\n{logs}")
+
+    async def _missing_links(self) -> str:
+        for node in self.live():
+            rows = await self.sql(
+                node,
+                "select peer, state, receiving, problem from atoll.link_state"
+                " where state = 'up' and receiving = 'yes' and seen_at > now() - interval '5 s'",
+            )
+            others = {other.number for other in self.live()} - {node.number}
+            if others - {row[0] for row in rows}:
+                seen = await self.sql(node, "select peer, state, receiving, problem from atoll.link_state")
+                return f"{node.name} lacks links to {others - {row[0] for row in rows}}: {seen}"
+            if not (await self.sql(node, "select seeded_at is not null from atoll.self"))[0][0]:
+                return f"{node.name} waits for a copy"
+        return ""
+
+    async def _raise_fences(self) -> int:
+        """What each node writes now is behind everything that it wrote before."""
+        self._fence += 1
+        for node in self.live():
+            await self.app(
+                node,
+                "insert into fence values (%s, %s) on conflict (node) do update set n = excluded.n",
+                node.number,
+                self._fence,
+            )
+        return self._fence
+
+    async def _missing_fences(self, fence: int) -> str:
+        wanted = [(node.number,) for node in self.live()]
+        for node in self.live():
+            seen = await self.sql(node, "select node from fence where n >= %s order by 1", fence)
+            if not set(wanted) <= set(seen):
+                return f"{node.name} sees fence {fence} of {seen} only"
+        return ""
+
+    async def _missing_work(self) -> str:
+        for node in self.live():
+            parked = await self.sql(node, "select tbl, code, reason, attempts from atoll.parked")
+            if parked:
+                return f"{node.name} has parked {parked[:5]}"
+            if await self.sql(node, "select peer from atoll.progress where missed and atoll.is_member(peer)"):
+                return f"{node.name} has a peer that missed changes"
+        return ""
+
+    async def _differences(self) -> str:
+        """The first difference between the nodes, in rows or in what is kept beside them."""
+        first, *others = self.live()
+        names = await self.sql(first, "select name from atoll.shared_table order by 1")
+        for node in others:
+            if await self.sql(node, "select name from atoll.shared_table order by 1") != names:
+                return f"{node.name} shares other tables than {first.name}"
+        for (table,) in names:
+            receipts = {
+                node.name: await self.sql(node, "select atoll.receipt(%s)", table) for node in self.live()
+            }
+            if len({str(rows) for rows in receipts.values()}) > 1:
+                return f"{table} differs: {receipts}"
+            mine = await self.states(first, table)
+            for node in others:
+                theirs = await self.states(node, table)
+                if theirs != mine:
+                    odd = [pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]]
+                    return (
+                        f"states of {table}: {first.name} {len(mine)}, {node.name} {len(theirs)}: {odd[:3]}"
+                    )
+        return ""
+
+    async def states(self, node: MeshNode, table: str) -> Rows:
+        """Key and state of every row that a node knows of, living, dead or set aside."""
+        found = await self.sql(node, STATES, table)
+        states = await self.sql(node, found[0][0].replace("%", "%%")) if found else []
+        for row in states:
+            row[-1]["v"] = {name: value for name, value in row[-1]["v"].items() if value is not None}
+        return states
+
+    async def _check_verdict(self) -> None:
+        """What a person would ask says the same."""
+        said = await self.run("check", "--home", str(self.live()[-1].home), "--wait", "20")
+        assert f"compared on {len(self.live())} nodes" in said, said
+        assert "differ" not in said, said
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+def make_seed(seed: int | None = None) -> random.Random:
+    """A source of randomness whose seed is printed, so that a failing test can be repeated."""
+    chosen = seed if seed is not None else int(os.environ.get("SEED", random.SystemRandom().randrange(10**6)))
+    print(f"seed {chosen} (repeat with SEED={chosen})")
+    return random.Random(chosen)
+
+
+def pairs(nodes: Sequence[MeshNode]) -> list[tuple[MeshNode, MeshNode]]:
+    return list(combinations(nodes, 2))
+
+
+def _make_folder() -> Path:
+    """A folder that every user can pass, with a short name: sockets will be in it."""
+    folder = Path(tempfile.mkdtemp(prefix="atoll-", dir="/tmp"))
+    folder.chmod(0o711)
+    return folder
+
+
+def _start(node: MeshNode) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        atoll_command(MYSELF, ("up", "--home", str(node.home), *node.flags)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=clean_environment(MYSELF),
+        cwd="/",
+    )
+
+
+def _heard(running: RunningNode) -> list[str]:
+    """Everything that a node has said so far."""
+    with contextlib.suppress(queue.Empty):
+        while (line := running._lines.get_nowait()) is not None:
+            running.said.append(line)
+    return running.said
+
+
+def _end(running: RunningNode) -> None:
+    running.process.wait()
+    if running.process.stdout is not None:
+        running.process.stdout.close()
+
+
+class MeshMaker:
+    """Makes meshes and ends them."""
+
+    def __init__(self) -> None:
+        self._made: list[Mesh] = []
+
+    async def __call__(self, *majors: str, room: int = 0, flags: Sequence[str] = ()) -> Mesh:
+        """A mesh with a node of each of these versions of PostgreSQL, all of them linked."""
+        folder = _make_folder()
+        mesh = Mesh(folder, max(room, len(majors)), tuple(flags))
+        self._made.append(mesh)
+        await mesh.open()
+        for major in majors:
+            await mesh.add(major)
+        return mesh
+
+    async def close(self) -> None:
+        for mesh in self._made:
+            await mesh.close()
+            for data in mesh.folder.glob("*/data"):
+                for pid in processes_in(data):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(mesh.folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def make_mesh() -> AsyncIterator[MeshMaker]:
+    maker = MeshMaker()
+    yield maker
+    await maker.close()
+
+
+LAYOUTS = {"18": ("18", "18", "18"), "16": ("16", "16", "16"), "mixed": ("18", "16", "18")}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["18"])
+async def trio(request: pytest.FixtureRequest) -> AsyncIterator[Mesh]:
+    """Three nodes for all tests of a file; the parameter says which PostgreSQL they run."""
+    maker = MeshMaker()
+    mesh = await maker(*LAYOUTS[request.param])
+    yield mesh
+    await maker.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mesh(trio: Mesh) -> AsyncIterator[Mesh]:
+    """The three nodes, all of them running and the weather calm before each test."""
+    await trio.everywhere().calm()
+    for node in trio.nodes:
+        if node.running is None or node.running.process.poll() is not None:
+            await trio.up(node)
+    yield trio
