@@ -86,6 +86,7 @@ def test_without_a_home_a_command_says_how_to_make_one(home_folder: Path, comman
     assert refused.stderr.splitlines() == [
         f"error: no node lives in {home_folder}",
         "hint: Make one with `atoll up`, or name its folder with --home.",
+        "code: no-home",
     ]
 
 

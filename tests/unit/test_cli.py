@@ -11,7 +11,7 @@ from atoll.cli import app as cli
 from atoll.domain.errors import ConfigError, LinkError
 
 HEAVY = ("psycopg", "uvicorn", "starlette", "cryptography", "prometheus_client", "atoll.node.process")
-EXPLAINED = "error: no home\ndetail: It is away.\nhint: Make one.\n"
+EXPLAINED = "error: no home\ndetail: It is away.\nhint: Make one.\ncode: c\n"
 LIST_LOADED = "import sys, atoll.cli.app; print(*sys.modules)"
 
 
@@ -25,8 +25,8 @@ def test_the_list_of_commands_loads_nothing_heavy() -> None:
     ("raised", "code", "said"),
     [
         (ConfigError("c", "no home", detail="It is away.", hint="Make one."), 1, EXPLAINED),
-        (LinkError("l", "peer is away"), 1, "error: peer is away\n"),
-        (ExceptionGroup("tasks", [ExceptionGroup("inner", [LinkError("l", "wet")])]), 1, "error: wet\n"),
+        (LinkError("l", "peer is away"), 1, "error: peer is away\ncode: l\n"),
+        (ExceptionGroup("tasks", [ExceptionGroup("inner", [LinkError("l", "wet")])]), 1, "error: wet\ncode: l\n"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
     ],

@@ -82,6 +82,7 @@ def _explain(error: AtollError) -> int:
         typer.echo(f"detail: {error.detail}", err=True)
     if error.hint:
         typer.echo(f"hint: {error.hint}", err=True)
+    typer.echo(f"code: {error.code}", err=True)
     return 1
 
 

@@ -27,8 +27,8 @@ def share(
     """Share a table with every node of the atoll."""
     from atoll.cli.rows import fetch
 
-    postgres = running_postgres(find_home(home))
     rules = json.dumps(dict(_rule(text) for text in merge or ()))
+    postgres = running_postgres(find_home(home))
     found = fetch(postgres, "tables", "share", (table, rules, "append" if append else "merge"))
     typer.echo(f"{found[0]['share']} is shared")
 

@@ -121,7 +121,8 @@ declare
 begin
     select * into a from pg_attribute where attrelid = t and attname = col and attnum > 0 and not attisdropped;
     if a.attname is null then
-        perform atoll.refuse('column-missing', format('cannot share %s: column "%s" does not exist', t, col));
+        perform atoll.refuse('column-missing', format('cannot share %s: column "%s" does not exist', t, col),
+            format('Its columns are %s.', (select string_agg(attname, ', ' order by attnum) from pg_attribute where attrelid = t and attnum > 0 and not attisdropped)));
     elsif jsonb_typeof(spec) <> 'string' or policy not in ('lww', 'counter', 'max', 'min', 'first', 'set', 'document', 'group', 'function') then
         perform atoll.refuse('policy-unknown', format('merge policy %s of column "%s" does not exist', spec, col),
             hint => 'It is lww, counter, max, min, first, set, document, group:NAME or function:NAME.');
