@@ -26,7 +26,7 @@ begin
             on conflict do nothing;
             get diagnostics done = row_count;
         end if;
-    elsif c.op = 'U' and not ({{has_kept}}) and not ({{touches_unique}}) then
+    elsif c.op = 'U' and not ({{has_kept}}) and not ({{touches_unique}}) and c.cols <@ array[{{col_names}}] then
         if c.n = 1 then
             {{assign_changed}}
             update {{table}} m set {{set_changed}} where {{m_is_n}};

@@ -38,8 +38,14 @@ begin
     at := atoll.latest(delta);
     if at < (state->>'d')::bigint and at > coalesce(atoll.latest(state), 0)
        and not atoll.was_expected(of_table, key, '', at) then
-        perform atoll.note(of_table, key, null, 'delete', null, delta->'v', at, null, (state->>'d')::bigint,
-                           'the row was deleted later, by a node that had not seen this write');
+        perform atoll.note(of_table, key, null, 'delete', null,
+                           coalesce(state->'v', '{}') || (select coalesce(jsonb_object_agg(v.key, v.value), '{}')
+                                                            from jsonb_each(delta->'v') v where not policies ? v.key),
+                           at, null, (state->>'d')::bigint, 'the row was deleted later, by a node that had not seen this write');
+    elsif kind_ = 'update' and at > (state->>'d')::bigint and atoll.latest(state) < (state->>'d')::bigint
+          and (select max(p.value::bigint) from jsonb_each_text(delta->'p') p) < (state->>'d')::bigint then
+        perform atoll.note(of_table, key, null, 'delete', null, null, (state->>'d')::bigint, null, at,
+                           'the row was written after this deletion, by a node that had not seen it');
     end if;
     for col, at, prev in
         select t.key, t.value::bigint, (delta->'p'->>t.key)::bigint from jsonb_each_text(delta->'t') t
