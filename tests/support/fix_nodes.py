@@ -15,7 +15,8 @@ import psycopg
 import pytest
 from psycopg import sql as text
 
-from support.fix_postgres import APP_ROLE, Database, DatabaseMaker
+from atoll.node.postgres import Postgres
+from support.fix_postgres import APP_ROLE, Database, DatabaseMaker, databases
 
 COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"
 ATOLL = uuid.UUID(int=7)
@@ -172,17 +173,28 @@ class Nodes(list[Node]):
         return bool(node.owner("select from atoll.local_table where name = %s and kind = 'merge'", table))
 
 
+@pytest.fixture(scope="session")
+def settled(server: Postgres) -> Iterator[list[str]]:
+    """A template for each of three nodes: a database that knows who it is."""
+    with databases(server) as make:
+        made = [make() for _ in range(3)]
+        for number, database in enumerate(made, start=1):
+            with psycopg.connect(database.conninfo(), autocommit=True) as session:
+                values = [ATOLL, number, f"n{number}"]
+                session.execute("insert into atoll.self (atoll_id, number, name) values (%s, %s, %s)", values)
+                session.execute("select atoll.settle_in()")
+        yield [database.name for database in made]
+
+
 def open_node(database: Database, number: int) -> Node:
     app = psycopg.connect(database.conninfo(APP_ROLE), autocommit=True)
     apply = psycopg.connect(database.conninfo(), autocommit=True)
-    apply.execute("insert into atoll.self (atoll_id, number, name) values (%s, %s, %s)", [ATOLL, number, f"n{number}"])
-    apply.execute("select atoll.settle_in()")
     apply.execute("set session_replication_role = replica")
     return Node(number, database, app, apply)
 
 
-def _opened(make: DatabaseMaker, count: int) -> Iterator[Nodes]:
-    nodes = Nodes(open_node(make(), number) for number in range(1, count + 1))
+def _opened(make: DatabaseMaker, settled: list[str]) -> Iterator[Nodes]:
+    nodes = Nodes(open_node(make(template), number) for number, template in enumerate(settled, start=1))
     nodes.sync()
     try:
         yield nodes
@@ -193,24 +205,24 @@ def _opened(make: DatabaseMaker, count: int) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def node(make_database: DatabaseMaker) -> Iterator[Node]:
+def node(make_database: DatabaseMaker, settled: list[str]) -> Iterator[Node]:
     """One node."""
-    for nodes in _opened(make_database, 1):
+    for nodes in _opened(make_database, settled[:1]):
         yield nodes[0]
 
 
 @pytest.fixture
-def nodes(make_database: DatabaseMaker) -> Iterator[Nodes]:
+def nodes(make_database: DatabaseMaker, settled: list[str]) -> Iterator[Nodes]:
     """Two nodes."""
-    yield from _opened(make_database, 2)
+    yield from _opened(make_database, settled[:2])
 
 
 @pytest.fixture
-def three_nodes(make_database: DatabaseMaker) -> Iterator[Nodes]:
-    yield from _opened(make_database, 3)
+def three_nodes(make_database: DatabaseMaker, settled: list[str]) -> Iterator[Nodes]:
+    yield from _opened(make_database, settled)
 
 
 @pytest.fixture(scope="module")
-def lasting_nodes(make_lasting_database: DatabaseMaker) -> Iterator[Nodes]:
+def lasting_nodes(make_lasting_database: DatabaseMaker, settled: list[str]) -> Iterator[Nodes]:
     """Three nodes for all examples of a module."""
-    yield from _opened(make_lasting_database, 3)
+    yield from _opened(make_lasting_database, settled)

@@ -53,7 +53,7 @@ class Database:
         return await psycopg.AsyncConnection.connect(self.conninfo(role), autocommit=autocommit)
 
 
-DatabaseMaker = Callable[[], Database]
+DatabaseMaker = Callable[..., Database]
 
 
 @pytest.fixture(scope="session")
@@ -129,25 +129,25 @@ def server(bare_server: Postgres) -> Postgres:
 @pytest.fixture
 def make_database(server: Postgres) -> Iterator[DatabaseMaker]:
     """Makes fresh databases, as many as a test wants, and removes them."""
-    with _databases(server) as make:
+    with databases(server) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
 def make_lasting_database(server: Postgres) -> Iterator[DatabaseMaker]:
     """The same for a whole module: for tests that run many examples on the same databases."""
-    with _databases(server) as make:
+    with databases(server) as make:
         yield make
 
 
 @contextlib.contextmanager
-def _databases(server: Postgres) -> Iterator[DatabaseMaker]:
+def databases(server: Postgres) -> Iterator[DatabaseMaker]:
     made: list[str] = []
     numbers = itertools.count(1)
 
-    def make() -> Database:
+    def make(template: str = postgres_conf.DATABASE) -> Database:
         name = f"t{os.getpid()}_{secrets.token_hex(4)}_{next(numbers)}"
-        _clone(server, name)
+        _clone(server, name, template)
         made.append(name)
         return Database(server, name)
 
@@ -176,14 +176,14 @@ async def app_connection(database: Database) -> AsyncIterator[Connection]:
         yield opened
 
 
-def _clone(server: Postgres, name: str) -> None:
-    new, template, app = (text.Identifier(part) for part in (name, postgres_conf.DATABASE, APP_ROLE))
+def _clone(server: Postgres, name: str, template: str) -> None:
+    new, old, app = (text.Identifier(part) for part in (name, template, APP_ROLE))
     with psycopg.connect(server.conninfo(database="postgres"), autocommit=True) as connection:
         # The workers of autovacuum and replication may look at the template for a moment.
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:
-                connection.execute(text.SQL("create database {} template {}").format(new, template))
+                connection.execute(text.SQL("create database {} template {}").format(new, old))
                 break
             except psycopg.errors.ObjectInUse:
                 if time.monotonic() > deadline:
