@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
-from atoll.cli import check, conflicts, dsn, join, logs, nodes, sql, status, tables, up
+from atoll.cli import check, conflicts, demo, dsn, join, logs, nodes, sql, status, tables, up
 from atoll.domain.errors import AtollError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(demo.demo)
 app.command()(up.up)
 app.command()(join.invite)
 app.command()(join.join)

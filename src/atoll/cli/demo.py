@@ -1,0 +1,51 @@
+"""`atoll demo`: three nodes on this machine, one of them cut off and healed, shown live and proved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+WRITES_MAX = 1000
+SECONDS_MAX = 3600.0
+
+
+def demo(
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="End when all is proved, instead of staying up.")
+    ] = False,
+    writes: Annotated[int, typer.Option(min=1, max=WRITES_MAX, help="Writes a second on each node.")] = 40,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=SECONDS_MAX, help="How long one node is cut off.")
+    ] = 8.0,
+    home: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the homes, which is kept; a temporary one if not given."
+        ),
+    ] = None,
+) -> None:
+    """Run three nodes on this machine, cut one off, heal, and prove that they converge.
+
+    It exits with 1 where they did not.
+    """
+    import asyncio
+    import shutil
+    import sys
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from atoll.demo.run import run_demo
+    from atoll.demo.scenario import Pace
+
+    # The name to type: the bare one only where a shell would find this very program by it.
+    called = Path(sys.argv[0])
+    found = shutil.which(called.name)
+    command = called.name if found and Path(found).resolve() == called.resolve() else str(called)
+    pace = Pace(writes_per_second=writes, cut_seconds=seconds)
+    folder = Path(home).expanduser().resolve() if home else None
+    console = Console(highlight=False, soft_wrap=True)
+    code = asyncio.run(run_demo(pace, folder, console, command, waits=not no_wait))
+    if code:
+        raise typer.Exit(code)

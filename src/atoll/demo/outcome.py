@@ -1,0 +1,86 @@
+"""What came of it: the facts of a finished demo, whether they prove what was promised, and how to say it.
+
+Pure. The nodes are held against each other (receipts, `check`) and against the applications' own account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atoll.demo.ledger import Account
+from atoll.demo.scenario import PRICES, STAR, START_QTY
+from atoll.demo.watch import Conflict, Item, Seen
+
+
+@dataclass(frozen=True)
+class TableFact:
+    """One table: its receipt on each node, and the rows that `check` found to differ."""
+
+    name: str
+    receipts: Mapping[str, str]
+    differ: int
+
+    @property
+    def is_same(self) -> bool:
+        return not self.differ and len(set(self.receipts.values())) == 1
+
+
+@dataclass(frozen=True)
+class CutFacts:
+    """What was measured while a site was cut off, and after."""
+
+    seconds: float
+    writes: Mapping[str, int]
+    took_before_seconds: float | None
+    took_seconds: float | None
+    waiting_most: int
+    lag_most_seconds: float
+    converged_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    cut: CutFacts
+    writes: int
+    tables: tuple[TableFact, ...]
+    silent: Mapping[str, str]
+    complaints: tuple[str, ...]
+    conflicts: Mapping[str, int]
+    sample: Conflict | None
+    star: Item | None
+    star_sold: int
+
+    @property
+    def has_converged(self) -> bool:
+        is_same = all(table.is_same for table in self.tables)
+        return is_same and not self.silent and not self.complaints and self.cut.converged_seconds is not None
+
+
+def choose_sample(conflicts: Sequence[Conflict]) -> Conflict | None:
+    """The conflict that the scenario made, rather than one that came about by chance."""
+    return next((found for found in conflicts if found.item == STAR), next(iter(conflicts), None))
+
+
+def find_complaints(
+    accounts: Mapping[str, Account], seen: Mapping[str, Seen], stocks: Mapping[str, Mapping[str, int]]
+) -> tuple[str, ...]:
+    """Where a node has something else than what the applications were promised; it should be nowhere."""
+    found = []
+    for node, here in seen.items():
+        for site, account in accounts.items():
+            pairs = (
+                ("orders", here.orders.get(site, 0), account.orders),
+                ("readings", here.readings.get(site, 0), account.readings),
+            )
+            found += [
+                f"{node} has {have} {what} of {site}, and {promised} were acknowledged"
+                for what, have, promised in pairs
+                if have != promised
+            ]
+    for node, stock in stocks.items():
+        for item in PRICES:
+            left = START_QTY - sum(account.sold[item] for account in accounts.values())
+            if stock.get(item) != left:
+                found.append(f"{node} has {stock.get(item)} {item}, and {left} should be left")
+    return tuple(found)

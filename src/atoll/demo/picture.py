@@ -1,0 +1,146 @@
+"""The live picture: what there is to see, laid out for the size of the terminal. Pure."""
+
+from __future__ import annotations
+
+from rich.align import Align
+from rich.console import Group, RenderableType
+from rich.layout import Layout
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from atoll.demo import words
+from atoll.demo.chart import COLOURS, HEIGHT, WIDTH, draw_map, spark
+from atoll.demo.scenario import BUILD, STAR, STEPS
+from atoll.demo.view import View
+from atoll.demo.watch import Conflict
+
+WIDTH_MIN, HEIGHT_MIN = 80, 24
+WIDTH_MAX = 120
+STORY_LINES = 9
+
+
+def draw(view: View, width: int, height: int) -> RenderableType:
+    """The whole screen. What does not fit below is left away, the least important first."""
+    wide = min(width, WIDTH_MAX)
+    parts = [
+        Layout(_header(view, wide), size=2),
+        Layout(_narration(view), size=4),
+        Layout(_middle(view, wide), size=HEIGHT + 1),
+    ]
+    left = height - 2 - 4 - HEIGHT - 1
+    if left >= 8 + STORY_LINES and STEPS[view.step] is not BUILD:
+        parts.append(Layout(_story(view, STORY_LINES - 2), size=STORY_LINES))
+        left -= STORY_LINES
+    parts.append(Layout(_below(view, left)))
+    frame = Layout()
+    frame.split_column(*parts)
+    return Align.center(frame, width=wide) if width > wide else frame
+
+
+def _header(view: View, width: int) -> RenderableType:
+    line = Table.grid(expand=True)
+    line.add_column()
+    line.add_column(justify="right")
+    title = Text.assemble((" Atoll ", "bold reverse"), "  three sites, one set of tables")
+    line.add_row(title, Text(f"{words.clock(view.seconds)}  Ctrl-C ends it ", "dim"))
+    return Group(line, _steps(view.step))
+
+
+def _steps(now: int) -> Text:
+    drawn = Text(" ")
+    for number, step in enumerate(STEPS):
+        drawn.append(" ── " if number else "", "dim")
+        mark = "✓" if number < now else "●" if number == now else "○"
+        drawn.append(f"{mark} {step.title}", "green" if number < now else "bold" if number == now else "dim")
+    return drawn
+
+
+def _narration(view: View) -> Panel:
+    return Panel(Text(view.text, overflow="ellipsis"), border_style="blue", padding=(0, 1))
+
+
+def _middle(view: View, width: int) -> RenderableType:
+    grid = Table.grid()
+    grid.add_column(width=WIDTH + 2)
+    grid.add_column(width=width - WIDTH - 2)
+    right = _build_story(view) if STEPS[view.step] is BUILD else _numbers(view, width)
+    grid.add_row(draw_map(view), right)
+    return grid
+
+
+def _build_story(view: View) -> Text:
+    drawn = Text(no_wrap=True, overflow="ellipsis")
+    for told in view.story[-HEIGHT:]:
+        drawn.append(f"{told.at:5.1f} s  ", "dim")
+        drawn.append(f"{told.text}\n")
+    return drawn
+
+
+def _numbers(view: View, width: int) -> RenderableType:
+    is_wide = width >= WIDTH_MAX
+    work = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("", "writes/s", "a write takes", "orders", "readings"):
+        work.add_column(title, justify="right" if title else "left", min_width=8 if not title else None)
+    row = Table(box=None, pad_edge=False, header_style="dim")
+    for title in (f"{STAR} at", "quantity", "price", "tags"):
+        row.add_column(title, justify="right" if title in ("quantity", "price") else "left", no_wrap=True)
+    same = {site.star for site in view.sites}
+    style = "green" if len(same) == 1 else "yellow"
+    for site in view.sites:
+        name = Text(site.name, COLOURS[site.name])
+        rate = f"{site.writes_per_second:.0f}"
+        work.add_row(name, rate, words.latency(site.took_seconds), f"{site.orders:,}", f"{site.readings:,}")
+        star = site.star
+        cells = ("", "", "") if star is None else (f"{star.qty:,}", f"{star.price}", star.tags or "-")
+        row.add_row(name, *(Text(cell, style) for cell in cells))
+    if not is_wide:
+        return Group(work, Text(), row)
+    return Group(work, Text(), row)
+
+
+def _story(view: View, most: int) -> RenderableType:
+    drawn = Text(no_wrap=True, overflow="ellipsis")
+    for told in view.story[-most:]:
+        drawn.append(f"{words.clock(told.at):>6}  ", "dim")
+        drawn.append(f"{told.text}\n")
+    history = Text(spark(view.waiting_before, 30), "yellow")
+    both = Table.grid(expand=True)
+    both.add_column(ratio=3)
+    both.add_column(width=32)
+    now = view.waiting_before[-1] if view.waiting_before else 0
+    both.add_row(
+        drawn, Group(Text("rows waiting for a road", "dim"), history, Text(f"{now:,} now", "yellow"))
+    )
+    return Panel(both, title="so far", title_align="left", border_style="dim", padding=(0, 1))
+
+
+def _below(view: View, height: int) -> RenderableType:
+    title = f"conflicts: {view.conflict_count:,}"
+    if not view.conflict_count:
+        body: RenderableType = Text(
+            "none: nobody has overwritten what they had not seen. The later write would stay,"
+            " the other be kept and listed.",
+            "dim",
+        )
+    else:
+        body = _conflicts(view.conflicts, max(1, height - 2))
+        title += " · the later write stays, the other is kept"
+    return Panel(body, title=title, title_align="left", border_style="dim", padding=(0, 1))
+
+
+def _conflicts(conflicts: tuple[Conflict, ...], most: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for conflict in conflicts[-most:]:
+        table.add_row(
+            Text(f"{conflict.column} of {conflict.item}"),
+            Text.assemble((conflict.won, "bold green"), " by ", _site(conflict.won_by)),
+            Text("beats", "dim"),
+            Text.assemble((conflict.lost, "red strike"), " by ", _site(conflict.lost_by)),
+            Text(f"{words.duration(conflict.later_by_seconds)} older", "dim"),
+        )
+    return table
+
+
+def _site(name: str) -> tuple[str, str]:
+    return (name, COLOURS.get(name, ""))

@@ -1,0 +1,142 @@
+"""What happens in the demo: who takes part, what they have, which write comes next, what is told when.
+
+Pure: no process, no terminal and no database is touched here.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Site:
+    name: str
+    region: str
+
+    @property
+    def title(self) -> str:
+        return self.name.capitalize()
+
+
+SITES = (Site("lisbon", "europe"), Site("nairobi", "africa"), Site("osaka", "asia"))
+FOUNDER, _, AWAY = (site.name for site in SITES)
+TABLES = ("stock", "orders", "readings")
+
+# The row that the picture follows. Nobody changes its price by chance, only the scenario does.
+STAR = "figs"
+START_QTY = 1_000_000
+PRICES = {
+    STAR: Decimal("2.50"),
+    "almonds": Decimal("7.90"),
+    "coffee": Decimal("11.20"),
+    "dates": Decimal("4.30"),
+    "honey": Decimal("8.60"),
+    "lemons": Decimal("1.80"),
+    "olives": Decimal("3.40"),
+    "pepper": Decimal("5.10"),
+    "rice": Decimal("2.10"),
+    "saffron": Decimal("24.00"),
+    "tea": Decimal("6.70"),
+    "walnuts": Decimal("9.30"),
+}
+
+Kind = Literal["sell", "measure", "reprice"]
+
+
+@dataclass(frozen=True)
+class Write:
+    """One transaction of an application."""
+
+    kind: Kind
+    item: str = ""
+    qty: int = 0
+    value: Decimal = Decimal(0)
+
+
+def choose_write(rng: random.Random) -> Write:
+    """What a site writes next: mostly sales and readings, now and then a new price."""
+    dice = rng.random()
+    if dice < 0.50:
+        return Write("measure", value=Decimal(rng.randrange(180, 260)) / 10)
+    if dice < 0.98:
+        # One sale in three is of the row that is watched.
+        item = STAR if rng.random() < 0.33 else rng.choice(list(PRICES))
+        return Write("sell", item, qty=rng.randint(1, 5))
+    item = rng.choice([name for name in PRICES if name != STAR])
+    price = PRICES[item] * Decimal(rng.randrange(80, 121)) / 100
+    return Write("reprice", item, value=price.quantize(Decimal("0.01")))
+
+
+@dataclass(frozen=True)
+class Act:
+    """A deliberate write, so many parts of the cut after its beginning, and what is told about it."""
+
+    at: float
+    site: str
+    price: Decimal | None = None
+    tag: str | None = None
+
+
+ACTS = (
+    Act(0.25, AWAY, price=Decimal("3.10")),
+    Act(0.40, AWAY, tag="local"),
+    Act(0.55, FOUNDER, price=Decimal("2.75")),
+    Act(0.70, FOUNDER, tag="organic"),
+)
+
+
+def tell_act(act: Act) -> str:
+    title = act.site.capitalize()
+    if act.price is not None:
+        other = "Lisbon cannot know." if act.site == AWAY else "Osaka has another, and neither can know."
+        return f"{title} sets the price of {STAR} to {act.price}. {other}"
+    return f'{title} tags {STAR} as "{act.tag}".'
+
+
+@dataclass(frozen=True)
+class Step:
+    """A chapter of the demo."""
+
+    title: str
+    text: str
+
+
+BUILD = Step(
+    "build",
+    "Three real nodes start on this machine, each with a PostgreSQL of its own. Nothing is shared"
+    " but what they send each other over mutual TLS.",
+)
+CALM = Step(
+    "calm",
+    "Every site sells, counts and measures in its own database, and every write reaches the others"
+    " within moments.",
+)
+CUT = Step(
+    "cut off",
+    "Osaka's cables are cut. Everybody goes on reading and writing, Osaka too: no site asks another"
+    " for permission.",
+)
+HEALED = Step(
+    "healed",
+    "The cables are mended. The nodes find each other again, and what each missed comes in, while"
+    " everybody goes on writing.",
+)
+PROOF = Step("proof", "Writing stops. Now every row on every node is compared, by hash.")
+STEPS = (BUILD, CALM, CUT, HEALED, PROOF)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much is written and how long things last."""
+
+    writes_per_second: int = 40
+    cut_seconds: float = 8.0
+    calm_seconds: float = 4.0
+    after_seconds: float = 1.5
+    proof_seconds: float = 2.0
+    converge_seconds_max: float = 90.0
+    build_seconds_max: float = 240.0
+    seed: int = 7

@@ -1,0 +1,92 @@
+"""Where the demo is shown: a live picture in a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+
+from atoll.demo import words
+from atoll.demo.picture import HEIGHT_MIN, WIDTH_MIN, draw
+from atoll.demo.scenario import BUILD, STEPS
+from atoll.demo.view import View
+
+LINE_EVERY_SECONDS = 2.0
+
+
+class Screen(Protocol):
+    """Shows one view after another while it is open."""
+
+    def show(self, view: View) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LivePicture:
+    """The terminal's other screen: what was there before comes back at the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, screen=True, auto_refresh=False, transient=True)
+
+    def show(self, view: View) -> None:
+        width, height = self._console.size
+        self._live.update(draw(view, width, height), refresh=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+
+class PlainLines:
+    """A line for each thing that happens, and one with the numbers every few seconds."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._told = 0
+        self._line_at = 0.0
+
+    def show(self, view: View) -> None:
+        for told in view.story[self._told :]:
+            self._write(f"[{told.at:5.1f} s] {told.text}")
+        self._told = len(view.story)
+        if STEPS[view.step] is not BUILD and view.seconds - self._line_at >= LINE_EVERY_SECONDS:
+            self._line_at = view.seconds
+            self._write(numbers(view))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def numbers(view: View) -> str:
+    """Everything that moves, in one line."""
+    rates = ", ".join(f"{site.name} {site.writes_per_second:.0f}" for site in view.sites)
+    behind = ", ".join(f"{road.one}-{road.other} {words.duration(road.lag_seconds)}" for road in view.roads)
+    waiting = sum(road.waiting for road in view.roads)
+    return (
+        f"[{view.seconds:5.1f} s]   writes/s: {rates}; lag: {behind};"
+        f" {words.count(waiting, 'row')} waiting; {words.count(view.conflict_count, 'conflict')}"
+    )
+
+
+def choose_screen(console: Console) -> Screen:
+    """A live picture where there is a terminal that can show it."""
+    width, height = console.size
+    fits = width >= WIDTH_MIN and height >= HEIGHT_MIN
+    can_draw = console.encoding.lower().startswith("utf") and not console.is_dumb_terminal
+    if console.file.isatty() and console.is_terminal and fits and can_draw:
+        return LivePicture(console)
+    return PlainLines(lambda line: print(line, file=console.file, flush=True))

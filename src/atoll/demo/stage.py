@@ -1,0 +1,222 @@
+"""Three real nodes on this machine, a `Weather` on every road between them, and nothing left at the end.
+
+Each node is `atoll up` as a process of its own, in a home of its own. What is played is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from atoll.demo import program
+from atoll.demo.program import Program
+from atoll.demo.scenario import Site
+from atoll.domain.errors import AtollError, ConfigError
+from atoll.link.weather import Weather
+from atoll.node import config, credentials
+from atoll.node.account import first_closed, server_account
+from atoll.node.home import open_home, write_file
+
+# Below the ports that the system hands out to connections, so that none of those takes one of ours.
+PORTS = range(20_000, 32_000)
+PORTS_TRIED = 200
+Say = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site of the demo is to be found."""
+
+    site: Site
+    home: Path
+    http_port: int
+    link_port: int
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def dsn(self, *, is_admin: bool = False) -> str:
+        return credentials.dsn(open_home(self.home), is_admin=is_admin)
+
+
+class Stage:
+    """The nodes and the roads between them."""
+
+    def __init__(self, folder: Path, sites: Sequence[Site]) -> None:
+        self.folder = folder
+        ports = _free_ports(2 * len(sites))
+        self.places = {
+            site.name: Place(site, folder / site.name, ports[2 * i], ports[2 * i + 1])
+            for i, site in enumerate(sites)
+        }
+        self._roads = {
+            (one, other): Weather("127.0.0.1", self.places[other].link_port)
+            for one in self.places
+            for other in self.places
+            if one != other
+        }
+        self._programs: dict[str, Program] = {}
+
+    async def build(self, say: Say) -> None:
+        """Start the first node, invite the others, start them too. `say` hears which site does what."""
+        for road in self._roads.values():
+            await road.start()
+        founder, *others = self.places
+        say(founder, "starts and founds an atoll")
+        first = self.places[founder]
+        await self._up(founder, "--name", founder, "--region", first.site.region, *self._flags(first))
+        say(founder, "invites " + " and ".join(name.capitalize() for name in others))
+        tokens = {}
+        for name in others:
+            tokens[name] = await program.run("invite", "--name", name, "--home", str(first.home))
+        async with asyncio.TaskGroup() as group:
+            for name in others:
+                group.create_task(self._join(name, tokens[name], say))
+
+    async def _join(self, name: str, token: str, say: Say) -> None:
+        place = self.places[name]
+        where = ("--home", str(place.home), "--region", place.site.region)
+        await program.run("join", token, *where, *self._flags(place))
+        say(name, "has joined, and makes its database")
+        await self._up(name)
+        say(name, "is up")
+
+    async def _up(self, name: str, *flags: str) -> None:
+        node = await program.start("up", "--home", str(self.places[name].home), *flags)
+        self._programs[name] = node
+        await node.until_ready()
+
+    def _flags(self, place: Place) -> list[str]:
+        name = place.site.name
+        roads = [f"{other}={road.address}" for (one, other), road in self._roads.items() if one == name]
+        listens = ["--http", f"127.0.0.1:{place.http_port}", "--link", f"127.0.0.1:{place.link_port}"]
+        return [*listens, "--dial", ",".join(roads)]
+
+    async def cut_off(self, name: str) -> None:
+        """No road to a site, and none from it."""
+        for ends, road in self._roads.items():
+            if name in ends:
+                await road.cut()
+
+    async def mend(self) -> None:
+        for road in self._roads.values():
+            if road.sky.state != "calm":
+                await road.calm()
+
+    async def watch(self) -> None:
+        """Raise when a node ends by itself."""
+        waits = [asyncio.create_task(node.until_ended()) for node in self._programs.values()]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            raise done.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def hurry(self) -> None:
+        """Somebody is waiting for the nodes to end."""
+        for node in self._programs.values():
+            node.stop()
+
+    async def clear(self) -> None:
+        """Stop everything that runs."""
+        for node in self._programs.values():
+            node.stop()
+        await asyncio.gather(*(node.ended() for node in self._programs.values()))
+        for road in self._roads.values():
+            await road.stop()
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path | None, sites: Sequence[Site]) -> AsyncIterator[Stage]:
+    """A stage in a folder that is kept, or in one that goes away with the stage."""
+    path = _temporary() if folder is None else _chosen(folder)
+    try:
+        stage = Stage(path, sites)
+        try:
+            yield stage
+        finally:
+            await stage.clear()
+        if folder is not None:
+            _forget_roads(stage)
+    finally:
+        if folder is None:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _temporary() -> Path:
+    """A new folder with a short name that PostgreSQL's user can reach."""
+    account = server_account()
+    for parent in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))):  # noqa: S108
+        if parent.is_dir() and os.access(parent, os.W_OK) and first_closed(parent, account) is None:
+            made = Path(tempfile.mkdtemp(prefix="atoll-demo-", dir=parent))
+            made.chmod(0o711)
+            return made
+    raise ConfigError(
+        "no-demo-folder",
+        "cannot find a folder for the demo",
+        detail=f'PostgreSQL\'s user "{account.name}" can reach none of the folders for temporary files.',
+        hint="Name one with --home.",
+    )
+
+
+def _chosen(folder: Path) -> Path:
+    path = folder.expanduser().resolve()
+    closed = first_closed(path, server_account())
+    if closed is not None:
+        raise ConfigError(
+            "home-unreachable",
+            f'PostgreSQL\'s user "{server_account().name}" cannot reach {path}',
+            detail=f"The folder {closed} is closed to that user.",
+            hint="Choose another folder with --home.",
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            "demo-folder-in-use",
+            f"{path} is not an empty folder",
+            hint="Choose an empty folder, or one that does not exist, with --home.",
+        )
+    try:
+        if not path.exists():
+            path.mkdir(parents=True)
+            path.chmod(0o711)
+    except OSError as error:
+        raise ConfigError(
+            "home-not-yours", f"cannot make the folder {path}", detail=f"{error.strerror or error}."
+        ) from error
+    return path
+
+
+def _forget_roads(stage: Stage) -> None:
+    """Homes that are kept dial each other directly from now on: the weather between them is gone."""
+    for place in stage.places.values():
+        with contextlib.suppress(AtollError, OSError):
+            file = place.home / "atoll.toml"
+            known = config.read_file(file)
+            if known:
+                write_file(file, config.new_file({key: known[key] for key in known if key != "dial"}))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; a node that finds its port taken meanwhile says so."""
+    found: list[int] = []
+    for port in random.sample(PORTS, PORTS_TRIED):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(
+        "no-free-ports",
+        f"could not find {count} free ports on 127.0.0.1",
+        detail=f"{PORTS_TRIED} ports between {PORTS[0]} and {PORTS[-1]} were tried.",
+    )

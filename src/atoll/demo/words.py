@@ -1,0 +1,30 @@
+"""Numbers as people read them. ASCII only, so that any terminal and any log can show them."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """A time span to two or three digits: 3 ms, 0.25 s, 6.2 s, 1:05 min."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
+
+
+def latency(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """12 rows, 1 row."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
