@@ -7,8 +7,8 @@ import pytest
 from support.fix_mesh import Mesh, make_seed
 from support.load import Load
 
-pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="module")]
-every_postgres = pytest.mark.parametrize("trio", ["18", "16", "mixed"], indirect=True, scope="module")
+pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
+every_postgres = pytest.mark.parametrize("trio", ["18", "16", "mixed"], indirect=True, scope="session")
 
 
 @every_postgres

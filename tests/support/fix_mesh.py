@@ -40,8 +40,8 @@ Rows = list[tuple[Any, ...]]
 
 FENCES = "create table fence (node integer primary key, n bigint not null)"
 STATES = (
-    "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s'"
-    " ' order by %%s',"
+    "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s"
+    " order by %%s',"
     " atoll.list(name, 'key', 's.{c}::text'), left(side, 57) || '__read', side, name,"
     " atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '),"
     " atoll.list(name, 'key', 's.{c}::text collate \"C\"'))"
@@ -204,13 +204,15 @@ class Mesh:
     async def kill(self, node: MeshNode) -> None:
         """kill -9 of the node."""
         assert node.running is not None
-        await asyncio.to_thread(node.running.end, signal.SIGKILL)
+        node.running.process.kill()
+        await asyncio.to_thread(_end, node.running)
         node.running = None
 
     async def stop(self, node: MeshNode) -> None:
         """An ordinary end."""
         assert node.running is not None
         assert await asyncio.to_thread(node.running.end) == 0
+        _end(node.running)
         node.running = None
 
     def kill_postgres(self, node: MeshNode) -> None:
@@ -477,7 +479,7 @@ class MeshMaker:
             shutil.rmtree(mesh.folder, ignore_errors=True)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def make_mesh() -> AsyncIterator[MeshMaker]:
     maker = MeshMaker()
     yield maker
@@ -487,16 +489,16 @@ async def make_mesh() -> AsyncIterator[MeshMaker]:
 LAYOUTS = {"18": ("18", "18", "18"), "16": ("16", "16", "16"), "mixed": ("18", "16", "18")}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["18"])
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["18"])
 async def trio(request: pytest.FixtureRequest) -> AsyncIterator[Mesh]:
-    """Three nodes for all tests of a file; the parameter says which PostgreSQL they run."""
+    """Three nodes for all tests that leave them in order; the parameter says which PostgreSQL they run."""
     maker = MeshMaker()
     mesh = await maker(*LAYOUTS[request.param])
     yield mesh
     await maker.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def mesh(trio: Mesh) -> AsyncIterator[Mesh]:
     """The three nodes, all of them running and the weather calm before each test."""
     await trio.everywhere().calm()

@@ -238,7 +238,7 @@ class Load:
 
 async def prepare(mesh: Mesh) -> None:
     """The tables, shared and known everywhere, with the items in them."""
-    if await mesh.sql(mesh.nodes[0], "select from atoll.local_table where name = 'public.stock'"):
+    if await mesh.sql(mesh.nodes[0], "select true from atoll.local_table where name = 'public.stock'"):
         return
     for name, definition, merge, kind in TABLES:
         await mesh.share(name, definition, merge, kind)
