@@ -155,7 +155,7 @@ declare
 begin
     select * into c from atoll.conflict where id = conflict_id;
     if c.id is null then
-        perform atoll.refuse('conflict-unknown', format('conflict %s does not exist', conflict_id), hint => 'List them with: select * from atoll.conflicts');
+        perform atoll.refuse('conflict-unknown', format('conflict %s does not exist', coalesce(conflict_id::text, 'null')), hint => 'List them with: select * from atoll.conflicts');
     elsif c.reverted_at is not null then
         perform atoll.refuse('conflict-reverted', format('conflict %s has been reverted already', conflict_id));
     end if;

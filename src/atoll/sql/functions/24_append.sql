@@ -58,7 +58,7 @@ begin
 end $body$;
 
 create or replace function {{fn_merge_slowly}}(c atoll.change) returns void
-language plpgsql security definer {{output}} as $body$
+language plpgsql security definer {{output}} set timezone = 'UTC' as $body$
 #variable_conflict use_column
 declare
     n   {{table}};

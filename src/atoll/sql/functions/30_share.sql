@@ -53,30 +53,39 @@ begin
     select * into c from pg_class where oid = t;
     if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass)
        or c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) then
-        perform atoll.refuse('table-of-system', format('cannot share %s: it belongs to the system', t));
+        perform atoll.refuse('table-of-system', format('cannot share table %s: it belongs to the system', t));
     elsif c.relispartition then
-        perform atoll.refuse('table-partition', format('cannot share %s: it is a partition', t),
+        perform atoll.refuse('table-partition', format('cannot share table %s: it is a partition', t),
             hint => format('Share the partitioned table: select atoll.share(%L)', (select inhparent::regclass::text from pg_inherits where inhrelid = t)));
     elsif c.relkind not in ('r', 'p') then
         perform atoll.refuse('not-a-table', format('cannot share %s: it is not a table', t));
     elsif c.relpersistence <> 'p' then
-        perform atoll.refuse('table-not-logged', format('cannot share %s: it is temporary or unlogged', t),
+        perform atoll.refuse('table-not-logged', format('cannot share table %s: it is temporary or unlogged', t),
             hint => 'A shared table has to survive a crash: alter table … set logged.');
     elsif exists (select from pg_inherits i join pg_class p on p.oid = i.inhparent where (i.inhrelid = t or i.inhparent = t) and p.relkind <> 'p') then
-        perform atoll.refuse('table-inherits', format('cannot share %s: it takes part in inheritance', t), hint => 'Use a partitioned table.');
+        perform atoll.refuse('table-inherits', format('cannot share table %s: it takes part in inheritance', t), hint => 'Use a partitioned table.');
     elsif exists (select from pg_rewrite where ev_class = t) then
-        perform atoll.refuse('table-rules', format('cannot share %s: it has rules', t), hint => 'Use triggers instead of rules.');
+        perform atoll.refuse('table-rules', format('cannot share table %s: it has rules', t), hint => 'Use triggers instead of rules.');
     end if;
     select * into pk from pg_index where indrelid = t and indisprimary;
     if pk.indexrelid is null then
-        perform atoll.refuse('key-missing', format('cannot share %s: it has no primary key', t),
+        perform atoll.refuse('key-missing', format('cannot share table %s: it has no primary key', t),
             'A row is known by its key on every node.', 'Add one, for example: id bigint primary key default atoll.id()');
     elsif not pk.indimmediate or exists (select from pg_index where indrelid = t and indisunique and not indimmediate) then
-        perform atoll.refuse('key-deferrable', format('cannot share %s: it has a deferrable unique constraint', t),
+        perform atoll.refuse('key-deferrable', format('cannot share table %s: it has a deferrable unique constraint', t),
             hint => 'Make it not deferrable.');
     elsif exists (select from pg_constraint where conrelid = t and contype = 'x') then
-        perform atoll.refuse('exclusion', format('cannot share %s: it has an exclusion constraint', t),
+        perform atoll.refuse('exclusion', format('cannot share table %s: it has an exclusion constraint', t),
             'Two nodes may accept rows that exclude each other, and no rule says which one stays.', 'Drop the constraint, or keep the table local.');
+    end if;
+    select quote_ident(a.attname) into bad
+      from pg_index i join pg_attribute a on a.attrelid = t and a.attgenerated <> ''
+     where i.indrelid = t and i.indisunique and not i.indisprimary
+       and (a.attnum = any (i.indkey) or exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = i.indexrelid
+                                                   and d.refclassid = 'pg_class'::regclass and d.refobjid = t and d.refobjsubid = a.attnum)) limit 1;
+    if bad is not null then
+        perform atoll.refuse('unique-generated', format('cannot share table %s: generated column %s is in a unique index', t, bad),
+            hint => 'Make the index on the expression that the column is generated from.');
     end if;
     for col in
         select a.*, a.attnum = any (pk.indkey) as is_key, pg_get_expr(d.adbin, d.adrelid) as def
@@ -84,16 +93,16 @@ begin
          where a.attrelid = t and a.attnum > 0 and not a.attisdropped
     loop
         if col.attname like 'atoll\_%' then
-            perform atoll.refuse('column-reserved', format('cannot share %s: column "%s" has a reserved name', t, col.attname),
+            perform atoll.refuse('column-reserved', format('cannot share table %s: column "%s" has a reserved name', t, col.attname),
                 hint => 'Names that begin with atoll_ are the sidecar''s.');
         elsif col.is_key and (col.attidentity <> '' or col.def like 'nextval(%') then
-            perform atoll.refuse('key-serial', format('cannot share %s: its key is a serial', t),
+            perform atoll.refuse('key-serial', format('cannot share table %s: its key is a serial', t),
                 'Two nodes would hand out the same numbers.', 'Use uuidv7() or atoll.id().');
         elsif col.attidentity = 'a' then
-            perform atoll.refuse('column-always-identity', format('cannot share %s: column "%s" is generated always as identity', t, col.attname),
+            perform atoll.refuse('column-always-identity', format('cannot share table %s: column "%s" is generated always as identity', t, col.attname),
                 hint => 'Use generated by default, or atoll.id().');
         elsif col.is_key and col.attgenerated <> '' then
-            perform atoll.refuse('key-generated', format('cannot share %s: its key is a generated column', t));
+            perform atoll.refuse('key-generated', format('cannot share table %s: its key is a generated column', t));
         end if;
     end loop;
     if as_kind not in ('merge', 'append') or as_kind is null then
@@ -101,9 +110,9 @@ begin
     elsif jsonb_typeof(as_merge) <> 'object' then
         perform atoll.refuse('merge-malformed', 'merge is not an object', hint => 'For example: {"qty": "counter", "tags": "set"}');
     elsif as_kind = 'append' and as_merge <> '{}' then
-        perform atoll.refuse('append-merges-nothing', format('cannot share %s: rows of an append table do not change', t), hint => 'Leave merge out, or use kind merge.');
+        perform atoll.refuse('append-merges-nothing', format('cannot share table %s: rows of an append table do not change', t), hint => 'Leave merge out, or use kind merge.');
     elsif as_kind = 'append' and exists (select from pg_index where indrelid = t and indisunique and not indisprimary) then
-        perform atoll.refuse('append-unique', format('cannot share %s: an append table has no unique constraint beside its key', t), hint => 'Use kind merge.');
+        perform atoll.refuse('append-unique', format('cannot share table %s: an append table has no unique constraint beside its key', t), hint => 'Use kind merge.');
     end if;
     for col in select key as name, value as spec from jsonb_each(as_merge) loop
         perform atoll.check_policy(t, pk, col.name, col.spec);
@@ -121,7 +130,7 @@ declare
 begin
     select * into a from pg_attribute where attrelid = t and attname = col and attnum > 0 and not attisdropped;
     if a.attname is null then
-        perform atoll.refuse('column-missing', format('cannot share %s: column "%s" does not exist', t, col),
+        perform atoll.refuse('column-missing', format('cannot share table %s: column "%s" does not exist', t, col),
             format('Its columns are %s.', (select string_agg(attname, ', ' order by attnum) from pg_attribute where attrelid = t and attnum > 0 and not attisdropped)));
     elsif jsonb_typeof(spec) <> 'string' or policy not in ('lww', 'counter', 'max', 'min', 'first', 'set', 'document', 'group', 'function') then
         perform atoll.refuse('policy-unknown', format('merge policy %s of column "%s" does not exist', spec, col),
