@@ -15,7 +15,7 @@ import psycopg
 
 from atoll.data.feed import follow
 
-WORDS = {"I": "new", "U": "changed", "D": "gone", "S": "copied"}
+WORDS = {"I": "new", "U": "changed", "D": "gone"}
 
 
 async def main(dsn: str, table: str, how_many: int | None = None) -> None:
