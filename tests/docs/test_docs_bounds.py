@@ -1,0 +1,50 @@
+"""The table of bounds in ARCHITECTURE.md has the numbers that the program has."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from atoll.cli import demo
+from atoll.data.consistency import receipts
+from atoll.identity import token
+from atoll.link import compression, gateway, startup
+from atoll.link.settings import LinkSettings
+from atoll.node import asking, course, disk, reconcile, supervise
+from atoll.observe import logs
+from atoll.web import app
+from docs import pages
+
+LINK = LinkSettings()
+NUMBERS = ("no", "one", "two", "three", "four", "five")
+TABLE = pages.section(pages.read("ARCHITECTURE.md"), "## Bounds")
+BOUNDS = {
+    "buckets of a receipt": f"{receipts.BUCKETS}; {receipts.ROWS_MAX:,}",
+    "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
+    "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
+    "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",
+    "HTTP connections": str(app.CONNECTIONS_MAX),
+    "one step of tending a subscription": f"{reconcile.STEP_SECONDS_MAX:g} s",
+    "pause before dialling": f"{LINK.backoff_first_seconds:g} s, doubling to {LINK.backoff_last_seconds:g} s",
+    "a silent peer": f"{LINK.silent_after_seconds:g} s, asked every {LINK.ping_every_seconds:g} s",
+    "TLS handshake and greeting": f"{LINK.greeting_seconds_max:g} s; {LINK.strangers_max} at once",
+    "requests in flight on a control connection": str(LINK.requests_max),
+    "a control message": f"{LINK.message_bytes_max // 1024**2} MB; {LINK.greeting_bytes_max // 1024} kB",
+    "streams per peer": str(LINK.streams_max),
+    "bytes held per stream": f"one chunk of {LINK.chunk_bytes_max // 1024} kB",
+    "compression window": f"{compression.WINDOW_BYTES_MAX // 1024} kB",
+    "a local connection": f"{gateway.LINK_SECONDS_MAX:g} s; {LINK.streams_max} of them",
+    "a startup packet": f"{startup.STARTUP_BYTES_MAX // 1000} kB; {startup.QUERY_BYTES_MAX // 1024**2} MB",
+    "a token": f"{token.LENGTH_MAX // 1024} kB",
+    "an answer to an errand": f"{asking.ANSWER_SECONDS_MAX:g} s",
+    "spare file": f"{disk.SPARE_BYTES // 1024**2} MB",
+    "the demo": f"{demo.WRITES_MAX:,} writes a second per node, {demo.SECONDS_MAX / 3600:g} h of cut",
+}
+
+
+@pytest.mark.parametrize("what", BOUNDS)
+def test_a_bound_is_what_the_table_says(what: str) -> None:
+    row = re.search(rf"^\| {re.escape(what)}.*? \| (.*?) \|", TABLE, re.MULTILINE)
+    assert row, f"no bound for {what}"
+    assert BOUNDS[what] in row[1]
