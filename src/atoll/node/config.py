@@ -74,7 +74,7 @@ _REGION = values.pattern(
 
 OPTIONS: tuple[Option, ...] = (
     Option("name", "", _NAME, "Name of the node, unique in its atoll; the machine's name if not given."),
-    Option("region", "local", _REGION, "Region of the node; rows can be kept in one."),
+    Option("region", "local", _REGION, "Region of the node, a label that the other nodes see."),
     Option("tier", "edge", values.one_of("edge", "hub", "cloud"), "Tier of the node: edge, hub or cloud."),
     Option("http", "127.0.0.1:8600", values.address_or_off, "Where HTTP listens, or off."),
     Option("link", "127.0.0.1:7600", values.address_or_off, "Where peers connect, or off to dial out only."),

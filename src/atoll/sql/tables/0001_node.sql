@@ -23,7 +23,7 @@ insert into atoll.setting values
     ('chunk_bytes',        '1000000', 'Bytes in one change, about.'),
     ('change_retention',   '7 days',  'A change that a member has not acknowledged is kept this long.'),
     ('change_bytes_max',   '2147483648', 'The change log may grow to this size for absent members.'),
-    ('conflict_retention', '30 days', 'A resolved conflict stays listed this long.'),
+    ('conflict_retention', '30 days', 'A conflict stays listed this long.'),
     ('conflict_rows_max',  '100000',  'Conflicts listed at most; the oldest go first.');
 
 create table atoll.self (
