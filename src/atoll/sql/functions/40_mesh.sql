@@ -125,16 +125,16 @@ begin
            and (d.origin <> atoll.me() and d.xid < pg_snapshot_xmin(pg_current_snapshot())
                 or d.target is null and d.xid < applied
                 or d.target is not null and d.xid < coalesce((select p.xid from atoll.progress p where p.peer = d.target), d.xid))
-         order by d.xid, d.pos limit most);
+         order by d.xid, d.seq, d.origin limit most);
     get diagnostics gone = row_count;
     select pg_table_size('atoll.change') - value::bigint into excess from atoll.setting where name = 'change_bytes_max';
-    select d.xid, d.pos into cut from atoll.change d
+    select d.xid, d.seq, d.origin into cut from atoll.change d
      where gone = 0 and (d.xid < (select max(m.xid) from atoll.mark m where m.made_at < now() - atoll.setting('change_retention')::interval)
                          or excess > 0)
-     order by d.xid, d.pos offset most limit 1;
+     order by d.xid, d.seq, d.origin offset most limit 1;
     if cut.xid is not null then
         update atoll.progress p set missed = true, misses = misses + 1 where p.xid <= cut.xid;
-        delete from atoll.change d where (d.xid, d.pos) < (cut.xid, cut.pos);
+        delete from atoll.change d where (d.xid, d.seq, d.origin) < (cut.xid, cut.seq, cut.origin);
         get diagnostics gone = row_count;
     end if;
     delete from atoll.conflict where seen_at < now() - atoll.setting('conflict_retention')::interval

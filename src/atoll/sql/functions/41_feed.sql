@@ -1,6 +1,6 @@
 -- The change feed: an ordered, resumable cursor over this node's own and arriving changes.
 --
--- Order is (xid, pos), and only changes of transactions older than every running one are read. So a slow
+-- Order is (xid, pos), where pos is made of seq and origin, and only changes of transactions older than every running one are read. So a slow
 -- transaction with a small number is never skipped: it holds the feed back until it ends. While any cursor
 -- exists, arriving changes are kept and channel atoll_change is notified at each commit that changed something.
 
@@ -49,16 +49,16 @@ begin
         perform atoll.refuse('feed-limit', 'a feed is read in steps of 1 to 100000 changes');
     end if;
     return query
-    select l.xid, l.pos, l.origin, l.tbl, l.op, atoll.stamp_time(l.at),
+    select l.xid, (l.seq << 16) | l.origin, l.origin, l.tbl, l.op, atoll.stamp_time(l.at),
            (select jsonb_object_agg(u.col, e.v) from unnest(l.cols, l.vals) u (col, literal),
                    unnest(u.literal::text[]) with ordinality e (v, i) where e.i = r.i)
       from (select * from atoll.change h
-             where (h.xid, h.pos) > (c.xid, c.pos) and h.xid < pg_snapshot_xmin(pg_current_snapshot())
+             where (h.xid, h.seq, h.origin) > (c.xid, c.pos >> 16, c.pos & 65535) and h.xid < pg_snapshot_xmin(pg_current_snapshot())
                and h.tbl <> '' and h.tbl not like 'atoll.%' and h.target is null
                and (c.tables = '{}' or h.tbl = any (c.tables))
-             order by h.xid, h.pos limit most) l,
+             order by h.xid, h.seq, h.origin limit most) l,
            lateral generate_series(1, l.n) r (i)
-     order by l.xid, l.pos, r.i;
+     order by l.xid, l.seq, l.origin, r.i;
 end $$;
 
 create or replace function atoll.move_feed(feed text, to_xid xid8, to_pos bigint) returns void
@@ -91,16 +91,24 @@ begin
     return null;
 end $$;
 
+-- Whether any feed is open. set_wake replaces it with the constant, which costs an arriving change nothing.
+create or replace function atoll.is_followed() returns boolean
+language sql stable
+return exists (select from atoll.cursor);
+
 create or replace function atoll.set_wake() returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
-    is_set boolean := exists (select from pg_trigger where tgrelid = 'atoll.change'::regclass and tgname = 'wake');
+    is_followed boolean;
+    is_set      boolean;
 begin
-    if is_set = exists (select from atoll.cursor) then
-        return;
-    elsif is_set then
+    perform pg_advisory_xact_lock(x'61746f6c'::int, 3);
+    is_followed := exists (select from atoll.cursor);
+    is_set := exists (select from pg_trigger where tgrelid = 'atoll.change'::regclass and tgname = 'wake');
+    execute format('create or replace function atoll.is_followed() returns boolean language sql immutable return %L::boolean', is_followed);
+    if is_set and not is_followed then
         drop trigger wake on atoll.change;
-    else
+    elsif is_followed and not is_set then
         create trigger wake after insert on atoll.change for each statement execute function atoll.wake_feeds();
         alter table atoll.change enable always trigger wake;
     end if;

@@ -19,6 +19,7 @@ begin
     perform atoll.set_guards();
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
+    perform atoll.set_wake();
     if atoll.me() = 0 then
         return;
     end if;

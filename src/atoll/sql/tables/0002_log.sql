@@ -3,7 +3,7 @@
 -- atoll.change is the only published table, and it is only ever inserted into. A row of it is one statement's
 -- effect on one shared table (or a chunk of it): `cols` names columns, `vals` holds for each of them the array
 -- literal of its `n` values, so a change is a small table stored by column. docs/wire-format.md draws it.
--- pos and xid are local: they order a node's own and arriving changes for the feed.
+-- xid is local: with seq and origin it orders a node's own and arriving changes for the feed.
 
 create sequence atoll.change_seq;
 
@@ -23,12 +23,11 @@ create table atoll.change (
     vals    text[]   not null,
     target  integer,                    -- meant for one member alone: a seed
     scope   text     not null default 'global',
-    pos     bigint   not null generated always as identity,
     xid     xid8     not null default pg_current_xact_id(),
     primary key (origin, seq)
 );
 alter table atoll.change alter column vals set storage external;
-create index change_by_xid on atoll.change (xid, pos);
+create index change_by_xid on atoll.change (xid, seq, origin);
 
 create table atoll.parked (
     origin    integer not null,
