@@ -90,8 +90,10 @@ begin
         'has_values', (exists (select from atoll.local_column c where c.tbl = t.name and not c.is_key))::text,
         'has_unique', (uniq is not null)::text,
         'unique_match', coalesce(uniq, 'false'),
-        'output', 'set search_path = pg_catalog set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' '
-                  'set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' set xmlbinary = ''base64''');
+        'output', atoll.output_settings(t.relid),
+        'plan_for_one', 'set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan',
+        'plan_for_many', 'perform set_config(setting, ''on'', true) from unnest(array[''enable_seqscan'', ''enable_hashjoin'', ''enable_mergejoin'']) setting;'
+                         ' perform set_config(''plan_cache_mode'', ''force_custom_plan'', true);');
     select vars || jsonb_object_agg('fn_' || part, atoll.generated(t.side, part)) into vars
       from unnest(array['read', 'write', 'revive', 'join', 'absorb', 'insert', 'update', 'delete', 'truncate',
                         'merge', 'merge_slowly', 'guard', 'seed']) part;
@@ -127,8 +129,6 @@ begin
         'side_rank_m', 'greatest(m.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'm.{c}'), '') || ')',
         'kept_of_q', vars->>'row_of_q',
         'make_canonical', coalesce(atoll.canonical(t.name, 'n.{c} := {f}(n.{c});', E'\n    '), ''),
-        'if_uncanonical_absorb', coalesce('if not (' || atoll.canonical(t.name, 'n.{c} is not distinct from {f}(n.{c})', ' and ') || ') then '
-            || format('perform %s(null::%s, n); return null; end if;', atoll.generated(t.side, 'absorb'), t.name), ''),
         'canonical_r', coalesce(atoll.canonical(t.name, 'r.{c} is not distinct from {f}(r.{c})', ' and '), 'true'),
         'revive_any', case when uniq is not null then format('if exists (select from atoll_side.%I where atoll_aside) then perform %s(); end if;',
                                                              t.side, vars->>'fn_revive') else '' end,
@@ -138,8 +138,6 @@ begin
         'key_values', atoll.list(t.name, 'key', '(atoll_key->>{l})::{t}'),
         'sort_by_key', atoll.list(t.name, 'key', '(row_key->>{l})::{t}'),
         'side_stamps', coalesce(', ' || atoll.list(t.name, 'value', 's.{c}'), ''),
-        'keep_stamps', coalesce(', ' || atoll.list(t.name, 'value', '{c} = s.{c}'), ''),
-        'compare_columns', coalesce(atoll.compare_columns(t.name), ''),
         'both_plain', coalesce(atoll.list(t.name, 'policy', 'record_image_eq(row(o.{c}), row(r.{c}))', ' and '), 'true'),
         'untouched', 'r.' || (vars->>'first_key') || ' is not null and m.atoll_birth is not null and m.atoll_death is null and m.atoll_epoch is null '
                      'and m.atoll_state is null and m.atoll_aside is null' || coalesce(' and ' || atoll.list(t.name, 'value', 'm.{c} is null', ' and '), ''),
@@ -148,8 +146,6 @@ begin
         'chunk_by_mask', atoll.chunk('partition by r.atoll_mask'),
         'agg_literals', atoll.list(t.name, 'all', 'array_agg(r.{c}::{w})::text'),
         'agg_key_literals', atoll.list(t.name, 'key', 'array_agg(r.{c}::{w})::text'),
-        'all_arrays', atoll.list(t.name, 'all', '(c.vals[array_position(c.cols, {l})])::{w}[]'),
-        'key_arrays', atoll.list(t.name, 'key', '(c.vals[array_position(c.cols, {l})])::{w}[]'),
         'u_values', atoll.list(t.name, 'all', 'r.{c}::{t}'),
         'u_keys', atoll.list(t.name, 'key', 'r.{c}::{t}'))
         || atoll.mask_variables(t.name) || atoll.merge_variables(t.name);
@@ -160,6 +156,28 @@ language sql stable
 return coalesce(format('jsonb_object(array[%s], array[%s])', atoll.list(of_table, which, '{l}'),
                        atoll.list(of_table, which, alias || '.{c}::text')), '''{}''::jsonb');
 
+-- What a generated function sets, so that values become the same text whatever the session has set. Setting costs
+-- at each call, so it is only done for types whose output depends on it, and for all that are not known here.
+create or replace function atoll.output_settings(of_relation oid) returns text
+language sql stable
+return (
+    with used as (
+        select coalesce(nullif(y.typbasetype, 0), y.oid)::regtype::text as type
+          from pg_attribute a join pg_type y on y.oid = a.atttypid
+         where a.attrelid = of_relation and a.attnum > 0 and not a.attisdropped
+    ), known as (
+        select * from (values ('datestyle', '''ISO, YMD''', array['date', 'timestamp without time zone', 'timestamp with time zone']),
+                              ('intervalstyle', '''postgres''', array['interval']), ('bytea_output', '''hex''', array['bytea']),
+                              ('extra_float_digits', '1', array['real', 'double precision']), ('lc_monetary', '''C''', array['money']),
+                              ('xmlbinary', '''base64''', array['xml'])) k (name, value, types)
+    ), plain as (
+        select array['boolean', 'smallint', 'integer', 'bigint', 'numeric', 'text', 'character varying', 'character', 'uuid', 'json', 'jsonb'] as types
+    )
+    select 'set search_path = pg_catalog' || coalesce(string_agg(format(' set %s = %s', k.name, k.value), '' order by k.name), '')
+      from known k
+     where exists (select from used u where u.type = any (k.types))
+        or exists (select from used u, plain p where u.type <> all (p.types) and not exists (select from known o where u.type = any (o.types))));
+
 create or replace function atoll.row_fields(of_relation oid, alias text) returns text
 language sql stable
 return (select string_agg(case when attgenerated <> '' then 'null::' || format_type(atttypid, -1) else alias || '.' || quote_ident(attname) end, ', ' order by attnum) from pg_attribute
@@ -168,8 +186,8 @@ return (select string_agg(case when attgenerated <> '' then 'null::' || format_t
 -- Rows per chunk, bounded by number and by size.
 create or replace function atoll.chunk(partition text) returns text
 language sql stable
-return format('(row_number() over (%1$s) - 1) / %2$s + sum(pg_column_size(r.*)) over (%1$s rows unbounded preceding) / %3$s',
-              partition, atoll.setting('chunk_rows'), atoll.setting('chunk_bytes'));
+return format('(count(*) over (%1$s) - 1) / %2$s + sum(pg_column_size(r.*)) over (%1$s) / %3$s',
+              concat_ws(' ', nullif(partition, ''), 'rows unbounded preceding'), atoll.setting('chunk_rows'), atoll.setting('chunk_bytes'));
 
 create or replace function atoll.differs(c atoll.local_column) returns text
 language sql stable
@@ -178,21 +196,7 @@ return (
       from atoll.local_column g
      where g.tbl = c.tbl and (g.name = c.name or g.together = c.together));
 
--- One row's UPDATE, column by column. Columns with a policy are left to absorb; a group moves as one.
-create or replace function atoll.compare_columns(of_table text) returns text
-language sql stable
-return (
-    select string_agg(case
-        when c.policy <> 'lww' then format('careful := careful or record_image_ne(row(o.%1$I), row(n.%1$I));', c.name)
-        else format('if %3$s then
-        changed := changed || %4$L::text;
-        vals := vals || array[n.%1$I::%2$s]::text;
-        prevs := prevs || array[greatest(s.%1$I, s.atoll_birth)]::text;
-        s.%1$I := atoll_now;
-    end if;', c.name, c.wire, atoll.differs(c), c.name) end, E'\n    ' order by c.ordinal)
-      from atoll.local_column c where c.tbl = of_table and not c.is_key);
-
--- Many rows' UPDATE: a mask says row by row which columns changed, in the order of the value columns.
+-- An UPDATE: a mask says row by row which columns changed, in the order of the value columns.
 create or replace function atoll.mask_variables(of_table text) returns jsonb
 language sql stable
 return (
@@ -205,6 +209,10 @@ return (
                quote_literal(coalesce(repeat('0', count(*)::int), '')) || '::text' as no_mask,
                coalesce(string_agg(format('greatest(m.%I, m.atoll_birth) as atoll_p%s,', name, i), ' ' order by i), '') as prev_columns,
                coalesce(string_agg(format(', %1$I = case when %2$s then moved.at else m.%1$I end', name, bit), '' order by i), '') as set_masked_stamps,
+               coalesce(string_agg(format(', %1$I = case when %2$s then r.atoll_at else m.%1$I end', name, bit), '' order by i), '') as set_masked_stamp,
+               'array[' || coalesce(string_agg(format('case when %s then %L end', bit, name), ', ' order by i), '') || ']::text[]' as masked_names,
+               'array[' || coalesce(string_agg(format('case when %s then array[r.%I::%s]::text end', bit, name, wire), ', ' order by i), '') || ']::text[]' as masked_literals,
+               'array[' || coalesce(string_agg(format('case when %s then array[r.atoll_p%s]::text end', bit, i), ', ' order by i), '') || ']::text[]' as masked_prevs,
                coalesce(string_agg(format('substr(r.atoll_mask, %s, 1) = ''0''', i), ' and ' order by i) filter (where policy <> 'lww'), 'true') as mask_is_plain,
                coalesce('least(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_low,
                coalesce('greatest(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_high,
@@ -216,28 +224,50 @@ return (
     )
     select to_jsonb(part) from part);
 
--- A merged change names some of the columns: atoll_iN is the place of the N-th one in it, or null.
+-- A merged change names some of the columns: atoll_i[N] is the place of the N-th one in it, or null.
 create or replace function atoll.merge_variables(of_table text) returns jsonb
 language sql stable
 return (
     with v as (
-        select c.*, ordinal as i, not is_key as is_value,
-               (select count(*) from atoll.local_column k where k.tbl = of_table and k.is_key) as nk
-          from atoll.local_column c where c.tbl = of_table
+        select c.*, ordinal as i, not is_key as is_value from atoll.local_column c where c.tbl = of_table
     )
     select jsonb_build_object(
-        'declare_positions', string_agg(format('atoll_i%s constant integer := array_position(c.cols, %L);', i, name), E'\n    ' order by i),
-        'has_kept', coalesce(string_agg(format('atoll_i%s is not null', i), ' or ' order by i) filter (where policy not in ('key', 'lww')), 'false'),
-        'touches_unique', coalesce(string_agg(format('atoll_i%s is not null', i), ' or ' order by i) filter (where in_unique and is_value), 'false'),
-        'assign_changed', string_agg(format('if atoll_i%1$s is not null then n.%2$I := ((c.vals[atoll_i%1$s])::%3$s[])[1]::%4$s; end if;', i, name, wire, type), E'\n            ' order by i),
-        'set_changed', coalesce(string_agg(format('%2$I = case when atoll_i%1$s is not null then n.%2$I else m.%2$I end', i, name), ', ' order by i) filter (where is_value),
+        'positions', string_agg(format('array_position(c.cols, %L)', name), ', ' order by i),
+        'needs_care', coalesce('c.cols operator(pg_catalog.&&) array[' || string_agg(quote_literal(name), ', ' order by i)
+                          filter (where policy not in ('key', 'lww') or in_unique and is_value) || ']', 'false'),
+        'set_changed', coalesce(string_agg(format('%2$I = case when atoll_i[%1$s] is not null then r.%2$I::%3$s else m.%2$I end', i, name, type), ', ' order by i) filter (where is_value),
                                 min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
-        'set_changed_r', coalesce(string_agg(format('%2$I = case when atoll_i%1$s is not null then r.%2$I::%3$s else m.%2$I end', i, name, type), ', ' order by i) filter (where is_value),
-                                min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
-        'set_changed_stamps', coalesce(', ' || string_agg(format('%2$I = case when atoll_i%1$s is not null then c.at else m.%2$I end', i, name), ', ' order by i) filter (where is_value), ''),
-        'changed_arrays', string_agg(format('(c.vals[atoll_i%s])::%s[]', i, wire), ', ' order by i),
-        'prev_agrees', coalesce(string_agg(format('and (atoll_i%1$s is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, ((c.prevs[atoll_i%1$s - %3$s])::bigint[])[1]))', i, name, nk), E'\n                   ' order by i) filter (where is_value), ''),
-        'prev_arrays', coalesce(string_agg(format(', (c.prevs[atoll_i%s - %s])::bigint[]', i, nk), '' order by i) filter (where is_value), ''),
-        'prev_names', coalesce(string_agg(format(', atoll_p%s', i), '' order by i) filter (where is_value), ''),
-        'prev_agrees_r', coalesce(string_agg(format('and (atoll_i%1$s is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), ''))
+        'set_changed_stamps', coalesce(', ' || string_agg(format('%2$I = case when atoll_i[%1$s] is not null then c.at else m.%2$I end', i, name), ', ' order by i) filter (where is_value), ''),
+        'prev_agrees', coalesce(string_agg(format('and (atoll_i[%1$s] is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), ''))
       from v);
+
+create or replace function atoll.source(arrays text[], names text, is_single boolean) returns text
+language sql immutable
+return case when is_single then (select format('(values (%s)) r (%s)', string_agg(format('(%s)[1]', a), ', ' order by i), names)
+                                   from unnest(arrays) with ordinality u (a, i))
+            else format('unnest(%s) r (%s)', array_to_string(arrays, ', '), names) end;
+
+-- What arrived, as a source of rows r: unnested, or by plain values where there is a single one.
+create or replace function atoll.arrived(of_table text, is_single boolean) returns jsonb
+language sql stable
+return (
+    with v as (
+        select c.*, ordinal as i, count(*) filter (where is_key) over () as nk from atoll.local_column c where c.tbl = of_table
+    ), part as (
+        select string_agg(quote_ident(name), ', ' order by i) as cols,
+               string_agg(quote_ident(name), ', ' order by i) filter (where is_key) as keys,
+               array_agg(format('c.vals[%s]::%s[]', i, wire) order by i) as rows,
+               array_agg(format('c.vals[%s]::%s[]', i, wire) order by i) filter (where is_key) as key_rows,
+               array_agg(format('c.vals[atoll_i[%s]]::%s[]', i, wire) order by i) as values,
+               coalesce(array_agg(format('c.prevs[atoll_i[%s] - %s]::bigint[]', i, nk) order by i) filter (where not is_key), '{}') as prevs,
+               coalesce(string_agg(format(', atoll_p%s', i), '' order by i) filter (where not is_key), '') as prev_names
+          from v
+    )
+    select jsonb_build_object(
+        'in_order', case when not is_single then 'order by ' || keys else '' end,
+        'arrived_rows', atoll.source(rows, cols, is_single),
+        'arrived_births', atoll.source(key_rows || 'c.ats::bigint[]'::text, keys || ', atoll_at', is_single),
+        'arrived_values', atoll.source(values, cols, is_single),
+        'arrived_prevs', atoll.source(key_rows || prevs, keys || prev_names, is_single),
+        'arrived_deaths', atoll.source(key_rows || 'c.prevs[1]::bigint[]'::text, keys || ', atoll_prev', is_single))
+      from part);

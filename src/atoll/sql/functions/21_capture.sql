@@ -1,164 +1,167 @@
 -- Capture: what a local statement did becomes changes, in AFTER STATEMENT triggers.
 --
--- One row takes the shortest way: no join, no plan that depends on how many rows a statement has. Many rows are
--- one statement of SQL, planned anew each time. Rows whose sidecar entry is not simply there (or not simply
--- missing, for an INSERT) and columns with a policy go row by row through absorb.
+-- One row takes the shortest way: one statement, whose plan is kept and looks the sidecar up by its key, because
+-- the settings of the function leave no other plan. Many rows are one statement too, planned anew each time. Rows
+-- whose sidecar entry is not simply there (or not simply missing, for an INSERT) and columns with a policy go row
+-- by row through absorb.
 
 create or replace function atoll.capture_template() returns text
 language sql immutable as $sql$ select $template$
 
 create or replace function {{fn_insert}}() returns trigger
-language plpgsql security definer {{output}} as $body$
+language plpgsql security definer {{output}} {{plan_for_one}} as $body$
 #variable_conflict use_column
 declare
     atoll_now bigint := atoll.now();
     n     {{table}};
-    many  boolean;
 begin
-    if current_setting('atoll.quiet', true) = 'on' then
-        return null;
-    end if;
-    if current_setting({{again}}, true) = 'on' then
-        {{insert_again}}
-        return null;
-    elsif pg_trigger_depth() > 1 then
+    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
+        if current_setting('atoll.quiet', true) = 'on' then
+            return null;
+        elsif current_setting({{again}}, true) = 'on' then
+            {{insert_again}}
+            return null;
+        end if;
         perform set_config({{again}}, 'on', true);
     end if;
-    select count(*) > 1 into many from (select from new_rows limit 2) two;
-    if many then
-        perform set_config('plan_cache_mode', 'force_custom_plan', true);
-        {{insert_rows}}
+    with placed as (
+        insert into {{side}} ({{keys}}, atoll_birth)
+        select {{r_keys}}, atoll_now from new_rows r where {{canonical_r}} and not exists (select from new_rows offset 1)
+        on conflict do nothing returning 1
+    )
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]
+      from new_rows r, placed;
+    if found then
+        return null;
+    elsif exists (select from new_rows offset 1) then
+        {{plan_for_many}}
+        -- All keys are new, as a rule. Trying costs less than ON CONFLICT, which writes (and sends) each entry twice.
+        begin
+            if exists (select from new_rows r where not ({{canonical_r}})) then
+                raise sqlstate 'AT0FF';
+            end if;
+            insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from new_rows r;
+            insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
+            select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
+              from (select r.*, {{chunk}} as atoll_chunk from new_rows r) r
+             group by atoll_chunk order by atoll_chunk;
+        exception when unique_violation or sqlstate 'AT0FF' then
+            {{insert_rows}}
+        end;
         return null;
     end if;
     select {{cast_row}} into n from new_rows r;
-    if not found then
-        return null;
-    end if;
-    {{if_uncanonical_absorb}}
-    insert into {{side}} ({{keys}}, atoll_birth) values ({{n_keys}}, atoll_now) on conflict do nothing;
-    if not found then
+    if found then
         perform {{fn_absorb}}(null::{{table}}, n);
-        return null;
     end if;
-    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-    values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{n_literals}}]);
     return null;
 end $body$;
 
 create or replace function {{fn_update}}() returns trigger
-language plpgsql security definer {{output}} as $body$
+language plpgsql security definer {{output}} {{plan_for_one}} as $body$
 #variable_conflict use_column
 declare
-    atoll_now   bigint;
-    o       {{table}};
-    n       {{table}};
-    s       {{side}};
-    many    boolean;
-    careful boolean := false;
-    plain   boolean;
-    twice   boolean;
-    pair    record;
-    changed text[] := '{}';
-    vals    text[] := '{}';
-    prevs   text[] := '{}';
+    atoll_now bigint;
+    o     {{table}};
+    n     {{table}};
+    plain boolean;
+    twice boolean;
+    pair  record;
 begin
-    if current_setting('atoll.quiet', true) = 'on' then
-        return null;
-    end if;
-    if current_setting({{again}}, true) = 'on' then
-        {{update_again}}
-        {{revive_any}}
-        return null;
-    elsif pg_trigger_depth() > 1 then
+    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
+        if current_setting('atoll.quiet', true) = 'on' then
+            return null;
+        elsif current_setting({{again}}, true) = 'on' then
+            {{update_again}}
+            {{revive_any}}
+            return null;
+        end if;
         perform set_config({{again}}, 'on', true);
     end if;
-    select count(*) > 1 into many from (select from new_rows limit 2) two;
-    if many then
-        perform set_config('plan_cache_mode', 'force_custom_plan', true);
+    with pair as materialized (
+        select {{r_cols}}, {{mask}} as atoll_mask, {{prev_columns}}
+               atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
+          from new_rows r, old_rows o, {{side}} m
+         where not exists (select from new_rows offset 1)
+           and {{o_is_r}} and {{m_is_r}} and m.atoll_birth is not null and {{both_plain}}
+    ), marked as (
+        update {{side}} m set atoll_birth = m.atoll_birth{{set_masked_stamp}} from pair r where {{m_is_r}} and r.atoll_mask <> {{no_mask}}
+    )
+    insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', r.atoll_at, array_remove({{masked_prevs}}, null), 1,
+           array[{{key_names}}] || array_remove({{masked_names}}, null), array[{{r_key_literals}}] || array_remove({{masked_literals}}, null)
+      from pair r where r.atoll_mask <> {{no_mask}};
+    if found then
+        {{revive_any}}
+        return null;
+    elsif exists (select from new_rows offset 1) then
+        {{plan_for_many}}
         {{update_rows}}
         {{revive_any}}
         return null;
     end if;
     select {{cast_row}} into o from old_rows r;
-    if not found then
-        return null;
-    end if;
     select {{cast_row}} into n from new_rows r;
-    if not ({{o_is_n}}) then
+    if not found or record_image_eq(o, n) then
+        return null;
+    elsif not ({{o_is_n}}) then
         perform {{fn_absorb}}(o, null::{{table}});
         perform {{fn_absorb}}(null::{{table}}, n);
         {{revive_any}}
-        return null;
-    end if;
-    select m.* into s from {{side}} m where {{m_is_n}};
-    if s.atoll_birth is null then
-        perform {{fn_absorb}}(null::{{table}}, n);
-        return null;
-    end if;
-    atoll_now := atoll.stamp_after(greatest(s.atoll_birth, s.atoll_death{{side_stamps}}));
-    {{compare_columns}}
-    if careful then
+    elsif exists (select from {{side}} m where {{m_is_n}} and m.atoll_birth is not null) then
         perform {{fn_absorb}}(o, n);
-        return null;
+    else
+        perform {{fn_absorb}}(null::{{table}}, n);
     end if;
-    if changed = '{}' then
-        return null;
-    end if;
-    update {{side}} m set atoll_birth = m.atoll_birth{{keep_stamps}} where {{m_is_n}};
-    insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals)
-    values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', atoll_now, prevs, 1,
-            array[{{key_names}}] || changed, array[{{n_key_literals}}] || vals);
-    {{revive_any}}
     return null;
 end $body$;
 
 create or replace function {{fn_delete}}() returns trigger
-language plpgsql security definer {{output}} as $body$
+language plpgsql security definer {{output}} {{plan_for_one}} as $body$
 #variable_conflict use_column
 declare
-    atoll_now bigint;
     o     {{table}};
-    s     {{side}};
-    many  boolean;
     pair  record;
 begin
-    if current_setting('atoll.quiet', true) = 'on' then
-        return null;
-    end if;
-    if current_setting({{again}}, true) = 'on' then
-        {{delete_again}}
-        {{revive_any}}
-        return null;
-    elsif pg_trigger_depth() > 1 then
+    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
+        if current_setting('atoll.quiet', true) = 'on' then
+            return null;
+        elsif current_setting({{again}}, true) = 'on' then
+            {{delete_again}}
+            {{revive_any}}
+            return null;
+        end if;
         perform set_config({{again}}, 'on', true);
     end if;
-    select count(*) > 1 into many from (select from old_rows limit 2) two;
-    if many then
-        perform set_config('plan_cache_mode', 'force_custom_plan', true);
+    with gone as materialized (
+        select r.*, greatest(m.atoll_birth{{m_stamps}}) as atoll_prev,
+               atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
+          from old_rows r, {{side}} m where {{m_is_r}} and not exists (select from old_rows offset 1)
+    ), marked as (
+        update {{side}} m set atoll_death = r.atoll_at, atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}}) from gone r where {{m_is_r}}
+    )
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', r.atoll_at, r.atoll_prev, 1, array[{{key_names}}], array[{{r_key_literals}}]
+      from gone r;
+    if found then
+        {{revive_any}}
+        return null;
+    elsif exists (select from old_rows offset 1) then
+        {{plan_for_many}}
         {{delete_rows}}
         {{revive_any}}
         return null;
     end if;
     select {{cast_row}} into o from old_rows r;
-    if not found then
-        return null;
-    end if;
-    select m.* into s from {{side}} m where {{m_is_o}};
-    if not found then
+    if found then
         perform {{fn_absorb}}(o, null::{{table}});
-        return null;
     end if;
-    atoll_now := atoll.stamp_after(greatest(s.atoll_birth, s.atoll_death{{side_stamps}}));
-    update {{side}} m set atoll_death = atoll_now, atoll_kept = jsonb_object({{stamp_names}}, {{o_texts}}) where {{m_is_o}};
-    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-    values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', atoll_now,
-            greatest(s.atoll_birth{{side_stamps}}), 1, array[{{key_names}}], array[{{o_key_literals}}]);
-    {{revive_any}}
     return null;
 end $body$;
 
 create or replace function {{fn_truncate}}() returns trigger
-language plpgsql security definer {{output}} as $body$
+language plpgsql security definer {{output}} {{plan_for_one}} as $body$
 #variable_conflict use_column
 declare
     atoll_now  bigint;
@@ -169,7 +172,7 @@ begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
     end if;
-    perform set_config('plan_cache_mode', 'force_custom_plan', true);
+    {{plan_for_many}}
     -- Rows that were set aside in favour of rows that go now would otherwise come back into an emptied table.
     for s in select m.* from {{side}} m where {{has_unique}} and m.atoll_aside loop
         atoll_vals := s.atoll_kept;

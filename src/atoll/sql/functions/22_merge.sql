@@ -7,66 +7,26 @@
 create or replace function atoll.merge_template() returns text
 language sql immutable as $sql$ select $template$
 
-create or replace function {{fn_merge}}(c atoll.change) returns void
-language plpgsql security definer {{output}} as $body$
+create or replace function {{fn_merge}}(c atoll.change) returns boolean
+language plpgsql {{output}} as $body$
 #variable_conflict use_column
 declare
-    n    {{table}};
-    done bigint;
-    {{declare_positions}}
+    done    bigint := -1;
+    atoll_i integer[];      -- where in the change each column is
 begin
-    if c.op = 'I' and c.cols = array[{{col_names}}] and c.prev = 0 and c.epochs is null then
-        insert into {{table}} ({{cols}}) overriding system value
-        select {{u_values}} from unnest({{all_arrays}}) r ({{cols}}) order by {{r_keys}}
-        on conflict do nothing;
-        get diagnostics done = row_count;
-        if done = c.n then
-            insert into {{side}} ({{keys}}, atoll_birth)
-            select {{u_keys}}, coalesce(r.atoll_at, c.at) from unnest({{key_arrays}}, c.ats::bigint[]) r ({{keys}}, atoll_at)
-            on conflict do nothing;
-            get diagnostics done = row_count;
-        end if;
-    elsif c.op = 'U' and not ({{has_kept}}) and not ({{touches_unique}}) and c.cols <@ array[{{col_names}}] then
-        if c.n = 1 then
-            {{assign_changed}}
-            update {{table}} m set {{set_changed}} where {{m_is_n}};
-            get diagnostics done = row_count;
-            if done = 1 then
-                update {{side}} m set atoll_birth = m.atoll_birth{{set_changed_stamps}}
-                 where {{m_is_n}} and m.atoll_birth is not null {{prev_agrees}};
-                get diagnostics done = row_count;
-            end if;
-        else
-            update {{table}} m set {{set_changed_r}}
-              from (select * from unnest({{changed_arrays}}) r ({{cols}}) order by {{keys}}) r where {{m_is_r}};
-            get diagnostics done = row_count;
-            if done = c.n then
-                update {{side}} m set atoll_birth = m.atoll_birth{{set_changed_stamps}}
-                  from unnest({{key_arrays}}{{prev_arrays}}) r ({{keys}}{{prev_names}})
-                 where {{m_is_r}} and m.atoll_birth is not null {{prev_agrees_r}};
-                get diagnostics done = row_count;
-            end if;
-        end if;
-    elsif c.op = 'D' and not ({{has_unique}} and exists (select from {{side}} where atoll_aside)) then
-        with r as materialized (
-            select * from unnest({{key_arrays}}, c.prevs[1]::bigint[]) r ({{keys}}, atoll_prev) order by {{keys}}
-        ), gone as (
-            delete from {{table}} m using r where {{m_is_r}} returning {{m_cols}}, r.atoll_prev
-        )
-        update {{side}} m set atoll_death = c.at, atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}})
-          from gone r
-         where {{m_is_r}} and greatest(m.atoll_birth{{m_stamps}}) = coalesce(r.atoll_prev, c.prev);
-        get diagnostics done = row_count;
+    if c.n = 1 then
+        {{merge_one}}
     else
-        done := -1;
+        {{merge_many}}
     end if;
     if done <> c.n then
         raise sqlstate 'AT0FF';
     end if;
+    return true;
 end $body$;
 
-create or replace function {{fn_merge_slowly}}(c atoll.change) returns void
-language plpgsql security definer {{output}} as $body$
+create or replace function {{fn_merge_slowly}}(c atoll.change) returns boolean
+language plpgsql {{output}} as $body$
 declare
     r record;
 begin
@@ -75,8 +35,43 @@ begin
     loop
         perform {{fn_join}}(r.row_key, r.delta);
     end loop;
+    return true;
 end $body$;
 
+$template$ $sql$;
+
+-- The fast way; a key that is here already is an error like any other, which the caller takes for a no. A change of
+-- one row is read as plain values, a change of many is unnested, in the order of keys.
+create or replace function atoll.merge_rows_template() returns text
+language sql immutable as $sql$ select $template$
+        if c.op = 'I' and c.cols = array[{{col_names}}] and c.prev = 0 and c.epochs is null then
+            insert into {{table}} ({{cols}}) overriding system value
+            select {{u_values}} from {{arrived_rows}} {{in_order}};
+            get diagnostics done = row_count;
+            if done = c.n then
+                insert into {{side}} ({{keys}}, atoll_birth) select {{u_keys}}, coalesce(r.atoll_at, c.at) from {{arrived_births}};
+                get diagnostics done = row_count;
+            end if;
+        elsif c.op = 'U' and not {{needs_care}} and c.cols <@ array[{{col_names}}] then
+            atoll_i := array[{{positions}}];
+            update {{table}} m set {{set_changed}} from (select * from {{arrived_values}} {{in_order}}) r where {{m_is_r}};
+            get diagnostics done = row_count;
+            if done = c.n then
+                update {{side}} m set atoll_birth = m.atoll_birth{{set_changed_stamps}}
+                  from {{arrived_prevs}} where {{m_is_r}} and m.atoll_birth is not null {{prev_agrees}};
+                get diagnostics done = row_count;
+            end if;
+        elsif c.op = 'D' and not ({{has_unique}} and exists (select from {{side}} where atoll_aside)) then
+            with r as materialized (
+                select * from {{arrived_deaths}} {{in_order}}
+            ), gone as (
+                delete from {{table}} m using r where {{m_is_r}} returning {{m_cols}}, r.atoll_prev
+            )
+            update {{side}} m set atoll_death = c.at, atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}})
+              from gone r
+             where {{m_is_r}} and greatest(m.atoll_birth{{m_stamps}}) = coalesce(r.atoll_prev, c.prev);
+            get diagnostics done = row_count;
+        end if;
 $template$ $sql$;
 
 -- A change, row by row, as what each row's state joins with.
@@ -131,12 +126,22 @@ end $$;
 create or replace function atoll.arrive() returns trigger
 language plpgsql security definer set search_path = pg_catalog set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+declare
+    merged boolean;
 begin
     if new.origin = atoll.me() then
         return null;
     end if;
-    perform atoll.merge(new);
-    if exists (select from atoll.cursor) then
+    if new.version = 1 and (new.at >> 22) <= atoll.clock_ms() then
+        begin
+            merged := atoll_side.dispatch(new);
+        exception when others then
+            merged := atoll.merge_slowly(new, sqlstate);
+        end;
+    else
+        merged := atoll.merge(new);
+    end if;
+    if atoll.is_followed() then
         return new;
     end if;
     return null;
@@ -145,69 +150,89 @@ end $$;
 -- Merges one change or parks it; says whether it was merged.
 create or replace function atoll.merge(c atoll.change) returns boolean
 language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    way    text;
-    code   text;
-    reason text;
 begin
     if c.version > 1 then
         perform atoll.park(c, 'version-unknown', format('change has wire version %s, this node knows 1', c.version));
         return false;
-    end if;
-    if c.at > ((atoll.clock_ms() + atoll.future_ms()) << 22) then
+    elsif c.at > ((atoll.clock_ms() + atoll.future_ms()) << 22) then
         perform atoll.park(c, 'stamp-in-future', format('stamp %s is further ahead of this clock than the bound', atoll.stamp_time(c.at)));
         return false;
     end if;
-    foreach way in array array['fast', 'careful'] loop
-        begin
-            if way = 'fast' then
-                perform atoll_side.dispatch(c);
-            else
-                perform atoll_side.dispatch_slowly(c);
-            end if;
-            if c.tbl = 'atoll.shared_table' then
-                perform atoll.install_tables();
-            end if;
-            way := 'done';
-        exception when others then
-            -- Changes merged before in this transaction hold locks too. Only giving them up ends the deadlock: the
-            -- apply worker starts the transaction again.
-            if sqlstate = '40P01' and current_setting('atoll.merging', true) = 'on' then
-                raise;
-            end if;
-            get stacked diagnostics reason = message_text, code = constraint_name;
-            code := coalesce(nullif(code, ''), sqlstate);
-        end;
-        if way = 'done' then
-            perform set_config('atoll.merging', 'on', true);
-            return true;
-        end if;
-    end loop;
-    perform atoll.park(c, code, reason);
+    return atoll_side.dispatch(c);
+exception when others then
+    return atoll.merge_slowly(c, sqlstate);
+end $$;
+
+-- What is left to do when the fast way failed with `failure`.
+create or replace function atoll.merge_slowly(c atoll.change, failure text) returns boolean
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    code   text;
+    reason text;
+begin
+    perform atoll.yield_to_application(failure);
+    begin
+        return atoll_side.dispatch_slowly(c);
+    exception when others then
+        get stacked diagnostics failure = returned_sqlstate, reason = message_text, code = constraint_name;
+    end;
+    perform atoll.yield_to_application(failure);
+    perform atoll.park(c, coalesce(nullif(code, ''), failure), reason);
     return false;
+end $$;
+
+-- Changes merged before in this transaction hold locks too. Only giving them up ends a deadlock: the apply worker
+-- starts the transaction again.
+create or replace function atoll.yield_to_application(failure text) returns void
+language plpgsql set search_path = pg_catalog as $$
+begin
+    if failure = '40P01' and exists (select from pg_locks l join atoll.local_table t on t.relid = l.relation
+                                      where l.pid = pg_backend_pid() and l.mode = 'RowExclusiveLock' and l.granted) then
+        raise exception using errcode = failure, message = 'deadlock with an application: the transaction starts again';
+    end if;
 end $$;
 
 create or replace function atoll.future_ms() returns bigint
 language sql stable
 return (select extract(epoch from value::interval) * 1000 from atoll.setting where name = 'future_bound')::bigint;
 
--- One case per shared table, so that a change finds its functions without dynamic SQL.
+-- A search tree over the shared tables, so that a change finds its functions without dynamic SQL and without
+-- asking for one table after the other.
 create or replace function atoll.render_dispatch() returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
-    way text;
+    way  text;
+    tree text;
 begin
     foreach way in array array['merge', 'merge_slowly'] loop
+        tree := atoll.branches(way, (select array_agg(name order by name collate "C") from atoll.local_table));
         execute format($f$
-            create or replace function atoll_side.%I(c atoll.change) returns void language plpgsql set search_path = pg_catalog as $body$
+            create or replace function atoll_side.%I(c atoll.change) returns boolean language plpgsql as $body$
             begin
-                case c.tbl
+                %s
+                if c.tbl = '' then
                     %s
-                    else perform atoll.refuse('table-unknown', format('table %%s is not shared here', c.tbl), state => 'AT002');
-                end case;
+                    return true;
+                end if;
+                perform atoll.refuse('table-unknown', format('table %%s is not shared here', c.tbl), state => 'AT002');
             end $body$ $f$,
-            case way when 'merge' then 'dispatch' else 'dispatch_slowly' end,
-            (select coalesce(string_agg(format('when %L then perform %s(c);', name, atoll.generated(side, way)), E'\n'), '')
-               || case way when 'merge' then ' when '''' then perform atoll.seeded();' else ' when '''' then null;' end from atoll.local_table));
+            case way when 'merge' then 'dispatch' else 'dispatch_slowly' end, tree,
+            case way when 'merge' then 'perform atoll.seeded();' end);
     end loop;
+end $$;
+
+create or replace function atoll.branches(way text, tables text[]) returns text
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    middle constant integer := cardinality(tables) / 2;
+begin
+    if middle > 0 then
+        return format(E'if c.tbl <= %L collate "C" then\n%s\nelse\n%s\nend if;', tables[middle],
+                      atoll.branches(way, tables[:middle]), atoll.branches(way, tables[middle + 1:]));
+    end if;
+    return (select format(E'if c.tbl = %L then\n%s\nreturn %s(c);\nend if;', l.name,
+                          case when l.name = 'atoll.shared_table' then format('perform %s(c); perform atoll.install_tables(); return true;',
+                                                                              atoll.generated(l.side, way)) end,
+                          atoll.generated(l.side, way))
+              from atoll.local_table l where l.name = tables[1]);
 end $$;

@@ -9,22 +9,18 @@ language plpgsql security definer {{output}} as $body$
 #variable_conflict use_column
 declare
     atoll_now bigint := atoll.now();
-    n     {{table}};
 begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
     end if;
-    if (select count(*) > 1 from (select from new_rows limit 2) two) then
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]
+      from new_rows r where not exists (select from new_rows offset 1);
+    if not found then
         insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
           from (select r.*, {{chunk}} as atoll_chunk from new_rows r) r
          group by atoll_chunk;
-        return null;
-    end if;
-    select {{cast_row}} into n from new_rows r;
-    if found then
-        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-        values (atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{n_literals}}]);
     end if;
     return null;
 end $body$;
@@ -39,26 +35,28 @@ begin
     return null;
 end $body$;
 
-create or replace function {{fn_merge}}(c atoll.change) returns void
-language plpgsql security definer {{output}} as $body$
+create or replace function {{fn_merge}}(c atoll.change) returns boolean
+language plpgsql set search_path = pg_catalog as $body$
 #variable_conflict use_column
 declare
-    done bigint;
+    done bigint := -1;
 begin
-    if c.op <> 'I' or c.cols <> array[{{col_names}}] then
-        raise sqlstate 'AT0FF';
+    if c.op = 'I' and c.cols = array[{{col_names}}] then
+        if c.n = 1 then
+            insert into {{table}} ({{cols}}) overriding system value select {{u_values}} from {{arrived_rows_one}};
+        else
+            insert into {{table}} ({{cols}}) overriding system value select {{u_values}} from {{arrived_rows}} {{in_order}};
+        end if;
+        get diagnostics done = row_count;
     end if;
-    insert into {{table}} ({{cols}}) overriding system value
-    select {{u_values}} from unnest({{all_arrays}}) r ({{cols}}) order by {{r_keys}}
-    on conflict do nothing;
-    get diagnostics done = row_count;
     if done <> c.n then
         raise sqlstate 'AT0FF';
     end if;
+    return true;
 end $body$;
 
-create or replace function {{fn_merge_slowly}}(c atoll.change) returns void
-language plpgsql security definer {{output}} set timezone = 'UTC' as $body$
+create or replace function {{fn_merge_slowly}}(c atoll.change) returns boolean
+language plpgsql {{output}} set timezone = 'UTC' as $body$
 #variable_conflict use_column
 declare
     n   {{table}};
@@ -69,7 +67,7 @@ begin
         perform atoll.refuse('column-unknown', format('could not merge a change of %s: its columns differ from those here', c.tbl), state => 'AT002');
     end if;
     perform set_config('atoll.quiet', 'on', true);
-    for {{n_fields}} in select {{u_values}} from unnest({{all_arrays}}) r ({{cols}}) order by {{r_keys}}
+    for {{n_fields}} in select {{u_values}} from {{arrived_rows}} {{in_order}}
     loop
         select m.* into t from {{table}} m where {{m_is_n}} for update;
         if not found then
@@ -83,6 +81,7 @@ begin
         end if;
     end loop;
     perform set_config('atoll.quiet', was, true);
+    return true;
 end $body$;
 
 $template$ $sql$;
@@ -90,7 +89,8 @@ $template$ $sql$;
 create or replace function atoll.install_append(of_table text) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
-    vars jsonb := atoll.variables(of_table);
+    vars jsonb := atoll.variables(of_table) || atoll.arrived(of_table, false)
+               || jsonb_build_object('arrived_rows_one', atoll.arrived(of_table, true)->>'arrived_rows');
 begin
     execute atoll.render(atoll.append_seed_template(), vars);
     execute atoll.render(atoll.append_template(), vars || jsonb_build_object(

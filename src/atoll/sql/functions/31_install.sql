@@ -158,7 +158,9 @@ begin
                    vars->>'o_is_r', side, vars->>'m_is_r', vars->>'first_key'))))));
     execute atoll.render(atoll.row_template(), vars);
     execute atoll.render(atoll.capture_template(), vars);
-    execute atoll.render(atoll.merge_template(), vars);
+    execute atoll.render(atoll.merge_template(), vars || jsonb_build_object(
+        'merge_one', atoll.render(atoll.merge_rows_template(), vars || atoll.arrived(of_table, true)),
+        'merge_many', atoll.render(atoll.merge_rows_template(), vars || atoll.arrived(of_table, false))));
     execute atoll.render(atoll.seed_template(), vars);
 end $$;
 
