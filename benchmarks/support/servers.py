@@ -49,7 +49,7 @@ class Server:
 
     async def values(self, database: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         async with await self.connect(database) as connection:
-            return await (await connection.execute(trusted(query), arguments)).fetchall()
+            return await (await connection.execute(trusted(query), arguments or None)).fetchall()
 
     async def value(self, database: str, query: str, *arguments: object) -> Any:
         return (await self.values(database, query, *arguments))[0][0]
