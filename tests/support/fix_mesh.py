@@ -221,8 +221,15 @@ class Mesh:
 
     async def set_clock(self, node: MeshNode, seconds: float) -> None:
         """Move a node's clock, for sessions from now on; those from before are ended."""
-        offset = round(seconds * 1000)
-        await self.sql(node, f"alter database atoll set atoll.clock_offset_ms = {offset}")
+        await self._set(node, "atoll.clock_offset_ms", str(round(seconds * 1000)))
+
+    async def stop_clocks(self, at_ms: int | None) -> None:
+        """Let every node's clock stand at a time, or go again."""
+        for node in self.live():
+            await self._set(node, "atoll.clock_stands_at_ms", str(at_ms or ""))
+
+    async def _set(self, node: MeshNode, setting: str, value: str) -> None:
+        await self.sql(node, f"alter database atoll set {setting} = '{value}'")
         await self.sql(
             node,
             "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
@@ -479,7 +486,7 @@ class MeshMaker:
             shutil.rmtree(mesh.folder, ignore_errors=True)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="session")
 async def make_mesh() -> AsyncIterator[MeshMaker]:
     maker = MeshMaker()
     yield maker
