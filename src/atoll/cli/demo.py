@@ -45,7 +45,7 @@ def demo(
     command = called.name if found and Path(found).resolve() == called.resolve() else str(called)
     pace = Pace(writes_per_second=writes, cut_seconds=seconds)
     folder = Path(home).expanduser().resolve() if home else None
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     code = asyncio.run(run_demo(pace, folder, console, command, waits=not no_wait))
     if code:
         raise typer.Exit(code)

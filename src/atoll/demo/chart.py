@@ -10,8 +10,8 @@ from atoll.demo import words
 from atoll.demo.view import RoadView, View
 
 COLOURS = {"lisbon": "cyan", "nairobi": "yellow", "osaka": "magenta"}
-WIDTH, HEIGHT = 36, 9
-TOP, LEFT, RIGHT, FOOT = 18, 11, 25, 7
+WIDTH, HEIGHT = 34, 9
+TOP, LEFT, RIGHT, FOOT = 16, 9, 23, 7
 LAG_BAD_SECONDS = 0.5
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -41,15 +41,15 @@ def draw_map(view: View) -> Text:
     _slope(canvas, view.road(top, left), TOP, -1, "╱")
     _slope(canvas, view.road(top, right), TOP, 1, "╲")
     _foot(canvas, view.road(left, right))
-    corners = ((TOP, 0, TOP + 2, 0), (LEFT, FOOT, LEFT - 3, FOOT + 1), (RIGHT, FOOT, RIGHT - 2, FOOT + 1))
+    corners = ((TOP, 0, TOP + 2, 0), (LEFT, FOOT, 1, FOOT), (RIGHT, FOOT, RIGHT + 2, FOOT))
     for site, (x, y, name_x, name_y) in zip(view.sites, corners, strict=True):
         style = f"bold {COLOURS[site.name]}" if site.is_up else "dim"
         canvas.put(x, y, "●" if site.is_up else "○", style)
         canvas.put(name_x, name_y, site.name, style)
-    if all(site.is_up for site in view.sites):
-        _label(canvas, view.road(top, left), x=LEFT + 1, y=2, is_left=True)
-        _label(canvas, view.road(top, right), x=RIGHT - 1, y=2, is_left=False)
-        _label(canvas, view.road(left, right), x=TOP, y=FOOT - 2, is_left=None)
+    if view.is_playing:
+        _label(canvas, view.road(top, left), x=LEFT + 3, y=2, is_left=True)
+        _label(canvas, view.road(top, right), x=RIGHT - 2, y=2, is_left=False)
+        _label(canvas, view.road(left, right), x=TOP, y=FOOT + 1, is_left=None)
     return canvas.text()
 
 
@@ -71,14 +71,15 @@ def _foot(canvas: Canvas, road: RoadView) -> None:
 
 
 def _label(canvas: Canvas, road: RoadView, x: int, y: int, is_left: bool | None) -> None:
-    """What is the matter on a road, beside it; the road at the foot has its label above."""
+    """What is the matter on a road, beside it; the road at the foot has its label below, in one line."""
     state = "✕ cut" if road.is_cut and is_left is not None else ""
-    lines = [state, words.duration(road.lag_seconds), f"{road.waiting:,} waiting"]
-    lines = [line for line in lines if line]
+    waits = f"{words.short(road.waiting)} waiting" if road.waiting else ""
+    lines = [line for line in (state, words.lag(road.lag_seconds), waits) if line]
+    if is_left is None:
+        lines = [", ".join(lines)]
     for number, line in enumerate(lines):
         start = x - len(line) // 2 if is_left is None else x - len(line) if is_left else x + 1
-        is_main = number == len(lines) - 2
-        canvas.put(start, y + number, line, f"bold {_style(road)}" if is_main else _style(road))
+        canvas.put(start, y + number, line, _style(road))
 
 
 def spark(history: Sequence[int], width: int) -> str:

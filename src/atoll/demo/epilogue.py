@@ -36,8 +36,8 @@ def _cut(outcome: Outcome) -> list[str]:
         f"{writes} writes.",
         f"A write on {AWAY} took {words.latency(cut.took_before_seconds)} before the cut"
         f" and {words.latency(cut.took_seconds)} during it (median).",
-        f"At its end {words.count(cut.waiting_most, 'row')} waited,"
-        f" the oldest for {words.duration(cut.lag_most_seconds)}.",
+        f"At its end {words.count(cut.waiting_most, 'row')} were still to be delivered,"
+        f" the oldest {words.duration(cut.lag_most_seconds)} old.",
         end,
     )
 

@@ -26,7 +26,7 @@ class Account:
     sold: Counter[str] = field(default_factory=Counter)
     _done_at: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
     _took: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
-    _reading_at: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
+    _row_at: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=TIMES_KEPT))
 
     def note(self, at: float, took: float) -> None:
         """A write was acknowledged."""
@@ -34,9 +34,19 @@ class Account:
         self._done_at.append(at)
         self._took.append(took)
 
+    def note_order(self, at: float, item: str, qty: int) -> None:
+        self.orders += 1
+        self.sold[item] += qty
+        self._row_at.append((self.rows, at))
+
     def note_reading(self, at: float) -> None:
         self.readings += 1
-        self._reading_at.append((self.readings, at))
+        self._row_at.append((self.rows, at))
+
+    @property
+    def rows(self) -> int:
+        """Rows that were added; there are also writes that change one."""
+        return self.orders + self.readings
 
     def rate(self, now: float) -> float:
         """Writes a second, lately."""
@@ -53,6 +63,6 @@ class Account:
         return statistics.median(found) if found else None
 
     def behind(self, seen: int, now: float) -> float:
-        """How long ago the first reading was written of those that somebody has not seen."""
-        missing = bisect.bisect_right(self._reading_at, seen, key=lambda reading: reading[0])
-        return now - self._reading_at[missing][1] if missing < len(self._reading_at) else 0.0
+        """How long before `now` the first row was acknowledged of those that somebody has not seen."""
+        missing = bisect.bisect_right(self._row_at, seen, key=lambda row: row[0])
+        return max(0.0, now - self._row_at[missing][1]) if missing < len(self._row_at) else 0.0

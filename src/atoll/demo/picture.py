@@ -11,13 +11,17 @@ from rich.text import Text
 
 from atoll.demo import words
 from atoll.demo.chart import COLOURS, HEIGHT, WIDTH, draw_map, spark
-from atoll.demo.scenario import BUILD, STAR, STEPS
+from atoll.demo.scenario import STAR, STEPS
 from atoll.demo.view import View
 from atoll.demo.watch import Conflict
 
 WIDTH_MIN, HEIGHT_MIN = 80, 24
 WIDTH_MAX = 120
 STORY_LINES = 9
+NO_CONFLICT = (
+    "None: nobody has overwritten what they had not seen. If two sites do, the later write stays on every"
+    " node, and the other one is kept and listed here."
+)
 
 
 def draw(view: View, width: int, height: int) -> RenderableType:
@@ -29,7 +33,7 @@ def draw(view: View, width: int, height: int) -> RenderableType:
         Layout(_middle(view, wide), size=HEIGHT + 1),
     ]
     left = height - 2 - 4 - HEIGHT - 1
-    if left >= 8 + STORY_LINES and STEPS[view.step] is not BUILD:
+    if left >= 8 + STORY_LINES and view.is_playing:
         parts.append(Layout(_story(view, STORY_LINES - 2), size=STORY_LINES))
         left -= STORY_LINES
     parts.append(Layout(_below(view, left)))
@@ -64,7 +68,7 @@ def _middle(view: View, width: int) -> RenderableType:
     grid = Table.grid()
     grid.add_column(width=WIDTH + 2)
     grid.add_column(width=width - WIDTH - 2)
-    right = _build_story(view) if STEPS[view.step] is BUILD else _numbers(view, width)
+    right = _numbers(view) if view.is_playing else _build_story(view)
     grid.add_row(draw_map(view), right)
     return grid
 
@@ -73,20 +77,18 @@ def _build_story(view: View) -> Text:
     drawn = Text(no_wrap=True, overflow="ellipsis")
     for told in view.story[-HEIGHT:]:
         drawn.append(f"{told.at:5.1f} s  ", "dim")
-        drawn.append(f"{told.text}\n")
+        drawn.append(f"{told.headline}\n")
     return drawn
 
 
-def _numbers(view: View, width: int) -> RenderableType:
-    is_wide = width >= WIDTH_MAX
+def _numbers(view: View) -> RenderableType:
     work = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("", "writes/s", "a write takes", "orders", "readings"):
-        work.add_column(title, justify="right" if title else "left", min_width=8 if not title else None)
+    for title in ("", "writes/s", "latency", "orders", "readings"):
+        work.add_column(title, justify="right" if title else "left", no_wrap=True)
     row = Table(box=None, pad_edge=False, header_style="dim")
     for title in (f"{STAR} at", "quantity", "price", "tags"):
         row.add_column(title, justify="right" if title in ("quantity", "price") else "left", no_wrap=True)
-    same = {site.star for site in view.sites}
-    style = "green" if len(same) == 1 else "yellow"
+    style = "green" if len({site.star for site in view.sites}) == 1 else "yellow"
     for site in view.sites:
         name = Text(site.name, COLOURS[site.name])
         rate = f"{site.writes_per_second:.0f}"
@@ -94,42 +96,45 @@ def _numbers(view: View, width: int) -> RenderableType:
         star = site.star
         cells = ("", "", "") if star is None else (f"{star.qty:,}", f"{star.price}", star.tags or "-")
         row.add_row(name, *(Text(cell, style) for cell in cells))
-    if not is_wide:
-        return Group(work, Text(), row)
     return Group(work, Text(), row)
 
 
 def _story(view: View, most: int) -> RenderableType:
     drawn = Text(no_wrap=True, overflow="ellipsis")
     for told in view.story[-most:]:
-        drawn.append(f"{words.clock(told.at):>6}  ", "dim")
-        drawn.append(f"{told.text}\n")
+        drawn.append(f"{words.clock(told.at):>5}  ", "dim")
+        drawn.append(f"{told.headline}\n")
     history = Text(spark(view.waiting_before, 30), "yellow")
-    both = Table.grid(expand=True)
+    both = Table.grid(expand=True, padding=(0, 2))
     both.add_column(ratio=3)
     both.add_column(width=32)
     now = view.waiting_before[-1] if view.waiting_before else 0
     both.add_row(
-        drawn, Group(Text("rows waiting for a road", "dim"), history, Text(f"{now:,} now", "yellow"))
+        drawn, Group(Text("rows still to be delivered", "dim"), history, Text(f"{now:,} now", "yellow"))
     )
     return Panel(both, title="so far", title_align="left", border_style="dim", padding=(0, 1))
 
 
 def _below(view: View, height: int) -> RenderableType:
     title = f"conflicts: {view.conflict_count:,}"
-    if not view.conflict_count:
-        body: RenderableType = Text(
-            "none: nobody has overwritten what they had not seen. The later write would stay,"
-            " the other be kept and listed.",
-            "dim",
-        )
+    if not view.is_playing:
+        title, body = "what comes", _what_comes()
+    elif not view.conflict_count:
+        body = Text(NO_CONFLICT, "dim")
     else:
         body = _conflicts(view.conflicts, max(1, height - 2))
         title += " · the later write stays, the other is kept"
     return Panel(body, title=title, title_align="left", border_style="dim", padding=(0, 1))
 
 
-def _conflicts(conflicts: tuple[Conflict, ...], most: int) -> Table:
+def _what_comes() -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for step in STEPS[1:]:
+        table.add_row(Text(step.title, "bold"), Text(step.short, "dim"))
+    return table
+
+
+def _conflicts(conflicts: tuple[Conflict, ...], most: int) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for conflict in conflicts[-most:]:
         table.add_row(

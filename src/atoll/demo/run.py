@@ -42,7 +42,8 @@ async def run_demo(pace: Pace, folder: Path | None, console: Console, command: s
             if not ending.was_asked:
                 raise
     if folder is not None:
-        console.print(f"the homes are kept in {folder}; run one with: {command} up --home {folder}/NAME")
+        text = f"the homes are kept in {folder}; run one with: {command} up --home {folder}/NAME"
+        console.print(text, markup=False, soft_wrap=True)
     return code
 
 
@@ -56,8 +57,8 @@ async def _perform(nodes: Stage, pace: Pace, console: Console) -> int:
 def _tell(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
         label, text = line[: epilogue.LABEL], line[epilogue.LABEL :]
-        console.print(f"[bold]{label}[/]" if label.strip() else label, end="")
-        console.print(text, markup=False)
+        console.print(label, style="bold" if label.strip() else None, end="", markup=False)
+        console.print(text, markup=False, soft_wrap=True)
 
 
 class _Ending:

@@ -101,30 +101,39 @@ class Step:
     """A chapter of the demo."""
 
     title: str
+    short: str
     text: str
 
 
 BUILD = Step(
     "build",
+    "three nodes start",
     "Three real nodes start on this machine, each with a PostgreSQL of its own. Nothing is shared"
     " but what they send each other over mutual TLS.",
 )
 CALM = Step(
     "calm",
-    "Every site sells, counts and measures in its own database, and every write reaches the others"
+    "writes on every site reach the others within moments",
+    "Everybody writes. Each site sells and measures in its own database, and the other two have it"
     " within moments.",
 )
 CUT = Step(
     "cut off",
+    "Osaka loses every link, and all three go on reading and writing",
     "Osaka's cables are cut. Everybody goes on reading and writing, Osaka too: no site asks another"
     " for permission.",
 )
 HEALED = Step(
     "healed",
+    "the links come back, and what was missed comes in",
     "The cables are mended. The nodes find each other again, and what each missed comes in, while"
     " everybody goes on writing.",
 )
-PROOF = Step("proof", "Writing stops. Now every row on every node is compared, by hash.")
+PROOF = Step(
+    "proof",
+    "every row on every node is compared, by hash",
+    "Writing stops. Now every row on every node is compared, by hash.",
+)
 STEPS = (BUILD, CALM, CUT, HEALED, PROOF)
 
 

@@ -11,7 +11,6 @@ from rich.live import Live
 
 from atoll.demo import words
 from atoll.demo.picture import HEIGHT_MIN, WIDTH_MIN, draw
-from atoll.demo.scenario import BUILD, STEPS
 from atoll.demo.view import View
 
 LINE_EVERY_SECONDS = 2.0
@@ -60,7 +59,7 @@ class PlainLines:
         for told in view.story[self._told :]:
             self._write(f"[{told.at:5.1f} s] {told.text}")
         self._told = len(view.story)
-        if STEPS[view.step] is not BUILD and view.seconds - self._line_at >= LINE_EVERY_SECONDS:
+        if view.is_playing and view.seconds - self._line_at >= LINE_EVERY_SECONDS:
             self._line_at = view.seconds
             self._write(numbers(view))
 
@@ -74,7 +73,7 @@ class PlainLines:
 def numbers(view: View) -> str:
     """Everything that moves, in one line."""
     rates = ", ".join(f"{site.name} {site.writes_per_second:.0f}" for site in view.sites)
-    behind = ", ".join(f"{road.one}-{road.other} {words.duration(road.lag_seconds)}" for road in view.roads)
+    behind = ", ".join(f"{road.one}-{road.other} {words.lag(road.lag_seconds)}" for road in view.roads)
     waiting = sum(road.waiting for road in view.roads)
     return (
         f"[{view.seconds:5.1f} s]   writes/s: {rates}; lag: {behind};"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import psycopg
 
 from atoll.demo import program, words
+from atoll.demo.gap import Gap, Mark, Way, mark, measure
 from atoll.demo.ledger import Account
 from atoll.demo.outcome import CutFacts, Outcome, TableFact, choose_sample, find_complaints
 from atoll.demo.scenario import (
@@ -65,7 +66,7 @@ class Show:
         self._cut_off: str | None = None
         self._applications: dict[str, Application] = {}
         self._lookouts: dict[str, Lookout] = {}
-        self._lag_most = 0.0
+        self._gaps: dict[Way, Gap] = {}
 
     # What there is to see
 
@@ -86,7 +87,7 @@ class Show:
             step=STEPS.index(self._step),
             text=self._text,
             sites=view_sites(accounts, seen, sorted(self._up), now),
-            roads=view_roads(accounts, seen, self._cut_off, now),
+            roads=view_roads(self._gaps, self._cut_off),
             conflicts=first.conflicts,
             conflict_count=first.conflict_count,
             story=tuple(self._story),
@@ -110,7 +111,7 @@ class Show:
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as helpers:
             tasks = [helpers.create_task(self._paint())]
             await self._build(stack)
-            tasks += [helpers.create_task(self._look(lookout)) for lookout in self._lookouts.values()]
+            tasks += [helpers.create_task(self._look(name)) for name in self._lookouts]
             tasks.append(helpers.create_task(self._stage.watch()))
             outcome = await self._write_and_cut(helpers)
             for task in tasks:
@@ -118,8 +119,6 @@ class Show:
         return outcome
 
     async def _build(self, stack: contextlib.AsyncExitStack) -> None:
-        self._tell(BUILD.text)
-
         def say(site: str, what: str) -> None:
             if what.endswith("up") or "invites" in what:
                 self._up.add(site)
@@ -186,7 +185,7 @@ class Show:
         writes = {name: account.writes - before[name] for name, account in self._accounts.items()}
         took_cut = away.took(writes[AWAY])
         waiting, lag = self._waiting_now(), self._lag_now()
-        marks = {name: (a.orders, a.readings) for name, a in self._accounts.items()}
+        marks = self._marks()
         await self._stage.mend()
         mended, self._cut_off = time.monotonic(), None
         self._begin(HEALED)
@@ -205,21 +204,21 @@ class Show:
             self._tell(tell_act(act))
         await asyncio.sleep(max(0.0, began + self._pace.cut_seconds - time.monotonic()))
 
-    async def _until_seen(self, marks: dict[str, tuple[int, int]], since: float) -> float | None:
-        """Seconds until every node has what was written before; none if that takes too long."""
+    def _marks(self) -> dict[str, Mark]:
+        now = time.monotonic()
+        return {name: mark(account, now) for name, account in self._accounts.items()}
+
+    async def _until_seen(self, marks: dict[str, Mark], since: float) -> float | None:
+        """Seconds until every node has what was acknowledged before; none if that takes too long."""
         while time.monotonic() - since < self._pace.converge_seconds_max:
-            if all(
-                seen.orders.get(site, 0) >= orders and seen.readings.get(site, 0) >= readings
-                for seen in self._seen.values()
-                for site, (orders, readings) in marks.items()
-            ):
+            if all(mark.is_seen(seen, site) for seen in self._seen.values() for site, mark in marks.items()):
                 return time.monotonic() - since
             await asyncio.sleep(LOOK_EVERY_SECONDS / 4)
         return None
 
     async def _prove(self, cut: CutFacts) -> Outcome:
         self._begin(PROOF)
-        marks = {name: (a.orders, a.readings) for name, a in self._accounts.items()}
+        marks = self._marks()
         await self._until_seen(marks, time.monotonic())
         answer = await self._check()
         receipts = {name: await lookout.receipts() for name, lookout in self._lookouts.items()}
@@ -266,22 +265,24 @@ class Show:
             self._screen.show(self.view())
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
-    async def _look(self, lookout: Lookout) -> None:
+    async def _look(self, name: str) -> None:
+        lookout = self._lookouts[name]
         while True:
+            marks = self._marks()
             try:
                 await lookout.look()
             except psycopg.Error as error:
                 raise DataError(
-                    "demo-look-failed", f"could not look at a node: {str(error).strip().splitlines()[0]}"
+                    "demo-look-failed", f"could not look at {name}: {str(error).strip().splitlines()[0]}"
                 ) from error
+            self._gaps |= measure(self._accounts, marks, name, lookout.seen)
             await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     def _waiting_now(self) -> int:
-        return sum(road.waiting for road in view_roads(self._accounts, self._seen, None, time.monotonic()))
+        return sum(gap.waiting for gap in self._gaps.values())
 
     def _lag_now(self) -> float:
-        roads = view_roads(self._accounts, self._seen, None, time.monotonic())
-        return max(road.lag_seconds for road in roads)
+        return max((gap.lag_seconds for gap in self._gaps.values()), default=0.0)
 
 
 @dataclass(frozen=True)

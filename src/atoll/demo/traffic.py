@@ -89,8 +89,7 @@ class Application:
             await connection.execute(query("demo", "add_order"), order)
             await connection.execute(query("demo", "take"), (write.qty, write.item))
         self.account.reads += 1
-        self.account.orders += 1
-        self.account.sold[write.item] += write.qty
+        self.account.note_order(time.monotonic(), write.item, write.qty)
 
     async def _act(self, connection: Connection, act: Act) -> None:
         if act.price is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from atoll.demo.gap import Gap, Way
 from atoll.demo.ledger import Account
-from atoll.demo.scenario import SITES
+from atoll.demo.scenario import BUILD, SITES, STEPS
 from atoll.demo.watch import Conflict, Item, Seen
 
 LATELY_WRITES = 50
@@ -41,6 +42,11 @@ class Told:
     at: float
     text: str
 
+    @property
+    def headline(self) -> str:
+        """The first sentence."""
+        return self.text.partition(". ")[0].removesuffix(".")
+
 
 @dataclass(frozen=True)
 class View:
@@ -53,6 +59,11 @@ class View:
     conflict_count: int = 0
     story: tuple[Told, ...] = ()
     waiting_before: tuple[int, ...] = ()
+
+    @property
+    def is_playing(self) -> bool:
+        """The nodes are built, and the applications write."""
+        return STEPS[self.step] is not BUILD
 
     def road(self, one: str, other: str) -> RoadView:
         return next(road for road in self.roads if {road.one, road.other} == {one, other})
@@ -78,37 +89,12 @@ def view_sites(
     return tuple(found)
 
 
-def view_roads(
-    accounts: Mapping[str, Account], seen: Mapping[str, Seen], cut_off: str | None, now: float
-) -> tuple[RoadView, ...]:
+def view_roads(gaps: Mapping[Way, Gap], cut_off: str | None) -> tuple[RoadView, ...]:
     names = [site.name for site in SITES]
-    pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
     found = []
-    for one, other in pairs:
-        ways = ((one, other), (other, one))
-        found.append(
-            RoadView(
-                one,
-                other,
-                is_cut=cut_off in (one, other),
-                lag_seconds=max(_lag(accounts, seen, *way, now) for way in ways),
-                waiting=sum(_waiting(accounts, seen, *way) for way in ways),
-            )
-        )
+    for number, one in enumerate(names):
+        for other in names[number + 1 :]:
+            there, back = gaps.get(Way(one, other), Gap()), gaps.get(Way(other, one), Gap())
+            lag = max(there.lag_seconds, back.lag_seconds)
+            found.append(RoadView(one, other, cut_off in (one, other), lag, there.waiting + back.waiting))
     return tuple(found)
-
-
-def _lag(
-    accounts: Mapping[str, Account], seen: Mapping[str, Seen], writer: str, reader: str, now: float
-) -> float:
-    """How old the oldest write is that the reader does not have yet."""
-    if writer not in accounts or reader not in seen:
-        return 0.0
-    return accounts[writer].behind(seen[reader].readings.get(writer, 0), now)
-
-
-def _waiting(accounts: Mapping[str, Account], seen: Mapping[str, Seen], writer: str, reader: str) -> int:
-    if writer not in accounts or reader not in seen:
-        return 0
-    account = accounts[writer]
-    return max(0, account.orders + account.readings - seen[reader].rows_of(writer))

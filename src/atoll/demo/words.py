@@ -7,7 +7,7 @@ def duration(seconds: float) -> str:
     """A time span to two or three digits: 3 ms, 0.25 s, 6.2 s, 1:05 min."""
     if seconds < 0.0995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
+    if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
 
@@ -16,8 +16,17 @@ def latency(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
 
 
+def lag(seconds: float) -> str:
+    return "in step" if seconds <= 0 else duration(seconds)
+
+
 def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def short(number: int) -> str:
+    """Short, however large: 9,999, then 10k."""
+    return f"{number:,}" if number < 10_000 else f"{number // 1000}k"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
