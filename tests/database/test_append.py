@@ -9,7 +9,9 @@ from support.fix_nodes import Nodes
 
 @pytest.fixture
 def readings(three_nodes: Nodes) -> Nodes:
-    three_nodes[0].run("create table reading (sensor text, at timestamptz, value float8, note text, primary key (sensor, at))")
+    three_nodes[0].run(
+        "create table reading (sensor text, at timestamptz, value float8, note text, primary key (sensor, at))"
+    )
     three_nodes[0].share("reading", kind="append")
     three_nodes.sync()
     return three_nodes
@@ -25,7 +27,9 @@ def settle(nodes: Nodes) -> list[tuple[object, ...]]:
 
 def test_facts_of_all_nodes_come_together(readings: Nodes) -> None:
     for node in readings:
-        node.run(f"insert into reading select 's{node.number}', '2024-01-01Z'::timestamptz + i * interval '1 min', i, null from generate_series(1, 700) i")
+        node.run(
+            f"insert into reading select 's{node.number}', '2024-01-01Z'::timestamptz + i * interval '1 min', i, null from generate_series(1, 700) i"
+        )
         node.run(f"insert into reading values ('one {node.number}', '2024-01-01Z', 'NaN', 'x')")
     assert len(settle(readings)) == 2103
 
@@ -48,7 +52,9 @@ def test_two_facts_under_one_key_end_the_same_in_every_order_whatever_the_time_z
         node.apply.execute(f"set timezone = '{zone}'".encode())
         node.run(f"set timezone = '{zone}'")
     for node in readings:
-        node.run(f"insert into reading values ('s', '2024-03-31 01:30Z', {node.number % 3}, null), ('s{node.number}', '2024-03-31Z', 1, null)")
+        node.run(
+            f"insert into reading values ('s', '2024-03-31 01:30Z', {node.number % 3}, null), ('s{node.number}', '2024-03-31Z', 1, null)"
+        )
     assert ("s", "2024-03-31 01:30:00+00", "2", None) in settle(readings)
     for node in readings:
         kinds = {row[0] for row in node.conflicts()}

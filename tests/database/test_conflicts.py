@@ -40,12 +40,19 @@ def test_two_updates_of_one_column_list_the_earlier_on_every_node(crops: Nodes) 
 def test_a_conflict_says_who_lost_to_whom_and_why(crops: Nodes) -> None:
     a, b = crops
     for node in crops:
-        node.owner("insert into atoll.node (number, name, region, tier) values (1, 'shop', 'x', 'edge'), (2, 'farm', 'x', 'edge') on conflict do nothing")
+        node.owner(
+            "insert into atoll.node (number, name, region, tier) values (1, 'shop', 'x', 'edge'), (2, 'farm', 'x', 'edge') on conflict do nothing"
+        )
     a.run("update crop set name = 'apple'")
     b.run("update crop set name = 'plum'")
     crops.sync()
-    found = a.run('select "table", "column", lost_by, won_by, lost_at < won_at, why from atoll.conflicts where "column" = %s', "name")
-    assert found == [("public.crop", "name", "shop", "farm", True, "a later write, by a node that had not seen this one")]
+    found = a.run(
+        'select "table", "column", lost_by, won_by, lost_at < won_at, why from atoll.conflicts where "column" = %s',
+        "name",
+    )
+    assert found == [
+        ("public.crop", "name", "shop", "farm", True, "a later write, by a node that had not seen this one")
+    ]
 
 
 def test_updates_of_different_columns_do_not_conflict(crops: Nodes) -> None:
@@ -73,7 +80,9 @@ def test_the_same_value_written_twice_is_no_conflict(crops: Nodes) -> None:
     assert [node.conflicts() for node in crops] == [[], []]
 
 
-def test_writes_that_knew_of_each_other_do_not_conflict_in_whatever_order_they_arrive(three_nodes: Nodes) -> None:
+def test_writes_that_knew_of_each_other_do_not_conflict_in_whatever_order_they_arrive(
+    three_nodes: Nodes,
+) -> None:
     a, b, c = three_nodes
     a.run("create table crop (id int primary key, name text)")
     a.share("crop")

@@ -123,9 +123,12 @@ def test_refusals_are_in_the_style_of_postgresql(clean: Node) -> None:
                 clean.app.execute(case.query.encode())
         said = refused.value.diag
         message = said.message_primary or ""
-        assert message[0].islower() and not message.endswith("."), message
+        assert message[0].islower(), message
+        assert not message.endswith("."), message
         for sentence in (said.message_detail, said.message_hint):
-            assert not sentence or sentence[0].isupper() or sentence.startswith(("uuidv7", "select")), sentence
+            assert not sentence or sentence[0].isupper() or sentence.startswith(("uuidv7", "select")), (
+                sentence
+            )
 
 
 def test_what_is_the_nodes_own_is_closed_to_applications(clean: Node) -> None:

@@ -20,7 +20,9 @@ def test_a_table_that_another_node_lacks_is_made_there(nodes: Nodes) -> None:
     nodes.sync()
     b.run('insert into shop."Order" ("What", n) values (default, 3)')
     nodes.sync()
-    assert [row[1:] for row in nodes.same('shop."Order"')] == [("nothing; really", "3.00", "[]", "1.5000000000000000")]
+    assert [row[1:] for row in nodes.same('shop."Order"')] == [
+        ("nothing; really", "3.00", "[]", "1.5000000000000000")
+    ]
     columns = "select attname, format_type(atttypid, atttypmod), attnotnull, attgenerated from pg_attribute where attrelid = 'shop.\"Order\"'::regclass and attnum > 0 order by attnum"
     assert a.run(columns) == b.run(columns)
     indexes = "select indexdef from pg_indexes where schemaname = 'shop' order by 1"
@@ -57,7 +59,7 @@ def test_existing_rows_are_taken_up_on_both_sides(nodes: Nodes) -> None:
 def test_existing_rows_of_every_policy_are_taken_up_and_merge(nodes: Nodes) -> None:
     a, b = nodes
     a.run("create table crop (id int primary key, n int, hi int, tags jsonb, doc jsonb, born text)")
-    a.run("insert into crop values (1, 5, 5, '[\"b\", \"a\", \"a\"]', '{\"k\": 1}', 'early')")
+    a.run('insert into crop values (1, 5, 5, \'["b", "a", "a"]\', \'{"k": 1}\', \'early\')')
     a.share("crop", '{"n": "counter", "hi": "max", "tags": "set", "doc": "document", "born": "first"}')
     nodes.sync()
     assert a.value("select tags::text from crop") == '["a", "b"]'
@@ -83,8 +85,18 @@ def test_ending_the_sharing_leaves_the_rows_on_every_node(nodes: Nodes) -> None:
     nodes.sync()
     for node in nodes:
         assert node.rows("crop") == [("1", "a")]
-        assert node.owner("select from pg_class where relnamespace = 'atoll_side'::regnamespace and relname = 'public.crop'") == []
-        assert node.owner("select proname from pg_proc where pronamespace = 'atoll_side'::regnamespace and proname like 'public.crop%'") == []
+        assert (
+            node.owner(
+                "select from pg_class where relnamespace = 'atoll_side'::regnamespace and relname = 'public.crop'"
+            )
+            == []
+        )
+        assert (
+            node.owner(
+                "select proname from pg_proc where pronamespace = 'atoll_side'::regnamespace and proname like 'public.crop%'"
+            )
+            == []
+        )
     a.changes()
     a.run("update crop set name = 'local'")
     a.run("drop table crop")

@@ -148,7 +148,13 @@ def usable(nodes: Nodes) -> list[tuple[str, list[str]]]:
 def exact(node: Node, table: str) -> list[Any]:
     """Rows as bytes: what a type's binary output function sends, in order of the key."""
     node.run("reset all")
-    names = [row[0] for row in node.run("select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum", table)]
+    names = [
+        row[0]
+        for row in node.run(
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum",
+            table,
+        )
+    ]
     with node.app.cursor(binary=False) as cursor:
         quoted = ", ".join('"' + name.replace('"', '""') + '"::text' for name in names)
         return cursor.execute(f"select {quoted} from {table} order by id").fetchall()  # type: ignore[call-overload]
@@ -157,7 +163,11 @@ def exact(node: Node, table: str) -> list[Any]:
 def test_every_type_arrives_as_it_left(nodes: Nodes, usable: list[tuple[str, list[str]]]) -> None:
     a, b = nodes
     columns = [f"c{number}" for number in range(len(usable))]
-    a.run("create table kind (id int primary key, " + ", ".join(f"{c} {kind}" for c, (kind, _) in zip(columns, usable, strict=True)) + ")")
+    a.run(
+        "create table kind (id int primary key, "
+        + ", ".join(f"{c} {kind}" for c, (kind, _) in zip(columns, usable, strict=True))
+        + ")"
+    )
     a.share("kind")
     nodes.sync()
     assert b.owner("select name, problem from atoll.local_table where problem is not null") == []
@@ -171,10 +181,16 @@ def test_every_type_arrives_as_it_left(nodes: Nodes, usable: list[tuple[str, lis
     nodes.same("public.kind")
 
 
-def test_every_type_arrives_as_it_left_from_sessions_with_odd_settings(nodes: Nodes, usable: list[tuple[str, list[str]]]) -> None:
+def test_every_type_arrives_as_it_left_from_sessions_with_odd_settings(
+    nodes: Nodes, usable: list[tuple[str, list[str]]]
+) -> None:
     a, b = nodes
     columns = [f"c{number}" for number in range(len(usable))]
-    a.run("create table kind (id int primary key, " + ", ".join(f"{c} {kind}" for c, (kind, _) in zip(columns, usable, strict=True)) + ")")
+    a.run(
+        "create table kind (id int primary key, "
+        + ", ".join(f"{c} {kind}" for c, (kind, _) in zip(columns, usable, strict=True))
+        + ")"
+    )
     a.share("kind")
     nodes.sync()
     lines = []
@@ -188,15 +204,17 @@ def test_every_type_arrives_as_it_left_from_sessions_with_odd_settings(nodes: No
             node.app.execute("select set_config(%s, %s, false)", [name, value])
     for name, value in SETTINGS.items():
         b.apply.execute("select set_config(%s, %s, false)", [name, value])
-    a.run("insert into public.kind table public.staged")                      # many rows, fast way
+    a.run("insert into public.kind table public.staged")  # many rows, fast way
     a.run(f"update public.kind set {columns[0]} = {columns[0]} where id = 0")  # nothing
-    for column in columns:                                                     # one row, column by column
-        a.run(f"update public.kind k set {column} = s.{column} from public.staged s where k.id = 0 and s.id = 1")
+    for column in columns:  # one row, column by column
+        a.run(
+            f"update public.kind k set {column} = s.{column} from public.staged s where k.id = 0 and s.id = 1"
+        )
     b_first = [change for change in a.changes() if change.tbl == "public.kind"]
-    b.receive(b_first[1:] + b_first)                                           # out of order: the careful way
+    b.receive(b_first[1:] + b_first)  # out of order: the careful way
     assert b.parked() == []
     a.run("delete from public.kind where id = 2")
-    a.run("insert into public.kind select * from public.staged where id = 2")   # the careful way, written here
+    a.run("insert into public.kind select * from public.staged where id = 2")  # the careful way, written here
     nodes.sync()
     assert b.parked() == []
     assert exact(b, "kind") == exact(a, "kind")
@@ -212,7 +230,10 @@ def test_values_that_are_equal_but_written_differently_are_told_apart(nodes: Nod
     a.run("update kind set f = '-0', n = 1.00, j = '{ }', i = '24 hours', b = '1.00' where id = 1")
     a.run("update kind set f = '-0', n = 1.00, j = '{ }', i = '24 hours', b = '1.00' where id > 0")
     nodes.sync()
-    assert b.run("select f::text, n::text, j::text, i::text, b::text from kind") == [("-0", "1.00", "{ }", "24:00:00", "1.00")] * 2
+    assert (
+        b.run("select f::text, n::text, j::text, i::text, b::text from kind")
+        == [("-0", "1.00", "{ }", "24:00:00", "1.00")] * 2
+    )
     nodes.same("public.kind")
 
 

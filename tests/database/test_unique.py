@@ -65,7 +65,7 @@ def test_a_row_comes_back_when_the_key_is_free_by_a_move(members: Nodes) -> None
     a.run("insert into member values (1, 'x', 1, 'first')")
     b.run("insert into member values (2, 'x', 2, 'second')")
     settle(members)
-    c.run("update member set id = 9 where id = 2")       # the same claim under another key: nothing is free
+    c.run("update member set id = 9 where id = 2")  # the same claim under another key: nothing is free
     assert settle(members) == [("9", "x", "2", "second")]
     c.run("update member set id = 10, email = 'y', slot = 10 where id = 9")
     assert settle(members) == [("1", "x", "1", "first"), ("10", "y", "10", "second")]
@@ -84,7 +84,9 @@ def test_a_chain_of_three_is_settled_the_same_in_every_order(members: Nodes) -> 
     a, b, c = members
     a.run("insert into member values (1, 'x', 1, 'first')")
     b.run("insert into member values (2, 'x', 2, 'second')")
-    c.run("insert into member values (3, 'y', 2, 'third')")   # pushes the second out, which pushed the first out
+    c.run(
+        "insert into member values (3, 'y', 2, 'third')"
+    )  # pushes the second out, which pushed the first out
     news: list[Change] = [change for node in members for change in node.changes()]
     for node, order in zip(members, [(0, 1, 2), (2, 1, 0), (1, 2, 0)], strict=True):
         node.receive([news[place] for place in order])
@@ -194,7 +196,9 @@ def test_every_shape_of_unique_index_is_settled(nodes: Nodes, index: str) -> Non
 
 def test_a_unique_index_on_partitions_is_settled(nodes: Nodes) -> None:
     a, b = nodes
-    a.run("create table seat (id int, part int, name text, primary key (id, part), unique (name, part)) partition by list (part)")
+    a.run(
+        "create table seat (id int, part int, name text, primary key (id, part), unique (name, part)) partition by list (part)"
+    )
     a.run("create table seat_1 partition of seat for values in (1)")
     a.run("create table seat_2 partition of seat for values in (2)")
     a.share("seat")

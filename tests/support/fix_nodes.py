@@ -1,7 +1,7 @@
 """Nodes of an atoll as databases of one server: what the network would carry is carried by the test.
 
-A change is read from one node's log and inserted into another's as the apply worker does it. So a test decides
-what arrives when, how often and in how many pieces, and a history of hundreds of statements takes a second.
+A change is read from one node's log and inserted into another's as the apply worker does it. So a test
+decides what arrives when, how often and in how many pieces.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ from support.fix_postgres import APP_ROLE, Database, DatabaseMaker, databases
 
 COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"
 ATOLL = uuid.UUID(int=7)
+STATES = """
+    select format('select %%s, %%s(s, t) from atoll_side.%%I s left join %%s t on %%s order by %%s',
+                  atoll.list(name, 'key', 's.{c}::text'), atoll.generated(side, 'read'), side, name,
+                  atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '),
+                  atoll.list(name, 'key', 's.{c}::text collate "C"'))
+      from atoll.local_table where name = %s
+"""
 Rows = dict[tuple[str, ...], dict[str, Any]]
 
 
@@ -39,7 +46,9 @@ class Change:
 class Node:
     """One node: a session of an application, and one that applies what arrives."""
 
-    def __init__(self, number: int, database: Database, app: psycopg.Connection[Any], apply: psycopg.Connection[Any]) -> None:
+    def __init__(
+        self, number: int, database: Database, app: psycopg.Connection[Any], apply: psycopg.Connection[Any]
+    ) -> None:
         self.number, self.database, self.app, self.apply = number, database, app, apply
         self.told = 0
 
@@ -82,7 +91,8 @@ class Node:
         with self.apply.transaction():
             for change in changes:
                 self.apply.execute(
-                    cast("LiteralString", f"insert into atoll.change ({COLUMNS}) values ({holes})"), change.fields
+                    cast("LiteralString", f"insert into atoll.change ({COLUMNS}) values ({holes})"),
+                    change.fields,
                 )
 
     def split(self, change: Change, where: int) -> list[Change]:
@@ -110,7 +120,9 @@ class Node:
         with self.app.transaction():
             cursor = self.app.execute(cast("LiteralString", query))
             names = [column.name for column in cursor.description or []]
-            texts = text.SQL(", ").join(text.SQL("t.{}::text").format(text.Identifier(name)) for name in names)
+            texts = text.SQL(", ").join(
+                text.SQL("t.{}::text").format(text.Identifier(name)) for name in names
+            )
             query_texts = text.SQL("select {} from {} t order by {}").format(
                 texts, text.SQL(cast("LiteralString", table)), text.SQL(cast("LiteralString", order))
             )
@@ -118,14 +130,7 @@ class Node:
 
     def states(self, table: str) -> list[tuple[Any, ...]]:
         """Key and state of every row that this node knows of, living, dead or set aside."""
-        query, keys = self.apply.execute(
-            "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s order by %%s',"
-            " atoll.list(name, 'key', 's.{c}::text'), left(side, 57) || '__read', side, name,"
-            " atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '), atoll.list(name, 'key', 's.{c}::text collate \"C\"')),"
-            " 0 from atoll.local_table where name = %s",
-            [table],
-        ).fetchall()[0]
-        del keys
+        (query,) = self.apply.execute(STATES, [table]).fetchall()[0]
         found = self.apply.execute(cast("LiteralString", query)).fetchall()
         for row in found:
             row[-1]["v"] = {name: value for name, value in row[-1]["v"].items() if value is not None}

@@ -1,4 +1,4 @@
-"""Random histories: statements as values that know their SQL and their effect on rows, and who hears of what when.
+"""Random histories: statements as values that know their SQL and their effect, and who hears of what when.
 
 `World` plays a history on real nodes and on the oracle side by side, and compares them after each step.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol, cast
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -58,9 +58,13 @@ class Insert:
         values = [
             subject.bound(name, value)
             for key, row in self.rows
-            for name, value in zip(subject.columns, [*key, *(row[name] for name in subject.table.columns)], strict=True)
+            for name, value in zip(
+                subject.columns, [*key, *(row[name] for name in subject.table.columns)], strict=True
+            )
         ]
-        query = f"insert into {subject.name} as t ({', '.join(subject.columns)}) values " + ", ".join([line] * len(self.rows))
+        query = f"insert into {subject.name} as t ({', '.join(subject.columns)}) values " + ", ".join(
+            [line] * len(self.rows)
+        )
         if self.clash == "nothing":
             query += " on conflict do nothing"
         elif self.clash == "update":
@@ -80,7 +84,9 @@ class Insert:
                     for name, policy in subject.table.columns.items()
                 }
                 rows = rows | {key: new}
-            elif self.clash == "nothing" and (key in rows or any(oracle.collide(row, other) for other in rows.values())):
+            elif self.clash == "nothing" and (
+                key in rows or any(oracle.collide(row, other) for other in rows.values())
+            ):
                 continue
             else:
                 rows = rows | {key: dict(row)}
@@ -228,11 +234,13 @@ class World:
             self.wipe(node)
 
     def wipe(self, node: Node) -> None:
-        side = node.apply.execute("select side from atoll.local_table where name = %s", [f"public.{self.subject.name}"])
+        side = node.apply.execute(
+            "select side from atoll.local_table where name = %s", [f"public.{self.subject.name}"]
+        )
         tables = ["atoll.change", "atoll.conflict", "atoll.expected", "atoll.parked", self.subject.name]
         quoted = ", ".join([*tables, *(f'atoll_side."{row[0]}"' for row in side.fetchall())])
         node.changes()
-        node.apply.execute(f"truncate {quoted}")  # type: ignore[call-overload]
+        node.apply.execute(cast("LiteralString", f"truncate {quoted}"))
 
     def view(self, place: int) -> View:
         return self.oracle.look(write for writes in self.heard[place].values() for write in writes)
@@ -260,9 +268,11 @@ class World:
         }
 
     def note(self, place: int, before: View, after: Rows, lost: Rows) -> None:
-        wanted = {key: "update" for key in before.rows.keys() & after.keys() if before.rows[key] != after[key]}
-        wanted |= {key: "insert" for key in after.keys() - before.rows.keys()}
-        wanted |= {key: "delete" for key in (before.rows.keys() - after.keys()) | lost.keys()}
+        wanted = {
+            key: "update" for key in before.rows.keys() & after.keys() if before.rows[key] != after[key]
+        }
+        wanted |= dict.fromkeys(after.keys() - before.rows.keys(), "insert")
+        wanted |= dict.fromkeys(before.rows.keys() - after.keys() | lost.keys(), "delete")
         found: dict[Key, str] = {}
         for change in self.nodes[place].changes():
             writes = []
@@ -281,7 +291,9 @@ class World:
 
     def write(self, kind: Any, key: Key, stamp: int, before: View, after: Rows) -> Write:
         seen = before.seen.get(key)
-        assert seen is None or stamp > max(seen.last, seen.death), "a stamp has to be later than all that the row has"
+        assert seen is None or stamp > max(seen.last, seen.death), (
+            "a stamp has to be later than all that the row has"
+        )
         epoch = seen.epoch if seen else 0
         if kind == "delete":
             return Write(kind, key, stamp)
@@ -291,16 +303,19 @@ class World:
             return Write(kind, key, stamp, after[key], epoch=epoch)
         old, new = before.rows[key], after[key]
         names = self.subject.table.together(name for name in new if new[name] != old[name])
-        return Write(kind, key, stamp, {name: new[name] for name in names}, {name: old[name] for name in names}, epoch)
+        return Write(
+            kind, key, stamp, {name: new[name] for name in names}, {name: old[name] for name in names}, epoch
+        )
 
     def keys_of(self, change: Change) -> list[Key]:
         columns = ", ".join(f"(%s::{self.subject.types[name]}[])" for name in self.subject.keys)
         query = f"select * from unnest({columns})"
-        found = self.nodes[0].apply.execute(query, change.vals[: len(self.subject.keys)])  # type: ignore[call-overload]
+        literals = change.vals[: len(self.subject.keys)]
+        found = self.nodes[0].apply.execute(cast("LiteralString", query), literals)
         return [tuple(row) for row in found.fetchall()]
 
     def deliver(self, place: int, picks: Sequence[int], keep: bool, cut: int) -> None:
-        """Some of what is on its way to a node arrives, in the order of `picks`, perhaps cut and to come again."""
+        """Some of what is on its way arrives, in the order of `picks`, perhaps cut, perhaps to come again."""
         inbox, pieces = self.inbox[place], []
         for pick in picks:
             if inbox:

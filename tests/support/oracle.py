@@ -1,8 +1,8 @@
 """What a history of writes has to come to, written from the meaning of merging alone, in plain Python.
 
-A node knows a set of writes, in no order. `Oracle.look` says what its table holds then: which rows live, which
-are set aside, and what each column shows. Nothing here keeps a state from one write to the next, so there is
-nothing that an order of arrival could change.
+A node knows a set of writes, in no order. `Oracle.look` says what its table holds then: which rows live,
+which are set aside, and what each column shows. Nothing here keeps a state from one write to the next, so
+there is nothing that an order of arrival could change.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Write:
     kind: Literal["insert", "update", "delete"]
     key: Key
     stamp: int
-    row: Row = field(default_factory=dict)      # the columns that were written
-    before: Row = field(default_factory=dict)   # what an update found in them
-    epoch: int = 0                              # the deletion that the writer's row had come after
+    row: Row = field(default_factory=dict)  # the columns that were written
+    before: Row = field(default_factory=dict)  # what an update found in them
+    epoch: int = 0  # the deletion that the writer's row had come after
 
     @property
     def node(self) -> int:
@@ -56,8 +56,8 @@ class Seen:
     lives: bool
     epoch: int
     death: int
-    last: int                    # the latest write, 0 if there is none
-    claims: tuple[int, str]      # how late it claimed its unique keys; equal claims go by the key's text
+    last: int  # the latest write, 0 if there is none
+    claims: tuple[int, str]  # how late it claimed its unique keys; equal claims go by the key's text
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Oracle:
 
     def collide(self, a: Row, b: Row) -> bool:
         return any(
-            all(a[name] is not None and a[name] == b[name] for name in unique) for unique in self.table.uniques
+            all(a[name] is not None and a[name] == b[name] for name in unique)
+            for unique in self.table.uniques
         )
 
     def row(self, key: Key, writes: list[Write]) -> Seen:

@@ -122,6 +122,9 @@ begin
     case policy->>'p'
         when 'counter' then
             select sum((value->>1)::numeric) into total from jsonb_each(coalesce(kept, '{}'));
+            if total is null then   -- greatest and least would pass over it
+                return null;
+            end if;
             return case policy->>'type'
                 when 'smallint' then least(greatest(total, -32768), 32767)
                 when 'integer' then least(greatest(total, -2147483648), 2147483647)
