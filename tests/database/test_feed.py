@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from atoll.data import feed as feeds
 from psycopg import AsyncConnection
 
+from atoll.data import feed as feeds
 from support.fix_nodes import Node, Nodes
 from support.fix_postgres import APP_ROLE
 
@@ -111,3 +111,31 @@ async def test_a_commit_wakes_a_listener(two: Nodes) -> None:
         there.run("insert into note values (2, 'two')")
         here.receive(there.changes())
         assert [n.channel async for n in session.notifies(timeout=20, stop_after=1)] == ["atoll_change"]
+
+
+def test_a_copy_of_everything_reaches_a_follower_too(two: Nodes) -> None:
+    here, there = two
+    there.run("select atoll.open_feed('f', '{note}')")
+    here.run("insert into note values (1, 'one'), (2, 'two'), (3, 'three')")
+    here.run("update note set words = 'zwei' where id = 2")
+    here.run("delete from note where id = 3")
+    here.changes()  # these never arrive
+    here.apply.execute("set session_replication_role = origin")
+    here.apply.execute("call atoll.seed(%s)", [there.number])
+    here.apply.execute("set session_replication_role = replica")
+    there.receive([change for change in here.changes() if change.target == there.number])
+    assert there.rows("note") == [("1", "one"), ("2", "zwei")]
+    found = {row[4]["id"]: (row[3], row[4].get("words")) for row in read(there)}
+    assert found == {"1": ("S", "one"), "2": ("S", "zwei"), "3": ("D", "three")}
+
+
+def test_a_role_without_rights_on_the_tables_cannot_follow_them(two: Nodes) -> None:
+    here = two[0]
+    here.owner("create role nosy")
+    here.run("select atoll.open_feed('f')")
+    with psycopg.connect(here.database.conninfo()) as session:
+        session.execute("set role nosy")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute("select * from atoll.read_feed('f')")
+        session.rollback()
+    here.owner("drop role nosy")

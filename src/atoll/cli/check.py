@@ -36,7 +36,7 @@ def check(
         typer.echo(json.dumps(answer, indent=1))
     else:
         _print(answer)
-    if any(found["differ"] for found in answer["tables"]):
+    if not all(found["same"] for found in answer["tables"]):
         raise typer.Exit(1)
     if answer["silent"]:
         raise typer.Exit(3)
@@ -49,7 +49,7 @@ async def _check(postgres: Postgres, tables: list[str], wait: float) -> dict[str
     deadline = time.monotonic() + wait
     while True:
         answer = await ask(postgres, "check", {"tables": names})
-        is_same = not answer["silent"] and not any(found["differ"] for found in answer["tables"])
+        is_same = not answer["silent"] and all(found["same"] for found in answer["tables"])
         if is_same or time.monotonic() >= deadline:
             return answer
         await asyncio.sleep(AGAIN_SECONDS)
@@ -63,10 +63,9 @@ def _print(answer: dict[str, Any]) -> None:
     console = Console(highlight=False)
     width = max((len(found["table"]) for found in answer["tables"]), default=0)
     for found in answer["tables"]:
-        rows = sorted(set(found["rows"].values()))
+        rows = sorted(set(found["rows"].values())) or [0]
         count = f"{rows[0]} rows" if len(rows) == 1 else f"{rows[0]} to {rows[-1]} rows"
-        word = "[green]same[/]" if not found["differ"] else f"[red]{found['differ']} rows differ[/]"
-        console.print(f"{found['table']:<{width}}  {count:>14}  {word}")
+        console.print(f"{found['table']:<{width}}  {count:>14}  {_word(found)}")
         for row in found["differences"]:
             seen = ", ".join(
                 f"{node} {digest[:8] if digest else 'missing'}" for node, digest in row["hashes"].items()
@@ -75,3 +74,12 @@ def _print(answer: dict[str, Any]) -> None:
     console.print(f"compared on {len(answer['nodes'])} nodes: {', '.join(answer['nodes'])}")
     for node, why in answer["silent"].items():
         console.print(f"[yellow]not compared: {node} ({why})[/]")
+
+
+def _word(found: dict[str, Any]) -> str:
+    if found["same"]:
+        return "[green]same[/]"
+    more = "" if found["complete"] else "more than "
+    words = [f"{more}{len(found['differences'])} rows differ"] if found["differences"] else []
+    words += [f"not shared on {node}" for node in found["absent"]]
+    return f"[red]{'; '.join(words)}[/]"

@@ -254,7 +254,11 @@ class Show:
         wait = f"{SETTLE_SECONDS_MAX:.0f}"
         told = await program.run("check", "--json", "--wait", wait, "--home", home, codes=(0, 1, 3))
         answer = json.loads(told)
-        differ = {found["table"].removeprefix("public."): int(found["differ"]) for found in answer["tables"]}
+        differ = {
+            found["table"].removeprefix("public."): int(not found["same"])
+            and max(1, len(found["differences"]))
+            for found in answer["tables"]
+        }
         return _Answer(differ, dict(answer["silent"]))
 
     # Beside the play

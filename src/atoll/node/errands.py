@@ -25,7 +25,6 @@ from atoll.sql import query
 
 LISTEN_SECONDS = 5.0
 REQUEST_SECONDS_MAX = 120.0
-DIFFERENCES_MAX = 1000
 log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -115,19 +114,20 @@ class Errands:
         return {
             "table": table,
             "rows": dict(verdict.rows),
-            "differ": len(verdict.differences),
-            "differences": [
-                {"key": d.key, "hashes": dict(d.hashes)} for d in verdict.differences[:DIFFERENCES_MAX]
-            ],
+            "same": verdict.is_same,
+            "absent": list(verdict.absent),
+            "complete": verdict.is_complete,
+            "differences": [{"key": d.key, "hashes": dict(d.hashes)} for d in verdict.differences],
         }
 
     async def _tell_buckets(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        found = await _Local(self._postgres).buckets(str(payload.get("table")))
-        return {"buckets": [[bucket, count, digest] for bucket, (count, digest) in found.items()]}
+        found = await _Local(self._postgres).buckets(str(payload["table"]), int(payload["count"]))
+        return {"buckets": [[bucket, rows, digest] for bucket, (rows, digest) in found.items()]}
 
     async def _tell_rows(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        buckets = [int(bucket) for bucket in payload.get("buckets", [])]
-        return {"rows": dict(await _Local(self._postgres).rows(str(payload.get("table")), buckets))}
+        wanted = [int(bucket) for bucket in payload["wanted"]]
+        asked = (str(payload["table"]), int(payload["count"]), wanted, int(payload["most"]))
+        return {"rows": dict(await _Local(self._postgres).rows(*asked))}
 
 
 class _Local:
@@ -136,13 +136,12 @@ class _Local:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def buckets(self, table: str) -> Mapping[int, tuple[int, str]]:
-        rows = await self._fetch("buckets", (table, receipts.BUCKETS))
-        return {bucket: (count, digest) for bucket, count, digest in rows}
+    async def buckets(self, table: str, count: int) -> receipts.Buckets:
+        rows = await self._fetch("buckets", (table, count))
+        return {bucket: (rows_in_it, digest) for bucket, rows_in_it, digest in rows}
 
-    async def rows(self, table: str, buckets: Sequence[int]) -> Mapping[str, str]:
-        rows = await self._fetch("rows", (table, receipts.BUCKETS, list(buckets), receipts.ROWS_MAX))
-        return dict(rows)
+    async def rows(self, table: str, count: int, wanted: Sequence[int], most: int) -> Mapping[str, str]:
+        return dict(await self._fetch("rows", (table, count, list(wanted), most)))
 
     async def _fetch(self, name: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:
@@ -160,14 +159,13 @@ class _Remote:
         self._links = links
         self._number = number
 
-    async def buckets(self, table: str) -> Mapping[int, tuple[int, str]]:
-        answer = await self._links.request(
-            self._number, "receipt.buckets", {"table": table}, REQUEST_SECONDS_MAX
-        )
-        return {int(bucket): (int(count), str(digest)) for bucket, count, digest in answer["buckets"]}
+    async def buckets(self, table: str, count: int) -> receipts.Buckets:
+        payload = {"table": table, "count": count}
+        answer = await self._links.request(self._number, "receipt.buckets", payload, REQUEST_SECONDS_MAX)
+        return {int(bucket): (int(rows), str(digest)) for bucket, rows, digest in answer["buckets"]}
 
-    async def rows(self, table: str, buckets: Sequence[int]) -> Mapping[str, str]:
-        payload = {"table": table, "buckets": list(buckets)}
+    async def rows(self, table: str, count: int, wanted: Sequence[int], most: int) -> Mapping[str, str]:
+        payload = {"table": table, "count": count, "wanted": list(wanted), "most": most}
         answer = await self._links.request(self._number, "receipt.rows", payload, REQUEST_SECONDS_MAX)
         return dict(answer["rows"])
 

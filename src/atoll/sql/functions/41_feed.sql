@@ -34,7 +34,7 @@ begin
     end if;
 end $$;
 
--- The next changes, row by row. Reading does not move the cursor; say how far you are with atoll.move_feed.
+-- The next changes, row by row. A row that came in a copy of everything has op S, or D if it is no more. Reading does not move the cursor; say how far you are with atoll.move_feed.
 create or replace function atoll.read_feed(feed text, most integer default 1000)
 returns table (xid xid8, pos bigint, origin integer, "table" text, op "char", at timestamptz, "row" jsonb)
 language plpgsql stable security definer set search_path = pg_catalog as $$
@@ -49,15 +49,19 @@ begin
         perform atoll.refuse('feed-limit', 'a feed is read in steps of 1 to 100000 changes');
     end if;
     return query
-    select l.xid, (l.seq << 16) | l.origin, l.origin, l.tbl, l.op, atoll.stamp_time(l.at),
-           (select jsonb_object_agg(u.col, e.v) from unnest(l.cols, l.vals) u (col, literal),
-                   unnest(u.literal::text[]) with ordinality e (v, i) where e.i = r.i)
+    select l.xid, (l.seq << 16) | l.origin, l.origin, l.tbl,
+           case when l.target is null then l.op
+                when r.state is null or atoll.is_alive(r.state) then 'S' else 'D' end::"char",
+           atoll.stamp_time(l.at), (r.fields - '@state') || coalesce(r.state->'v', '{}')
       from (select * from atoll.change h
              where (h.xid, h.seq, h.origin) > (c.xid, c.pos >> 16, c.pos & 65535) and h.xid < pg_snapshot_xmin(pg_current_snapshot())
-               and h.tbl <> '' and h.tbl not like 'atoll.%' and h.target is null
+               and h.tbl <> '' and h.tbl not like 'atoll.%' and (h.target is null or h.target = atoll.me())
                and (c.tables = '{}' or h.tbl = any (c.tables))
              order by h.xid, h.seq, h.origin limit most) l,
-           lateral generate_series(1, l.n) r (i)
+           lateral (select e.i, jsonb_object_agg(u.col, e.v) as fields,
+                           (min(e.v) filter (where u.col = '@state'))::jsonb as state
+                      from unnest(l.cols, l.vals) u (col, literal), unnest(u.literal::text[]) with ordinality e (v, i)
+                     group by e.i) r
      order by l.xid, l.seq, l.origin, r.i;
 end $$;
 

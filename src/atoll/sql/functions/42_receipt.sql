@@ -12,7 +12,7 @@ begin
     if cols is null then
         perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
     end if;
-    return format('select array[%s]::text as key, (''x'' || md5(array[%s]::text))::bit(128) as hash from %s', keys, cols, of_table);
+    return format('select array[%s]::text as key, md5(array[%s]::text) as hash from %s', keys, cols, of_table);
 end $$;
 
 create or replace function atoll.receipt_buckets(of_table text, buckets integer default 256)
@@ -21,17 +21,19 @@ language plpgsql stable security definer set search_path = pg_catalog set datest
 set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
 begin
     return query execute format($f$
-        select (('x' || left(md5(key), 6))::bit(24)::integer %% %s), count(*), to_hex(bit_xor(substring(hash for 64)::bigint)) || to_hex(bit_xor(substring(hash from 65)::bit(64)::bigint))
+        select (('x' || left(md5(key), 6))::bit(24)::integer %% %s), count(*), 
+               to_hex(bit_xor(('x' || left(hash, 16))::bit(64)::bigint)) || to_hex(bit_xor(('x' || right(hash, 16))::bit(64)::bigint))
           from (%s) r group by 1 order by 1 $f$, buckets, atoll.receipt_source(of_table));
 end $$;
 
+-- Says nothing of rows beyond `most`: who asks names no more buckets than have so many rows.
 create or replace function atoll.receipt_rows(of_table text, buckets integer, wanted integer[], most integer default 20000)
 returns table (key text, hash text)
 language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
 set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
 begin
     return query execute format($f$
-        select key, hash::text from (%s) r where (('x' || left(md5(key), 6))::bit(24)::integer %% %s) = any ($1) order by key limit %s $f$,
+        select key, hash from (%s) r where (('x' || left(md5(key), 6))::bit(24)::integer %% %s) = any ($1) order by key limit %s $f$,
         atoll.receipt_source(of_table), buckets, most) using wanted;
 end $$;
 

@@ -7,7 +7,10 @@ declare
     api constant text[] := array[
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
-        'revert', 'mark_reverted', 'list', 'fill', 'retry_parked',
+        'list', 'fill'];
+    -- These show or move what belongs to all tables, so they are not for every role that may connect.
+    of_app constant text[] := array[
+        'revert', 'mark_reverted', 'retry_parked',
         'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
         'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
     f   record;
@@ -21,6 +24,9 @@ begin
     end loop;
     grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting to public;
     if exists (select from pg_roles where rolname = 'app') then
+        for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
+            execute format('grant execute on function %s to app', f.signature);
+        end loop;
         grant select on atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
     end if;
     if exists (select from pg_roles where rolname = 'atoll_link') then
