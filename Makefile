@@ -8,6 +8,7 @@ READY := .venv/.made-from-lock
 BIN := .venv/bin
 ARGS ?=
 WORKERS ?= auto
+EXAMPLES ?= 2000
 PYTEST := $(BIN)/python -m pytest
 
 # The first interpreter that really starts and is new enough (a shim may exist and refuse).
@@ -15,7 +16,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done
 
-.PHONY: help .venv new-venv lock check format quick test bench demo clean
+.PHONY: help .venv new-venv lock check format quick test fuzz bench demo clean
 
 help:
 	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
@@ -23,6 +24,7 @@ help:
 	@echo "make quick    the tests that take less than a minute"
 	@echo "make check    lint, format, types, layers"
 	@echo "make format   mend what the linter and the formatter can"
+	@echo "make fuzz     random histories against the oracle, for as long as EXAMPLES=2000 take"
 	@echo "make bench    the benchmarks"
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
@@ -66,6 +68,10 @@ quick: $(READY)
 
 test: $(READY)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile $(ARGS)
+
+fuzz: $(READY)
+	@ATOLL_EXAMPLES=$(EXAMPLES) $(PYTEST) -q -n $(WORKERS) --dist loadfile tests/unit/test_state_laws.py \
+		tests/database/test_histories.py $(ARGS)
 
 bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -232,6 +232,59 @@ def test_a_row_that_a_trigger_of_the_application_changes_again_is_captured(nodes
     assert ends_same(nodes, "crop") == [("1", "d", "2"), ("2", "c", "2")]
 
 
+def test_every_policy_holds_where_a_trigger_writes_the_row_again(nodes: Nodes) -> None:
+    a, b = nodes
+    a.run(
+        "create table crop (id int primary key, n int, hi int, tags jsonb, doc jsonb, born text, email text unique)"
+    )
+    a.run(
+        "create function again() returns trigger language plpgsql as $$ begin"
+        " if pg_trigger_depth() < 2 then"
+        "  update crop set n = n + 10, hi = hi + 1, tags = tags - 'x' || '[\"y\"]', doc = doc || '{\"b\": 2}', email = email || '!'"
+        "   where id = new.id; end if; return null; end $$"
+    )
+    a.run("create trigger again after insert or update on crop for each row execute function again()")
+    a.share("crop", '{"n": "counter", "hi": "max", "tags": "set", "doc": "document", "born": "first"}')
+    nodes.sync()
+    a.run("insert into crop values (1, 1, 1, '[\"x\"]', '{\"a\": 1}', 'p', 'e1')")
+    a.run("insert into crop values (2, 1, 1, '[]', '{}', 'p', 'e2'), (3, 1, 1, '[]', '{}', 'p', 'e3')")
+    nodes.sync()
+    b.run("update crop set n = n + 5")
+    nodes.sync()
+    a.run("update crop set n = n + 100, tags = tags || '[\"x\"]', doc = doc || '{\"b\": 1}' where id = 1")
+    a.run("update crop set n = n + 100, hi = 50, email = 'f' || id")
+    assert [row[:3] for row in ends_same(nodes, "crop")] == [
+        ("1", "236", "51"),
+        ("2", "126", "51"),
+        ("3", "126", "51"),
+    ]
+    assert a.run("select tags, doc, email from crop where id = 1") == [(["y"], {"a": 1, "b": 2}, "f1!")]
+
+
+def test_a_row_that_a_trigger_takes_away_or_makes_again_is_captured(nodes: Nodes) -> None:
+    a = nodes[0]
+    a.run("create table crop (id int primary key, name text)")
+    a.run(
+        "create function meddle() returns trigger language plpgsql as $$ begin"
+        " if tg_op = 'DELETE' then if old.name = 'stay' then insert into crop values (old.id, 'stayed'); end if;"
+        " elsif new.name = 'go' then delete from crop where id = new.id;"
+        " elsif new.name = 'move' then update crop set id = id + 100, name = 'moved' where id = new.id; end if; return null; end $$"
+    )
+    a.run(
+        "create trigger meddle after insert or update or delete on crop for each row execute function meddle()"
+    )
+    a.share("crop")
+    a.run("insert into crop values (1, 'go')")
+    a.run("insert into crop values (2, 'stay'), (3, 'go'), (4, 'move'), (5, 'a'), (6, 'b'), (7, 'stay')")
+    assert [row[0] for row in ends_same(nodes, "crop", "id")] == ["104", "2", "5", "6", "7"]
+    a.run("update crop set name = 'go' where id = 5")
+    a.run("update crop set name = 'move' where id = 6")
+    a.run("delete from crop where id = 2")
+    ends_same(nodes, "crop", "id")
+    a.run("delete from crop")
+    assert ends_same(nodes, "crop", "id") == [("7", "stayed")]
+
+
 def test_odd_names_are_only_names(nodes: Nodes) -> None:
     a = nodes[0]
     a.run('create schema "Odd ""Schema"""')

@@ -104,6 +104,20 @@ def test_writes_that_knew_of_each_other_do_not_conflict_in_whatever_order_they_a
     three_nodes.same("public.crop", "1")
 
 
+def test_a_nodes_own_writes_never_conflict_when_they_come_late_or_again(crops: Nodes) -> None:
+    a, b = crops
+    for name in ("apple", "plum", "fig"):
+        a.run("update crop set name = %s", name)
+    a.run("delete from crop")
+    a.run("insert into crop values (1, 'new', 'new', 1)")
+    a.run("update crop set name = 'newer'")
+    changes = a.changes()
+    b.receive([*changes, *changes[::-1], *changes])
+    assert b.parked() == []
+    crops.same("public.crop")
+    assert b.conflicts() == []
+
+
 def test_two_inserts_of_one_key_list_the_columns_that_lost(crops: Nodes) -> None:
     a, b = crops
     a.run("insert into crop values (2, 'fig', 'green', 2)")

@@ -185,6 +185,8 @@ def sharing(lasting_nodes: Nodes) -> Nodes:
     return lasting_nodes
 
 
+pytestmark = pytest.mark.timeout(300 + EXAMPLES * 5)
+
 limits = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -86,12 +86,14 @@ begin
     return found;
 end $$;
 
+-- A node has always seen its own earlier writes: such a pair is a write that arrived late, or once more.
 create or replace function atoll.note(of_table text, of_key jsonb, of_col text, of_kind text, lost text, lost_row_ jsonb,
                                       lost_at bigint, won text, won_at bigint, because text) returns void
 language sql
 begin atomic
     insert into atoll.conflict (tbl, key, col, kind, lost_value, lost_row, lost_stamp, won_value, won_stamp, why)
-    values (of_table, of_key, of_col, of_kind, lost, lost_row_, lost_at, won, won_at, because)
+    select of_table, of_key, of_col, of_kind, lost, lost_row_, lost_at, won, won_at, because
+     where of_kind in ('unique', 'fact') or atoll.stamp_node(lost_at) <> atoll.stamp_node(won_at)
     on conflict do nothing;
 end;
 
