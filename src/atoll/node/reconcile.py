@@ -151,10 +151,14 @@ class Reconcile:
     # Sending: publications and slots
 
     async def _tend_publications(self, connection: Connection, peers: Mapping[int, Peer]) -> None:
-        published = {n for (n,) in await (await connection.execute(query("mesh", "publications"))).fetchall()}
-        for number in sorted(peers.keys() - published):
-            await connection.execute(query("mesh", "publish_to"), (number,))
-        for number in sorted(published - peers.keys()):
+        rows = await (await connection.execute(query("mesh", "publications"))).fetchall()
+        published: dict[int, bool] = dict(rows)
+        for number in sorted(peers):
+            if not published.get(number):
+                await connection.execute(query("mesh", "publish_to"), (number,))
+                if number in published:
+                    log.warning("mended what is published to node %s", number)
+        for number in sorted(published.keys() - peers.keys()):
             await connection.execute(query("mesh", "unpublish_to"), (number,))
             log.info("nothing is sent to node %s any more", number)
         for (slot,) in await (await connection.execute(query("mesh", "drop_dead_slots"))).fetchall():

@@ -19,15 +19,42 @@ create or replace function atoll.is_member(peer integer) returns boolean
 language sql stable set search_path = pg_catalog
 return exists (select from atoll.peers() p where p.number = peer);
 
--- What this node publishes to a peer: its own changes, and what is meant for that peer alone.
+-- Is what is published to a peer what publish_to would publish? Somebody may have changed it by hand.
+create or replace function atoll.is_published_to(peer integer) returns boolean
+language sql stable set search_path = pg_catalog
+return exists (
+    select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+     where p.pubname = 'atoll_to_' || peer and p.pubinsert and r.prrelid = 'atoll.change'::regclass
+       and pg_get_expr(r.prqual, r.prrelid) = format('((origin = %s) AND ((target IS NULL) OR (target = %s)))', atoll.me(), peer));
+
+-- What this node publishes to a peer: its own changes, and what is meant for that peer alone. Where that was not so
+-- for a while, changes may have passed the peer by: its slot goes too, and it begins anew from the log.
 create or replace function atoll.publish_to(peer integer) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 begin
-    if not exists (select from pg_publication where pubname = 'atoll_to_' || peer) then
+    if not atoll.is_published_to(peer) then
+        perform atoll.drop_slot('atoll_to_' || peer);
+        execute format('drop publication if exists %I', 'atoll_to_' || peer);
         execute format('create publication %I for table atoll.change (origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope) '
                        'where (origin = %s and (target is null or target = %s)) with (publish = ''insert'')', 'atoll_to_' || peer, atoll.me(), peer);
     end if;
     insert into atoll.progress (peer) values (peer) on conflict do nothing;
+end $$;
+
+-- Drops a slot that somebody may be reading from.
+create or replace function atoll.drop_slot(slot text) returns void
+language plpgsql set search_path = pg_catalog as $$
+begin
+    for attempt in 1..50 loop
+        perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = slot and active_pid is not null;
+        begin
+            perform pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = slot;
+            return;
+        exception when object_in_use then
+            perform pg_sleep(0.02);
+        end;
+    end loop;
+    perform atoll.refuse('slot-in-use', format('could not drop slot %s: it is in use', slot), state => 'AT002');
 end $$;
 
 create or replace function atoll.unpublish_to(peer integer) returns void
@@ -83,64 +110,85 @@ begin atomic
 end;
 
 -- Notes how far each peer has come. A mark says: whoever has confirmed this place in the WAL has applied every
--- change with a smaller xid (those were committed before the place was read).
+-- change with a smaller xid (those were committed before the place was read). The longer a peer is away, the
+-- further apart the marks, so that there are never more than some thousands.
 create or replace function atoll.note_progress() returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
 begin
-    if exists (select from atoll.change limit 1) then
-        insert into atoll.mark (lsn, xid) values (pg_current_wal_insert_lsn(), horizon) on conflict do nothing;
-    end if;
+    insert into atoll.mark (lsn, xid) select pg_current_wal_insert_lsn(), horizon
+     where exists (select from atoll.change)
+       and not exists (select from atoll.mark where xid = horizon
+                        or made_at > now() - (now() - (select min(made_at) from atoll.mark)) / 1000)
+        on conflict do nothing;
     update atoll.progress p set xid = m.xid, heard_at = now()
       from pg_replication_slots s,
            lateral (select xid from atoll.mark where lsn <= s.confirmed_flush_lsn order by lsn desc limit 1) m
      where s.slot_name = 'atoll_to_' || p.peer and p.copied and m.xid > p.xid;
-    delete from atoll.mark where lsn < (select coalesce(min(m.lsn), '0/0') from atoll.progress p
-        cross join lateral (select lsn from atoll.mark where xid <= p.xid order by lsn desc limit 1) m)
-        or made_at < now() - (atoll.setting('change_retention'))::interval;
+    delete from atoll.mark where lsn < (select min(m.lsn) from (select (select max(lsn) from atoll.mark where xid <= p.xid) as lsn from atoll.progress p) m)
+        or made_at < (select max(made_at) from atoll.mark where made_at < now() - atoll.setting('change_retention')::interval)
+        or not exists (select from atoll.change);
 end $$;
 
 -- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
--- those beyond the retention, and remembers who missed them. Says how many went.
+-- those beyond the bounds, and remembers who missed them. Says how many went.
 create or replace function atoll.trim(most integer default 20000) returns bigint
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
+    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
     read_to xid8;
     applied xid8;
     gone    bigint;
-    excess  bigint;
-    cut     record;
 begin
     perform atoll.note_progress();
     select min(xid) into read_to from atoll.cursor;
-    select min(xid) into applied from atoll.progress p where atoll.is_member(p.peer);
-    if not exists (select from atoll.progress) then
-        -- Nobody to send to yet: whoever joins is seeded from the tables.
-        applied := pg_snapshot_xmin(pg_current_snapshot());
-    end if;
+    -- Without a peer there is nobody to send to: whoever joins is seeded from the tables.
+    select coalesce(min(xid), horizon) into applied from atoll.progress p where atoll.is_member(p.peer);
     delete from atoll.change c where (c.origin, c.seq) in (
         select d.origin, d.seq from atoll.change d
          where (read_to is null or d.xid < read_to)
-           and (d.origin <> atoll.me() and d.xid < pg_snapshot_xmin(pg_current_snapshot())
+           and (d.origin <> atoll.me() and d.xid < horizon
                 or d.target is null and d.xid < applied
                 or d.target is not null and d.xid < coalesce((select p.xid from atoll.progress p where p.peer = d.target), d.xid))
          order by d.xid, d.seq, d.origin limit most);
     get diagnostics gone = row_count;
-    select pg_table_size('atoll.change') - value::bigint into excess from atoll.setting where name = 'change_bytes_max';
-    select d.xid, d.seq, d.origin into cut from atoll.change d
-     where gone = 0 and (d.xid < (select max(m.xid) from atoll.mark m where m.made_at < now() - atoll.setting('change_retention')::interval)
-                         or excess > 0)
-     order by d.xid, d.seq, d.origin offset most limit 1;
-    if cut.xid is not null then
-        update atoll.progress p set missed = true, misses = misses + 1 where p.xid <= cut.xid;
-        delete from atoll.change d where (d.xid, d.seq, d.origin) < (cut.xid, cut.seq, cut.origin);
-        get diagnostics gone = row_count;
-    end if;
+    gone := gone + atoll.cut_log();
     delete from atoll.conflict where seen_at < now() - atoll.setting('conflict_retention')::interval
         or id <= (select max(id) from atoll.conflict) - atoll.setting('conflict_rows_max')::bigint;
     delete from atoll.expected where seen_at < now() - atoll.setting('change_retention')::interval;
     delete from atoll.errand where asked_at < now() - interval '1 hour';
+    return gone;
+end $$;
+
+-- The bounds of the log: what is older than the retention goes, and when the file has grown beyond its bound, the
+-- oldest go until three quarters of it are left. A copy on its way to a peer that confirms now and then stays.
+create or replace function atoll.cut_log() returns bigint
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    bound    constant bigint := atoll.setting('change_bytes_max')::bigint;
+    size     constant bigint := pg_table_size('atoll.change');
+    measured constant bigint := nullif(current_setting('atoll.log_measured', true), '')::bigint;
+    old      xid8;
+    gone     bigint := 0;
+begin
+    select max(xid) into old from atoll.mark where made_at < now() - atoll.setting('change_retention')::interval;
+    -- Deleting does not shrink the file: what has been freed is used again before it grows, and only then is it worth a look.
+    if size > bound and size > coalesce(measured, 0) then
+        perform set_config('atoll.log_measured', size::text, false);
+        select greatest(old, max(xid)) into old
+          from (select d.xid, sum(200 + pg_column_size(d.vals) + coalesce(pg_column_size(d.prevs), 0)) over (order by d.xid desc) as kept
+                  from atoll.change d where d.target is null) d
+         where kept > bound / 4 * 3;
+    end if;
+    if old is not null then
+        delete from atoll.change d where d.xid <= old
+           and (d.target is null or exists (select from atoll.progress p where p.peer = d.target and p.heard_at < now() - interval '1 hour'));
+        get diagnostics gone = row_count;
+        if gone > 0 then
+            update atoll.progress set missed = true, misses = misses + 1 where xid <= old;
+        end if;
+    end if;
     return gone;
 end $$;
 

@@ -7,8 +7,8 @@ select pg_create_logical_replication_slot('atoll_to_' || %s::int, 'pgoutput');
 -- owe_seed: remembers that a peer needs a copy of everything
 select atoll.owe_seed(%s);
 
--- publications: the peers that something is published to
-select substr(pubname, 10)::integer from pg_publication where pubname ~ '^atoll_to_[0-9]+$';
+-- publications: the peers that something is published to, and whether it is what it should be
+select substr(pubname, 10)::integer, atoll.is_published_to(substr(pubname, 10)::integer) from pg_publication where pubname ~ '^atoll_to_[0-9]+$';
 
 -- publish_to: publishes to a peer
 select atoll.publish_to(%s);
