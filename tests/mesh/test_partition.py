@@ -25,7 +25,6 @@ async def test_everybody_writes_through_a_partition_and_all_agree_after_it(mesh:
     await load.verify()
 
 
-@every_postgres
 async def test_a_change_takes_effect_whichever_node_it_is_written_on(mesh: Mesh) -> None:
     await mesh.share("note", "id text primary key, body text")
     for node in mesh.nodes:

@@ -116,7 +116,7 @@ class Writer:
             stamp = await _do(
                 connection,
                 "select at from atoll.change where origin = atoll.me() and xid = pg_current_xact_id()"
-                " order by pos desc limit 1",
+                " order by seq desc limit 1",
             )
             line = Line(line_id, self.node.number, what, item, amount, stamp[0][0])
             await _do(
