@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from atoll.node.leftover import processes_in
-from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment, eventually
+from support.fix_home import (
+    DEADLINE_SECONDS,
+    MYSELF,
+    RunningNode,
+    atoll,
+    atoll_command,
+    clean_environment,
+    eventually,
+)
 
 DemoStarter = Callable[..., RunningNode]
 
@@ -38,9 +46,9 @@ def start_demo(open_folder: Path) -> Iterator[DemoStarter]:
     for demo in started:
         if demo.process.poll() is None:
             demo.process.kill()
-        demo.wait()
-        assert demo.process.stdout is not None
-        demo.process.stdout.close()
+        demo.process.wait(DEADLINE_SECONDS)
+        if demo.process.stdout is not None:
+            demo.process.stdout.close()
 
 
 def servers(folder: Path) -> list[int]:

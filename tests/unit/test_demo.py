@@ -104,7 +104,9 @@ def test_only_a_terminal_gets_a_live_picture() -> None:
 
     def screen(file: io.StringIO, width: int = 80, terminal: str = "xterm") -> object:
         environment = {"TERM": terminal, "FORCE_COLOR": "1"}
-        return choose_screen(Console(file=file, width=width, height=24, _environ=environment))
+        return choose_screen(
+            Console(file=file, width=width, height=24, force_terminal=file.isatty(), _environ=environment)
+        )
 
     assert isinstance(screen(Terminal()), LivePicture)
     assert isinstance(screen(io.StringIO()), PlainLines)

@@ -45,7 +45,8 @@ def demo(
     command = called.name if found and Path(found).resolve() == called.resolve() else str(called)
     pace = Pace(writes_per_second=writes, cut_seconds=seconds)
     folder = Path(home).expanduser().resolve() if home else None
-    console = Console(highlight=False)
+    # A pipe gets no escape codes, whatever the environment says about colours.
+    console = Console(highlight=False, force_terminal=sys.stdout.isatty())
     code = asyncio.run(run_demo(pace, folder, console, command, waits=not no_wait))
     if code:
         raise typer.Exit(code)

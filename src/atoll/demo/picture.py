@@ -68,7 +68,7 @@ def _middle(view: View, width: int) -> RenderableType:
     grid = Table.grid()
     grid.add_column(width=WIDTH + 2)
     grid.add_column(width=width - WIDTH - 2)
-    right = _numbers(view) if view.is_playing else _build_story(view)
+    right = _numbers(view, width) if view.is_playing else _build_story(view)
     grid.add_row(draw_map(view), right)
     return grid
 
@@ -81,11 +81,12 @@ def _build_story(view: View) -> Text:
     return drawn
 
 
-def _numbers(view: View) -> RenderableType:
-    work = Table(box=None, pad_edge=False, header_style="dim")
+def _numbers(view: View, width: int) -> RenderableType:
+    gap = (0, 1 if width < WIDTH_MAX else 3, 0, 0)
+    work = Table(box=None, pad_edge=False, padding=gap, header_style="dim")
     for title in ("", "writes/s", "latency", "orders", "readings"):
         work.add_column(title, justify="right" if title else "left", no_wrap=True)
-    row = Table(box=None, pad_edge=False, header_style="dim")
+    row = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in (f"{STAR} at", "quantity", "price", "tags"):
         row.add_column(title, justify="right" if title in ("quantity", "price") else "left", no_wrap=True)
     style = "green" if len({site.star for site in view.sites}) == 1 else "yellow"
