@@ -6,6 +6,8 @@ import pytest
 
 from support.fix_nodes import Nodes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def readings(three_nodes: Nodes) -> Nodes:

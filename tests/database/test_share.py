@@ -7,6 +7,8 @@ import pytest
 
 from support.fix_nodes import Nodes
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_table_that_another_node_lacks_is_made_there(nodes: Nodes) -> None:
     a, b = nodes

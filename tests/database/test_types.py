@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 KINDS = '''
     create type mood as enum ('calm', 'rough', 'Very "Rough"');
     create domain depth as numeric(8, 2) check (value >= 0);

@@ -8,6 +8,8 @@ import pytest
 
 from support.fix_nodes import Change, Nodes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def members(three_nodes: Nodes) -> Nodes:
