@@ -39,10 +39,10 @@ def demo(
     from atoll.demo.run import run_demo
     from atoll.demo.scenario import Pace
 
-    # The name to type: the bare one only where a shell would find this very program by it.
-    called = Path(sys.argv[0])
-    found = shutil.which(called.name)
-    command = called.name if found and Path(found).resolve() == called.resolve() else str(called)
+    # What to type in another terminal: the program that was called here, unless a shell finds it by its name.
+    called, found = Path(sys.argv[0]), shutil.which("atoll")
+    is_known = found is not None and called.is_file() and Path(found).samefile(called)
+    command = str(called) if called.is_file() and not is_known else "atoll"
     pace = Pace(writes_per_second=writes, cut_seconds=seconds)
     folder = Path(home).expanduser().resolve() if home else None
     # A pipe gets no escape codes, whatever the environment says about colours.
