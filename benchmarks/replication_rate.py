@@ -26,7 +26,7 @@ TABLE = "(id bigint primary key, a text, b int, c float8, d timestamptz default 
 CLIENTS = 4
 SEEDED_ROWS = 20_000
 INSERT = "insert into {} (id, a, b, c) values (nextval('s'), 'some text here', 5, 1.5);"
-UPDATE = "\\set i random(1, %d)\nupdate t set b = b + 1, a = 'other text' where id = :i;" % SEEDED_ROWS
+UPDATE = f"\\set i random(1, {SEEDED_ROWS})\nupdate t set b = b + 1, a = 'other text' where id = :i;"
 NATIVE, ATOLL = "native", "atoll"
 
 
@@ -50,9 +50,9 @@ class Workload:
     run: Callable[[Server, str], Awaitable[None]]
 
 
-def workloads(options: Options, folder: Path) -> list[Workload]:
+def workloads(options: Options, folder: str) -> list[Workload]:
     def one_row(script: str, name: str) -> Callable[[Server, str], Awaitable[None]]:
-        path = folder / name
+        path = Path(folder, name)
         path.write_text(script)
         each = options.transactions // CLIENTS
         arguments = ["--client", str(CLIENTS), "--jobs", "2", "--transactions", str(each)]
@@ -136,13 +136,13 @@ async def measure(options: Options, major: int, only: Sequence[str]) -> None:
             "How fast does Atoll replicate, against native logical replication of the same table?",
             options.seed,
             await here.value("postgres", "show server_version"),
-            f"native logical replication (binary, streaming = {options.streaming} for both) in the same servers;\n"
-            f"          both take turns, {options.rounds} rounds after one to warm up: median (least-most); "
+            f"native logical replication (binary, streaming = {options.streaming}, as here) in the same "
+            f"servers; both take turns, {options.rounds} rounds after one to warm up: median (least-most); "
             "all on one machine's processors",
         )
         await prepare(here, there, options)
         with tempfile.TemporaryDirectory() as folder:
-            chosen = [w for w in workloads(options, Path(folder)) if not only or w.name in only]
+            chosen = [w for w in workloads(options, folder) if not only or w.name in only]
             seconds: dict[str, dict[str, list[float]]] = {w.name: {NATIVE: [], ATOLL: []} for w in chosen}
             for turn in range(options.rounds + 1):
                 for workload in chosen:

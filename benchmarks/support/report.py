@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import textwrap
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -32,7 +33,7 @@ def heading(question: str, seed: int, postgres: str, baseline: str) -> None:
         f"psycopg {metadata.version('psycopg')}"
     )
     print(f"seed      {seed}")
-    print(f"baseline  {baseline}", flush=True)
+    print(textwrap.fill(f"baseline  {baseline}", 110, subsequent_indent=" " * 10), flush=True)
 
 
 def spread(values: Sequence[float], form: str = ".0f") -> str:

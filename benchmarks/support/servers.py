@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 
@@ -66,16 +67,29 @@ class Server:
             raise RuntimeError(f"pgbench ended with {process.returncode}:\n{output.decode(errors='replace')}")
 
 
-def trusted(text: str) -> LiteralString:
+def trusted(text: str) -> bytes:
     """A benchmark's own SQL, put together from its own constants."""
-    return cast("LiteralString", text)
+    return text.encode()
+
+
+def make_folder() -> Path:
+    """A folder that the user who runs PostgreSQL can pass."""
+    folder = Path(tempfile.mkdtemp(prefix="atoll-bench-", dir="/tmp"))
+    folder.chmod(0o711)
+    return folder
+
+
+def script(folder: str | Path, text: str) -> Path:
+    """A script for pgbench, in the place of the one before."""
+    path = Path(folder, "script.sql")
+    path.write_text(text)
+    return path
 
 
 @contextlib.asynccontextmanager
 async def servers(count: int, major: int = 18) -> AsyncIterator[list[Server]]:
     """Running servers, numbered from 1, removed afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-bench-", dir="/tmp"))
-    folder.chmod(0o711)
+    folder = make_folder()
     try:
         async with contextlib.AsyncExitStack() as stack:
             yield [
@@ -104,16 +118,13 @@ async def _server(folder: Path, number: int, major: int) -> AsyncIterator[Server
         await _wait_until_it_answers(server, process, home / "postgres.log")
         yield Server(number, server)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate() if process.returncode is None else None
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_stop(process), 30)
+        await _stop(process)
         await log
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    # A sender waits for its receiver, which may have gone first: fast, then immediate.
-    for sign in (2, 3):
+    # A sender waits for its receiver, which may have gone first: fast, then immediate, then not asked.
+    for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(sign)
         with contextlib.suppress(TimeoutError):
@@ -136,7 +147,7 @@ async def _wait_until_it_answers(server: Postgres, process: asyncio.subprocess.P
                 return
             except psycopg.OperationalError:
                 if process.returncode is not None:
-                    raise RuntimeError(f"PostgreSQL does not start:\n{log.read_text()}") from None
+                    raise RuntimeError(f"PostgreSQL does not start: see {log}") from None
                 await asyncio.sleep(0.05)
 
 
