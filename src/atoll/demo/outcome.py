@@ -62,6 +62,15 @@ def choose_sample(conflicts: Sequence[Conflict]) -> Conflict | None:
     return next((found for found in conflicts if found.item == STAR), next(iter(conflicts), None))
 
 
+def tell_conflict(found: Conflict) -> str:
+    """Why one write stays and the other does not."""
+    won, lost = found.won_by.capitalize(), found.lost_by.capitalize()
+    return (
+        f"{won} and {lost} both set the {found.column} of {found.item} and could not know."
+        f" {found.won} is later and stays, everywhere; {lost}'s {found.lost} is kept and can be put back."
+    )
+
+
 def find_complaints(
     accounts: Mapping[str, Account], seen: Mapping[str, Seen], stocks: Mapping[str, Mapping[str, int]]
 ) -> tuple[str, ...]:

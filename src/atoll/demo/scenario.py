@@ -144,7 +144,8 @@ class Pace:
     writes_per_second: int = 40
     cut_seconds: float = 8.0
     calm_seconds: float = 4.0
-    after_seconds: float = 1.5
+    after_seconds: float = 1.0
+    conflict_seconds: float = 3.0
     proof_seconds: float = 2.0
     converge_seconds_max: float = 90.0
     build_seconds_max: float = 240.0

@@ -19,7 +19,7 @@ import psycopg
 from atoll.demo import program, words
 from atoll.demo.gap import Gap, Mark, Way, mark, measure
 from atoll.demo.ledger import Account
-from atoll.demo.outcome import CutFacts, Outcome, TableFact, choose_sample, find_complaints
+from atoll.demo.outcome import CutFacts, Outcome, TableFact, choose_sample, find_complaints, tell_conflict
 from atoll.demo.scenario import (
     ACTS,
     AWAY,
@@ -194,6 +194,10 @@ class Show:
             took = words.duration(converged)
             self._tell(f"All that was written during the cut is everywhere, {took} after the mending.")
         await asyncio.sleep(self._pace.after_seconds)
+        sample = choose_sample(self._seen[FOUNDER].conflicts)
+        if sample is not None:
+            self._tell(tell_conflict(sample))
+            await asyncio.sleep(self._pace.conflict_seconds)
         return CutFacts(mended - began, writes, took_before, took_cut, waiting, lag, converged)
 
     async def _play_acts(self, began: float) -> None:

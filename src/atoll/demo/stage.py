@@ -146,8 +146,8 @@ async def opened(folder: Path | None, sites: Sequence[Site]) -> AsyncIterator[St
             yield stage
         finally:
             await stage.clear()
-        if folder is not None:
-            _forget_roads(stage)
+            if folder is not None:
+                _forget_roads(stage)
     finally:
         if folder is None:
             shutil.rmtree(path, ignore_errors=True)
