@@ -4,7 +4,7 @@ Two servers, and in each of them two databases with the same tables: one replica
 other shares them. Both take turns at the same statements. The rate is the sustainable one: statements (or
 rows) divided by the time until the other server has applied the last of them.
 
-    python benchmarks/replication_rate.py [--rounds 3] [--rows 200000] [--transactions 12000] [--postgres 18]
+    python benchmarks/replication_rate.py [--rounds 3] [--rows 100000] [--transactions 8000] [--postgres 18]
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--transactions", type=int, default=12_000)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--transactions", type=int, default=8_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--streaming", default="parallel", choices=("parallel", "on", "off"))
     parser.add_argument("--postgres", type=int, default=18, choices=(16, 18))
