@@ -152,9 +152,15 @@ def test_a_missing_order_and_a_wrong_count_are_complained_about() -> None:
 
 
 def test_what_a_node_says_when_it_ends_becomes_an_error_again() -> None:
-    error = read_error(["node lisbon", "error: port 7600 is in use", "hint: Stop what listens there."])
+    error = read_error(
+        ["node lisbon", "error: port 7600 is in use", "hint: Stop what listens there."], "osaka"
+    )
     assert (error.message, error.hint) == ("port 7600 is in use", "Stop what listens there.")
-    assert read_error(["Killed"]).detail == "Killed"
+    killed = read_error(["node osaka"], "osaka")
+    assert (killed.message, killed.detail) == (
+        '"osaka" of the demo ended unasked',
+        "It last said: node osaka",
+    )
 
 
 def test_numbers_read_well() -> None:

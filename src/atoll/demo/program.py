@@ -26,7 +26,8 @@ STOP_SECONDS_MAX = 45.0
 class Program:
     """One child process, and the last lines that it said."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, name: str, process: Process) -> None:
+        self._name = name
         self._process = process
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._ready = asyncio.Event()
@@ -42,12 +43,12 @@ class Program:
             for wait in waits:
                 wait.cancel()
         if not self._ready.is_set():
-            raise read_error(self.lines)
+            raise read_error(self.lines, self._name)
 
     async def until_ended(self) -> AtollError:
         """Until it ends, which nobody asked it to do."""
         await self._ended.wait()
-        return read_error(self.lines)
+        return read_error(self.lines, self._name)
 
     def stop(self) -> None:
         """Ask it to end; asked a second time, at once."""
@@ -75,10 +76,11 @@ class Program:
         self._ended.set()
 
 
-async def start(*arguments: str) -> Program:
-    """Start `atoll ARGUMENTS` as a child."""
+async def start(name: str, *arguments: str) -> Program:
+    """Start `atoll ARGUMENTS` as a child with a name."""
     # A session of its own: Ctrl-C in the terminal is for the demo, which then stops its nodes in order.
     return Program(
+        name,
         await asyncio.create_subprocess_exec(
             *_command(arguments),
             cwd="/",
@@ -87,7 +89,7 @@ async def start(*arguments: str) -> Program:
             stdout=PIPE,
             stderr=STDOUT,
             start_new_session=True,
-        )
+        ),
     )
 
 
@@ -110,11 +112,11 @@ async def run(*arguments: str, codes: Sequence[int] = (0,)) -> str:
                 process.kill()
             await process.wait()
     if process.returncode not in codes:
-        raise read_error(errors.decode(errors="replace").splitlines())
+        raise read_error(errors.decode(errors="replace").splitlines(), arguments[0])
     return output.decode().strip()
 
 
-def read_error(lines: Sequence[str] | deque[str]) -> AtollError:
+def read_error(lines: Sequence[str] | deque[str], name: str) -> AtollError:
     """The error that a command of Atoll printed, as an error again."""
     told: dict[str, str] = {}
     for line in lines:
@@ -123,8 +125,8 @@ def read_error(lines: Sequence[str] | deque[str]) -> AtollError:
                 told[label] = line.removeprefix(f"{label}: ")
     if "error" in told:
         return AtollError("node-failed", told["error"], detail=told.get("detail"), hint=told.get("hint"))
-    detail = lines[-1] if lines else "It said nothing."
-    return AtollError("node-failed", "a node of the demo ended", detail=detail)
+    detail = f"It last said: {lines[-1]}" if lines else "It said nothing."
+    return AtollError("node-failed", f'"{name}" of the demo ended unasked', detail=detail)
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

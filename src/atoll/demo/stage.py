@@ -91,7 +91,7 @@ class Stage:
         say(name, "is up")
 
     async def _up(self, name: str, *flags: str) -> None:
-        node = await program.start("up", "--home", str(self.places[name].home), *flags)
+        node = await program.start(name, "up", "--home", str(self.places[name].home), *flags)
         self._programs[name] = node
         await node.until_ready()
 
