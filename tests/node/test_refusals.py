@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from atoll.identity import token as tokens
 from atoll.identity.token import Token
-
 from support.fix_home import NodeStarter, atoll
 
 FOREIGN = tokens.encode(

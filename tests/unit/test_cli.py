@@ -26,7 +26,11 @@ def test_the_list_of_commands_loads_nothing_heavy() -> None:
     [
         (ConfigError("c", "no home", detail="It is away.", hint="Make one."), 1, EXPLAINED),
         (LinkError("l", "peer is away"), 1, "error: peer is away\ncode: l\n"),
-        (ExceptionGroup("tasks", [ExceptionGroup("inner", [LinkError("l", "wet")])]), 1, "error: wet\ncode: l\n"),
+        (
+            ExceptionGroup("tasks", [ExceptionGroup("inner", [LinkError("l", "wet")])]),
+            1,
+            "error: wet\ncode: l\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
     ],
