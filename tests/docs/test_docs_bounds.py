@@ -20,7 +20,8 @@ LINK = LinkSettings()
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 TABLE = pages.section(pages.read("ARCHITECTURE.md"), "## Bounds")
 BOUNDS = {
-    "buckets of a receipt": f"{receipts.BUCKETS_MIN} to {receipts.BUCKETS_MAX:,}; {receipts.ROWS_PER_STEP_MAX:,}",
+    "buckets of a receipt": f"{receipts.BUCKETS_MIN} to {receipts.BUCKETS_MAX:,};"
+    f" {receipts.ROWS_PER_STEP_MAX:,}",
     "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
     "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
     "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",
