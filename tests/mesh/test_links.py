@@ -1,4 +1,4 @@
-"""Bad networks: lagging, throttled, silent, flapping, one-way. Everybody writes on, and all agree in the end."""
+"""Bad networks: lagging, throttled, silent, flapping, one-way. All write on, and agree in the end."""
 
 from __future__ import annotations
 

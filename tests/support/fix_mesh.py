@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import random
+import re
 import shutil
 import signal
 import socket
@@ -283,12 +284,19 @@ class Mesh:
             await asyncio.sleep(POLL_SECONDS)
         pytest.fail(f"{node.name}: not within {seconds:.0f} s: {query} {values}: {seen}\n{node.log()}")
 
-    async def metric(self, node: MeshNode, name: str) -> float:
-        """The sum of a metric over its labels."""
+    async def reasons(self, node: MeshNode) -> dict[str, float]:
+        """How many connections a node has refused, by reason."""
         assert node.running is not None
         _, text = await asyncio.to_thread(node.running.get, "/metrics")
-        found = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+        found = re.findall(r'^atoll_link_refusals_total{reason="([^"]+)"} (\S+)$', text, re.MULTILINE)
+        return {reason: float(count) for reason, count in found}
+
+    async def until_counted(self, node: MeshNode, reason: str) -> None:
+        """Wait until a refusal for this reason is counted."""
+        deadline = time.monotonic() + DEADLINE
+        while not (await self.reasons(node)).get(reason):
+            assert time.monotonic() < deadline, f"{node.name} counts {await self.reasons(node)}"
+            await asyncio.sleep(POLL_SECONDS)
 
     def live(self) -> list[MeshNode]:
         return [node for node in self.nodes if node.running is not None and not node.is_revoked]
@@ -324,6 +332,13 @@ class Mesh:
             await asyncio.sleep(POLL_SECONDS)
         logs = "\n".join(node.log() for node in self.live())
         pytest.fail(f"the nodes did not settle within {seconds:.0f} s: {missing}\n{logs}")
+
+    async def form(self, seconds: float = DEADLINE) -> None:
+        """Wait until every node has what the others have, and a link to each."""
+        deadline = time.monotonic() + seconds
+        while missing := await self._missing_links():
+            assert time.monotonic() < deadline, missing
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _missing_links(self) -> str:
         for node in self.live():
@@ -474,6 +489,7 @@ class MeshMaker:
         await mesh.open()
         for major in majors:
             await mesh.add(major)
+        await mesh.form()
         return mesh
 
     async def close(self) -> None:

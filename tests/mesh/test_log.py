@@ -1,0 +1,55 @@
+"""The change log: kept for whoever is away, within bounds, and empty once everybody has everything."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.fix_mesh import Mesh, make_seed
+from support.load import Load
+
+pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
+EMPTY = "select not exists (select from atoll.change)"
+
+
+async def test_changes_are_kept_for_an_absent_node_and_deleted_once_all_have_them(mesh: Mesh) -> None:
+    one, _, away = mesh.nodes
+    async with Load(mesh, make_seed()) as load:
+        await load.written(20)
+        await mesh.kill(away)
+        await load.written(60)
+        kept = await mesh.sql(one, "select count(*) from atoll.change where origin = atoll.me()")
+        assert kept[0][0] >= 20
+        await mesh.up(away)
+    await mesh.settle()
+    await load.verify()
+    for node in mesh.nodes:
+        await mesh.until(node, EMPTY)
+        assert (await mesh.sql(node, "select count(*) from atoll.mark"))[0][0] < 5
+
+
+async def test_a_node_absent_beyond_the_bound_of_the_log_gets_a_copy_of_everything(mesh: Mesh) -> None:
+    one, _, away = mesh.nodes
+    await mesh.share("reading", "id bigint primary key default atoll.id(), body text")
+    await mesh.settle()
+    bound = 4 * 1024 * 1024
+    await mesh.sql(one, "update atoll.setting set value = %s where name = 'change_bytes_max'", str(bound))
+    write = "insert into reading (body) select repeat(md5(random()::text), 16) from generate_series(1, 400)"
+    async with Load(mesh, make_seed()) as load:
+        await load.written(20)
+        await mesh.kill(away)
+        await load.written(20)
+        for _ in range(30):
+            await mesh.app(one, write)
+        missed = "select missed from atoll.progress where peer = %s"
+        await mesh.until(one, missed, away.number)
+        size = await mesh.sql(one, "select sum(pg_column_size(vals)) from atoll.change")
+        assert size[0][0] <= bound
+        await load.written(20)
+        await mesh.up(away)
+        await load.written(20)
+    await mesh.settle()
+    await load.verify()
+    assert await mesh.same("select count(*) from reading") == [(12000,)]
+    await mesh.sql(one, "update atoll.setting set value = '2147483648' where name = 'change_bytes_max'")
+    for node in mesh.nodes:
+        await mesh.until(node, EMPTY)
