@@ -22,6 +22,7 @@ from atoll.node.report import Readiness
 from atoll.sql import query
 
 ASK_AGAIN_SECONDS = 60.0
+PATIENCE_SECONDS = 20.0
 REQUEST_SECONDS_MAX = 10.0
 WAITING = "waiting for a copy of what the other nodes have"
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Seeding:
         self._readiness = readiness
         self._writing: dict[int, asyncio.Task[None]] = {}
         self._asked_at = float("-inf")
+        self._ready_at: float | None = None
         self._is_seeded = False
         links.handle("replication.seed", self._write)
 
@@ -63,10 +65,14 @@ class Seeding:
         """A node that joined asks one peer, after it receives from all that it can reach.
 
         In this order nothing is missed: what a reachable peer deletes from its log before, the peer that is
-        asked has applied. Those that are away are remembered.
+        asked has applied. Those that are away, or take too long, are remembered.
         """
         now = asyncio.get_running_loop().time()
-        if not ready or set(up) - set(ready) or now - self._asked_at < ASK_AGAIN_SECONDS:
+        if not ready or now - self._asked_at < ASK_AGAIN_SECONDS:
+            return
+        if self._ready_at is None:
+            self._ready_at = now
+        if set(up) - set(ready) and now - self._ready_at < PATIENCE_SECONDS:
             return
         await connection.execute(query("mesh", "seed_without"), (sorted(set(peers) - set(ready)),))
         if await self._ask(min(ready)):

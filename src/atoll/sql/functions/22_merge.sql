@@ -141,7 +141,8 @@ begin
     else
         merged := atoll.merge(new);
     end if;
-    if atoll.is_followed() then
+    -- Kept for the feeds, once: what was sent anew after a slot was lost has been here before.
+    if atoll.is_followed() and not exists (select from atoll.change h where h.origin = new.origin and h.seq = new.seq) then
         return new;
     end if;
     return null;

@@ -1,8 +1,10 @@
 -- The change feed: an ordered, resumable cursor over this node's own and arriving changes.
 --
--- Order is (xid, pos), where pos is made of seq and origin, and only changes of transactions older than every running one are read. So a slow
--- transaction with a small number is never skipped: it holds the feed back until it ends. While any cursor
--- exists, arriving changes are kept and channel atoll_change is notified at each commit that changed something.
+-- Order is (xid, pos), where pos is made of seq and origin, and only changes of transactions older than every
+-- running one are read. So a slow transaction with a small number is never skipped: it holds the feed back until it
+-- ends. While any cursor exists, arriving changes are kept and channel atoll_change is notified at each commit that
+-- changed something. A subscription that is made anew brings a peer's latest changes once more: those that a feed
+-- has passed by then appear in it again, at a later place.
 
 create or replace function atoll.open_feed(feed text, tables text[] default '{}') returns void
 language plpgsql as $$
