@@ -68,6 +68,7 @@ class Bridge(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._hold_still)
         if self._connected is not None:
             self._connected(self)
 
@@ -98,6 +99,12 @@ class Bridge(asyncio.BufferedProtocol):
             broke = LinkError("local-lost", "the local connection broke", detail=f"{exc}.") if exc else None
             self._stream.close(broke)
         self._gone(self)
+
+    def _hold_still(self) -> None:
+        """Pause once more: in Python 3.11.2, reading starts after `connection_made` all the same."""
+        if self._stream is None and self._transport is not None and not self._is_refused:
+            self._transport.resume_reading()
+            self._transport.pause_reading()
 
     # Sink of the stream
 
