@@ -9,6 +9,7 @@ BIN := .venv/bin
 ARGS ?=
 WORKERS ?= auto
 EXAMPLES ?= 2000
+FAULTS ?= 200
 PYTEST := $(BIN)/python -m pytest
 
 # The first interpreter that really starts and is new enough (a shim may exist and refuse).
@@ -24,7 +25,7 @@ help:
 	@echo "make quick    the tests that take less than a minute"
 	@echo "make check    lint, format, types, layers"
 	@echo "make format   mend what the linter and the formatter can"
-	@echo "make fuzz     random histories against the oracle, for as long as EXAMPLES=2000 take"
+	@echo "make fuzz     random histories against the oracle, and of faults in a mesh: EXAMPLES=2000 FAULTS=200"
 	@echo "make bench    the benchmarks"
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
@@ -70,8 +71,9 @@ test: $(READY)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 fuzz: $(READY)
-	@ATOLL_EXAMPLES=$(EXAMPLES) $(PYTEST) -q -n $(WORKERS) --dist loadfile tests/unit/test_state_laws.py \
-		tests/database/test_histories.py $(ARGS)
+	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \
+		tests/unit/test_state_laws.py tests/database/test_histories.py tests/mesh/test_faults.py \
+		tests/mesh/test_many.py $(ARGS)
 
 bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atoll.identity import token
-from support.fix_mesh import Mesh, MeshMaker, make_seed
+from support.fix_mesh import MeshMaker, make_seed
 from support.load import Load
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
@@ -107,24 +107,3 @@ async def test_a_node_that_is_shut_out_is_refused_and_the_rest_agree(
         await mesh.until_counted(node, "revoked")
         assert "has been revoked" in node.log(400)
         assert await mesh.sql(node, "select from fence where node = 100") == []
-
-
-@pytest.mark.slow
-async def test_a_mesh_of_five_forms_by_itself(make_mesh: MeshMaker) -> None:
-    await _form(await make_mesh("18", "16", "18", "16", "18"))
-
-
-@pytest.mark.slow
-async def test_a_mesh_of_eight_forms_by_itself(make_mesh: MeshMaker) -> None:
-    await _form(await make_mesh(*["18"] * 8))
-
-
-async def _form(mesh: Mesh) -> None:
-    await mesh.share("word", "id text primary key, body text")
-    for node in mesh.nodes:
-        await mesh.app(node, "insert into word values (%s, 'hello')", node.name)
-    await mesh.settle(seconds=240)
-    assert len(await mesh.same("select id from word order by id")) == len(mesh.nodes)
-    for node in mesh.nodes:
-        links = await mesh.sql(node, "select count(*) from atoll.link_state where state = 'up'")
-        assert links == [(len(mesh.nodes) - 1,)]
