@@ -30,6 +30,8 @@ from atoll.node.seeding import Seeding
 from atoll.sql import query
 
 EVERY_SECONDS = 3.0
+SOON_SECONDS = 0.3
+HASTE_SECONDS = 20.0
 ASK_EVERY_SECONDS = 10.0
 LOOK_EVERY_SECONDS = 0.1
 STEP_SECONDS_MAX = 300.0
@@ -68,6 +70,9 @@ class Reconcile:
         self._is_told = False
         self._slots: dict[int, asyncio.Task[None]] = {}
         self._is_due = asyncio.Event()
+        self._is_whole = False
+        self._hasty_until = 0.0
+        self._seen_up: set[int] = set()
         self._revoked: frozenset[int] = frozenset()
         self.numbers: dict[str, float] = {}
         self.lag: dict[int, tuple[int, str]] = {}
@@ -103,13 +108,18 @@ class Reconcile:
                 await self._connection.close()
 
     async def _until_due(self) -> None:
-        """Wait for the next round: some seconds, less when a link has come or a step was taken."""
+        """Wait for the next round: some seconds, less when a link has come or a step was taken.
+
+        While something is missing that is on its way, the rounds follow each other for a while.
+        """
         loop = asyncio.get_running_loop()
-        ends = loop.time() + EVERY_SECONDS
-        up = self._up()
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
-        while loop.time() < ends and not self._is_due.is_set() and not self._up() - up:
+        is_hasty = not self._is_whole and loop.time() < self._hasty_until
+        ends = loop.time() + (SOON_SECONDS if is_hasty else EVERY_SECONDS)
+        while loop.time() < ends:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+            if self._is_due.is_set() or self._up() - self._seen_up:
+                self._hasty_until = loop.time() + HASTE_SECONDS
+                break
         self._is_due.clear()
 
     def _up(self) -> set[int]:
@@ -117,6 +127,7 @@ class Reconcile:
 
     async def round(self, connection: Connection) -> None:
         """One comparison of what there is with what there should be."""
+        self._seen_up = self._up()
         revoked = await (await connection.execute(query("nodes", "revoked"))).fetchall()
         self._revoked = frozenset(number for (number,) in revoked)
         rows = await (await connection.execute(query("nodes", "peers"))).fetchall()
@@ -252,7 +263,9 @@ class Reconcile:
     ) -> None:
         up = self._up() & peers.keys()
         ready = {number for number in up if number in have and have[number].is_copied}
-        if not await self._seeding.is_seeded(connection):
+        is_seeded = await self._seeding.is_seeded(connection)
+        self._is_whole = is_seeded and self._seen_up == ready
+        if not is_seeded:
             await self._seeding.ask_first(connection, peers=peers, up=up, ready=ready)
             return
         await self._seeding.ask_rest(connection, ready)
