@@ -141,14 +141,13 @@ begin
         'both_plain', coalesce(atoll.list(t.name, 'policy', 'record_image_eq(row(o.{c}), row(r.{c}))', ' and '), 'true'),
         'untouched', 'r.' || (vars->>'first_key') || ' is not null and m.atoll_birth is not null and m.atoll_death is null and m.atoll_epoch is null '
                      'and m.atoll_state is null and m.atoll_aside is null' || coalesce(' and ' || atoll.list(t.name, 'value', 'm.{c} is null', ' and '), ''),
-        'chunk', atoll.chunk(''));
+        'chunk', atoll.chunk());
     return vars || jsonb_build_object(
-        'chunk_by_mask', atoll.chunk('partition by r.atoll_mask'),
         'agg_literals', atoll.list(t.name, 'all', 'array_agg(r.{c}::{w})::text'),
         'agg_key_literals', atoll.list(t.name, 'key', 'array_agg(r.{c}::{w})::text'),
         'u_values', atoll.list(t.name, 'all', 'r.{c}::{t}'),
         'u_keys', atoll.list(t.name, 'key', 'r.{c}::{t}'))
-        || atoll.mask_variables(t.name) || atoll.merge_variables(t.name);
+        || atoll.change_variables(t.name) || atoll.merge_variables(t.name);
 end $$;
 
 create or replace function atoll.jsonb_of(of_table text, which text, alias text) returns text
@@ -184,41 +183,55 @@ return (select string_agg(case when attgenerated <> '' then 'null::' || format_t
          where attrelid = of_relation and attnum > 0 and not attisdropped);
 
 -- Rows per chunk, bounded by number and by size.
-create or replace function atoll.chunk(partition text) returns text
+create or replace function atoll.chunk() returns text
 language sql stable
-return format('(count(*) over (%1$s) - 1) / %2$s + sum(pg_column_size(r.*)) over (%1$s) / %3$s',
-              concat_ws(' ', nullif(partition, ''), 'rows unbounded preceding'), atoll.setting('chunk_rows'), atoll.setting('chunk_bytes'));
+return format('(count(*) over (rows unbounded preceding) - 1) / %s + sum(pg_column_size(r.*)) over (rows unbounded preceding) / %s',
+              atoll.setting('chunk_rows'), atoll.setting('chunk_bytes'));
 
+-- An array of those items that are not null.
+create or replace function atoll.some(items text[]) returns text
+language sql immutable
+return format('array_remove(array[%s]::text[], null)', array_to_string(items, ', '));
+
+-- Whether an UPDATE changed a column. Plain equality where equal values have the same bytes; elsewhere the bytes.
 create or replace function atoll.differs(c atoll.local_column) returns text
 language sql stable
 return (
-    select string_agg(format('record_image_ne(row(o.%1$I), row(n.%1$I))', g.name), ' or ' order by g.ordinal)
+    select string_agg(case when y.attname is not null then format('o.%1$I is distinct from r.%1$I', g.name)
+                           else format('record_image_ne(row(o.%1$I), row(r.%1$I))', g.name) end, ' or ' order by g.ordinal)
       from atoll.local_column g
+      join atoll.local_table t on t.name = g.tbl
+      left join (select a.attrelid, a.attname
+                   from pg_attribute a left join pg_collation l on l.oid = a.attcollation
+                  where coalesce(l.collisdeterministic, true)
+                    and a.atttypid in (select p.t::regtype from unnest(array['boolean', 'smallint', 'integer', 'bigint', 'text', 'character varying',
+                                                  'uuid', 'bytea', 'date', 'timestamp', 'timestamptz']) p (t))) y
+             on y.attrelid = t.relid and y.attname = g.name
      where g.tbl = c.tbl and (g.name = c.name or g.together = c.together));
 
--- An UPDATE: a mask says row by row which columns changed, in the order of the value columns.
-create or replace function atoll.mask_variables(of_table text) returns jsonb
+-- An UPDATE, row by row: atoll_dN says whether the N-th value column changed, atoll_pN is the stamp that it had.
+create or replace function atoll.change_variables(of_table text) returns jsonb
 language sql stable
 return (
     with v as (
-        select c as col, c.name, c.wire, c.policy, row_number() over (order by ordinal) as i,
-               format('substr(r.atoll_mask, %s, 1) = ''1''', row_number() over (order by ordinal)) as bit
+        select c as col, c.name, c.wire, c.policy, row_number() over (order by ordinal) as i
           from atoll.local_column c where c.tbl = of_table and not c.is_key
     ), part as (
-        select coalesce(string_agg(format('case when %s then ''1'' else ''0'' end', replace(atoll.differs(col), 'row(n.', 'row(r.')), ' || ' order by i), '''''') as mask,
-               quote_literal(coalesce(repeat('0', count(*)::int), '')) || '::text' as no_mask,
-               coalesce(string_agg(format('greatest(m.%I, m.atoll_birth) as atoll_p%s,', name, i), ' ' order by i), '') as prev_columns,
-               coalesce(string_agg(format(', %1$I = case when %2$s then moved.at else m.%1$I end', name, bit), '' order by i), '') as set_masked_stamps,
-               coalesce(string_agg(format(', %1$I = case when %2$s then r.atoll_at else m.%1$I end', name, bit), '' order by i), '') as set_masked_stamp,
-               'array[' || coalesce(string_agg(format('case when %s then %L end', bit, name), ', ' order by i), '') || ']::text[]' as masked_names,
-               'array[' || coalesce(string_agg(format('case when %s then array[r.%I::%s]::text end', bit, name, wire), ', ' order by i), '') || ']::text[]' as masked_literals,
-               'array[' || coalesce(string_agg(format('case when %s then array[r.atoll_p%s]::text end', bit, i), ', ' order by i), '') || ']::text[]' as masked_prevs,
-               coalesce(string_agg(format('substr(r.atoll_mask, %s, 1) = ''0''', i), ' and ' order by i) filter (where policy <> 'lww'), 'true') as mask_is_plain,
-               coalesce('least(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_low,
-               coalesce('greatest(' || string_agg(format('case when %s then r.atoll_p%s end', bit, i), ', ' order by i) || ')', '0') as masked_high,
-               coalesce(string_agg(format('array_agg(r.atoll_p%s) filter (where %s) as atoll_p%s,', i, bit, i), ' ' order by i), '') as agg_masked_prevs,
-               coalesce(string_agg(format('g.atoll_p%s::text', i), ', ' order by i), '') as prev_literals,
-               'array[' || coalesce(string_agg(format('(array_agg(r.%I::%s) filter (where %s))::text', name, wire, bit), ', ' order by i), '') || ']::text[]' as agg_masked_vals,
+        select coalesce(string_agg(format('(%s) as atoll_d%s, greatest(m.%I, m.atoll_birth) as atoll_p%s,', atoll.differs(col), i, name, i), ' ' order by i), '') as changes,
+               coalesce(string_agg(format('r.atoll_d%s', i), ' or ' order by i), 'false') as any_change,
+               coalesce(string_agg(format('r.atoll_d%s, ', i), '' order by i), '') as change_flags,
+               coalesce(string_agg(format('not r.atoll_d%s', i), ' and ' order by i) filter (where policy <> 'lww'), 'true') as change_is_plain,
+               coalesce(string_agg(format(', %1$I = case when r.atoll_d%2$s then moved.at else m.%1$I end', name, i), '' order by i), '') as set_moved_stamps,
+               coalesce(string_agg(format(', %1$I = case when r.atoll_d%2$s then r.atoll_at else m.%1$I end', name, i), '' order by i), '') as set_own_stamps,
+               atoll.some(array_agg(format('case when r.atoll_d%s then %L end', i, name) order by i)) as changed_names,
+               atoll.some(array_agg(format('case when r.atoll_d%s then array[r.%I::%s]::text end', i, name, wire) order by i)) as changed_literals,
+               atoll.some(array_agg(format('case when r.atoll_d%s then array[r.atoll_p%s]::text end', i, i) order by i)) as changed_prevs,
+               coalesce('least(' || string_agg(format('case when r.atoll_d%s then r.atoll_p%s end', i, i), ', ' order by i) || ')', '0') as lowest_prev,
+               coalesce('greatest(' || string_agg(format('case when r.atoll_d%s then r.atoll_p%s end', i, i), ', ' order by i) || ')', '0') as highest_prev,
+               coalesce(string_agg(format('(array_agg(r.%I::%s) filter (where r.atoll_d%s))::text as atoll_v%s, '
+                                          'array_agg(r.atoll_p%s) filter (where r.atoll_d%s) as atoll_p%s, ', name, wire, i, i, i, i, i), '' order by i), '') as gathered_columns,
+               atoll.some(array_agg(format('r.atoll_v%s', i) order by i)) as gathered_literals,
+               atoll.some(array_agg(format('r.atoll_p%s::text', i) order by i)) as gathered_prevs,
                coalesce(bool_or(policy <> 'lww'), false)::text as any_policy
           from v
     )

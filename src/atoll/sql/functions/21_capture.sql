@@ -79,19 +79,19 @@ begin
         end if;
         perform set_config({{again}}, 'on', true);
     end if;
-    with pair as materialized (
-        select {{r_cols}}, {{mask}} as atoll_mask, {{prev_columns}}
-               atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
-          from new_rows r, old_rows o, {{side}} m
-         where not exists (select from new_rows offset 1)
-           and {{o_is_r}} and {{m_is_r}} and m.atoll_birth is not null and {{both_plain}}
-    ), marked as (
-        update {{side}} m set atoll_birth = m.atoll_birth{{set_masked_stamp}} from pair r where {{m_is_r}} and r.atoll_mask <> {{no_mask}}
+    with marked as (
+        update {{side}} m set atoll_birth = m.atoll_birth{{set_own_stamps}}
+          from (select {{r_cols}}, {{changes}} atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
+                  from new_rows r, old_rows o, {{side}} m
+                 where not exists (select from new_rows offset 1)
+                   and {{o_is_r}} and {{m_is_r}} and m.atoll_birth is not null and {{both_plain}}) r
+         where {{m_is_r}} and ({{any_change}})
+        returning r.*
     )
     insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals)
-    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', r.atoll_at, array_remove({{masked_prevs}}, null), 1,
-           array[{{key_names}}] || array_remove({{masked_names}}, null), array[{{r_key_literals}}] || array_remove({{masked_literals}}, null)
-      from pair r where r.atoll_mask <> {{no_mask}};
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', r.atoll_at, {{changed_prevs}}, 1,
+           array[{{key_names}}] || {{changed_names}}, array[{{r_key_literals}}] || {{changed_literals}}
+      from marked r;
     if found then
         {{revive_any}}
         return null;
@@ -247,28 +247,25 @@ $template$ $sql$;
 create or replace function atoll.update_rows_template() returns text
 language sql immutable as $sql$ select $template$
         with pair as materialized (
-            select {{r_cols}}, {{mask}} as atoll_mask, {{prev_columns}}
-                   greatest(m.atoll_birth, m.atoll_death{{m_stamps}}) as atoll_seen
+            select {{r_cols}}, {{changes}} greatest(m.atoll_birth, m.atoll_death{{m_stamps}}) as atoll_seen
               from new_rows r join old_rows o on {{o_is_r}} join {{side}} m on {{m_is_r}}
              where m.atoll_birth is not null
         ), moved as (
-            select atoll.stamp_after(max(atoll_seen)) as at from pair where atoll_mask <> {{no_mask}}
+            select atoll.stamp_after(max(atoll_seen)) as at from pair r where {{any_change}}
         ), marked as (
-            update {{side}} m set atoll_birth = m.atoll_birth{{set_masked_stamps}}
-              from pair r, moved where {{m_is_r}} and r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
+            update {{side}} m set atoll_birth = m.atoll_birth{{set_moved_stamps}}
+              from pair r, moved where {{m_is_r}} and ({{any_change}}) and {{change_is_plain}}
             returning 1
         ), chunked as (
-            select r.*, {{chunk_by_mask}} as atoll_chunk from pair r where r.atoll_mask <> {{no_mask}} and {{mask_is_plain}}
+            select r.*, {{chunk}} as atoll_chunk from pair r where ({{any_change}}) and {{change_is_plain}}
         ), logged as (
         insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals)
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', (select at from moved),
-               case when low = high then low end,
-               case when low < high then atoll.masked(array[{{prev_literals}}]::text[], mask) end, rows,
-               array[{{key_names}}] || atoll.masked(array[{{value_names}}]::text[], mask),
-               keys || atoll.masked(vals, mask)
-          from (select atoll_mask as mask, count(*) as rows, min({{masked_low}}) as low, max({{masked_high}}) as high,
-                       {{agg_masked_prevs}} array[{{agg_key_literals}}] as keys, {{agg_masked_vals}} as vals
-                  from chunked r group by atoll_mask, atoll_chunk) g
+               case when low = high then low end, case when low < high then {{gathered_prevs}} end, rows,
+               array[{{key_names}}] || {{changed_names}}, keys || {{gathered_literals}}
+          from (select {{change_flags}} {{gathered_columns}} count(*) as rows, min({{lowest_prev}}) as low, max({{highest_prev}}) as high,
+                       array[{{agg_key_literals}}] as keys
+                  from chunked r group by {{change_flags}} atoll_chunk) r
         )
         select count(*) = (select count(*) from new_rows), (select count(*) from chunked) > (select count(*) from marked)
           into plain, twice from pair;
@@ -289,7 +286,3 @@ language sql immutable as $sql$ select $template$
             {{moved_here}}
         end if;
 $template$ $sql$;
-
-create or replace function atoll.masked(items text[], mask text) returns text[]
-language sql immutable parallel safe
-return (select coalesce(array_agg(item order by i), '{}') from unnest(items) with ordinality u(item, i) where substr(mask, i::int, 1) = '1');
