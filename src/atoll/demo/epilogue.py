@@ -50,7 +50,7 @@ def _tables(outcome: Outcome) -> list[str]:
             said = f"{int(rows):>7,} rows, the same on every node (receipt {receipt[:12]})"
         else:
             found = "; ".join(f"{node} {receipt}" for node, receipt in table.receipts.items())
-            said = f"{table.differ:>7,} rows differ: {found}"
+            said = f"NOT the same: {found}"
         lines.append(f"{table.name:<8} {said}")
     lines += [f"not compared: {node} ({why})" for node, why in outcome.silent.items()]
     return _part("Compared", *lines)
@@ -66,6 +66,8 @@ def _kept(outcome: Outcome) -> list[str]:
             f" {outcome.star.qty:,} are left.",
             f'Their price is {outcome.star.price}; tags that two sites set: "{outcome.star.tags}".',
         ]
+    if outcome.given_way:
+        lines.append(f"{words.count(outcome.given_way, 'write')} gave way in a deadlock, and said so.")
     return _part("Kept", *lines)
 
 

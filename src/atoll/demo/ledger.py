@@ -19,7 +19,6 @@ class Account:
     """The acknowledged writes of one site."""
 
     writes: int = 0
-    reads: int = 0
     orders: int = 0
     readings: int = 0
     given_way: int = 0

@@ -15,15 +15,15 @@ from atoll.demo.watch import Conflict, Item, Seen
 
 @dataclass(frozen=True)
 class TableFact:
-    """One table: its receipt on each node, and the rows that `check` found to differ."""
+    """One table: its receipt on each node, and whether `check` found it to be the same."""
 
     name: str
     receipts: Mapping[str, str]
-    differ: int
+    is_checked: bool
 
     @property
     def is_same(self) -> bool:
-        return not self.differ and len(set(self.receipts.values())) == 1
+        return self.is_checked and len(set(self.receipts.values())) == 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class CutFacts:
 class Outcome:
     cut: CutFacts
     writes: int
+    given_way: int
     tables: tuple[TableFact, ...]
     silent: Mapping[str, str]
     complaints: tuple[str, ...]

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import psycopg
 
-from atoll.demo import program, words
+from atoll.demo import words
 from atoll.demo.gap import Gap, Mark, Way, mark, measure
 from atoll.demo.ledger import Account
-from atoll.demo.outcome import CutFacts, Outcome, TableFact, choose_sample, find_complaints, tell_conflict
+from atoll.demo.outcome import CutFacts, Outcome, choose_sample, tell_conflict
+from atoll.demo.proof import prove
 from atoll.demo.scenario import (
     ACTS,
     AWAY,
@@ -31,7 +30,6 @@ from atoll.demo.scenario import (
     PRICES,
     PROOF,
     SITES,
-    STAR,
     START_QTY,
     STEPS,
     Pace,
@@ -47,7 +45,6 @@ from atoll.domain.errors import DataError
 from atoll.sql import query
 
 LOOK_EVERY_SECONDS = 0.2
-SETTLE_SECONDS_MAX = 60.0
 STORY_KEPT = 200
 HISTORY_KEPT = 600
 
@@ -222,48 +219,13 @@ class Show:
 
     async def _prove(self, cut: CutFacts) -> Outcome:
         self._begin(PROOF)
-        marks = self._marks()
-        await self._until_seen(marks, time.monotonic())
-        answer = await self._check()
-        receipts = {name: await lookout.receipts() for name, lookout in self._lookouts.items()}
-        stocks = {name: await lookout.stock() for name, lookout in self._lookouts.items()}
-        for lookout in self._lookouts.values():
-            await lookout.look()
-        tables = tuple(
-            TableFact(
-                table, {name: found[table] for name, found in receipts.items()}, answer.differ.get(table, 0)
-            )
-            for table in receipts[FOUNDER]
-        )
-        first = self._seen[FOUNDER]
-        accounts = self._accounts
-        outcome = Outcome(
-            cut=cut,
-            writes=sum(account.writes for account in accounts.values()),
-            tables=tables,
-            silent=answer.silent,
-            complaints=find_complaints(accounts, self._seen, stocks),
-            conflicts={name: seen.conflict_count for name, seen in self._seen.items()},
-            sample=choose_sample(first.conflicts),
-            star=first.star,
-            star_sold=sum(account.sold[STAR] for account in accounts.values()),
-        )
-        words_ = "the same on all three nodes" if outcome.has_converged else "NOT the same everywhere"
-        self._tell(f"Compared: every row is {words_}.")
+        await self._until_seen(self._marks(), time.monotonic())
+        home = self._stage.places[FOUNDER].home
+        outcome = await prove(home, self._lookouts, self._accounts, cut)
+        where = "the same on all three nodes" if outcome.has_converged else "NOT the same everywhere"
+        self._tell(f"Compared: every row is {where}.")
         await asyncio.sleep(self._pace.proof_seconds)
         return outcome
-
-    async def _check(self) -> _Answer:
-        home = str(self._stage.places[FOUNDER].home)
-        wait = f"{SETTLE_SECONDS_MAX:.0f}"
-        told = await program.run("check", "--json", "--wait", wait, "--home", home, codes=(0, 1, 3))
-        answer = json.loads(told)
-        differ = {
-            found["table"].removeprefix("public."): int(not found["same"])
-            and max(1, len(found["differences"]))
-            for found in answer["tables"]
-        }
-        return _Answer(differ, dict(answer["silent"]))
 
     # Beside the play
 
@@ -291,11 +253,3 @@ class Show:
 
     def _lag_now(self) -> float:
         return max((gap.lag_seconds for gap in self._gaps.values()), default=0.0)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What `atoll check` found: rows that differ, table by table, and nodes that did not answer."""
-
-    differ: dict[str, int]
-    silent: dict[str, str]

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atoll.demo import program
+from atoll.demo import folders, program
 from atoll.demo.program import Program
 from atoll.demo.scenario import Site
 from atoll.domain.errors import AtollError, ConfigError
 from atoll.link.weather import Weather
 from atoll.node import config, credentials
-from atoll.node.account import first_closed, server_account
 from atoll.node.home import open_home, write_file
 
 # Below the ports that the system hands out to connections, so that none of those takes one of ours.
@@ -139,7 +136,7 @@ class Stage:
 @contextlib.asynccontextmanager
 async def opened(folder: Path | None, sites: Sequence[Site]) -> AsyncIterator[Stage]:
     """A stage in a folder that is kept, or in one that goes away with the stage."""
-    path = _temporary() if folder is None else _chosen(folder)
+    path = folders.temporary() if folder is None else folders.chosen(folder)
     try:
         stage = Stage(path, sites)
         try:
@@ -151,49 +148,6 @@ async def opened(folder: Path | None, sites: Sequence[Site]) -> AsyncIterator[St
     finally:
         if folder is None:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _temporary() -> Path:
-    """A new folder with a short name that PostgreSQL's user can reach."""
-    account = server_account()
-    for parent in dict.fromkeys((Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))):  # noqa: S108
-        if parent.is_dir() and os.access(parent, os.W_OK) and first_closed(parent, account) is None:
-            made = Path(tempfile.mkdtemp(prefix="atoll-demo-", dir=parent))
-            made.chmod(0o711)
-            return made
-    raise ConfigError(
-        "no-demo-folder",
-        "cannot find a folder for the demo",
-        detail=f'PostgreSQL\'s user "{account.name}" can reach none of the folders for temporary files.',
-        hint="Name one with --home.",
-    )
-
-
-def _chosen(folder: Path) -> Path:
-    path = folder.expanduser().resolve()
-    closed = first_closed(path, server_account())
-    if closed is not None:
-        raise ConfigError(
-            "home-unreachable",
-            f'PostgreSQL\'s user "{server_account().name}" cannot reach {path}',
-            detail=f"The folder {closed} is closed to that user.",
-            hint="Choose another folder with --home.",
-        )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(
-            "demo-folder-in-use",
-            f"{path} is not an empty folder",
-            hint="Choose an empty folder, or one that does not exist, with --home.",
-        )
-    try:
-        if not path.exists():
-            path.mkdir(parents=True)
-            path.chmod(0o711)
-    except OSError as error:
-        raise ConfigError(
-            "home-not-yours", f"cannot make the folder {path}", detail=f"{error.strerror or error}."
-        ) from error
-    return path
 
 
 def _forget_roads(stage: Stage) -> None:

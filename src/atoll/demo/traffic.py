@@ -88,7 +88,6 @@ class Application:
             order = (self.site, write.item, write.qty, row[0] * write.qty)
             await connection.execute(query("demo", "add_order"), order)
             await connection.execute(query("demo", "take"), (write.qty, write.item))
-        self.account.reads += 1
         self.account.note_order(time.monotonic(), write.item, write.qty)
 
     async def _act(self, connection: Connection, act: Act) -> None:
