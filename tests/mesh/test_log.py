@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.fix_mesh import Mesh, make_seed
+from support.fix_mesh import Mesh, MeshMaker, make_seed
 from support.load import Load
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
@@ -51,5 +51,20 @@ async def test_a_node_absent_beyond_the_bound_of_the_log_gets_a_copy_of_everythi
     await load.verify()
     assert await mesh.same("select count(*) from reading") == [(12000,)]
     await mesh.sql(one, "update atoll.setting set value = '2147483648' where name = 'change_bytes_max'")
+    for node in mesh.nodes:
+        await mesh.until(node, EMPTY)
+
+
+async def test_a_copy_may_be_larger_than_the_bound_of_the_log(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", room=2)
+    one = mesh.nodes[0]
+    await mesh.sql(one, "update atoll.setting set value = '1000000' where name = 'change_bytes_max'")
+    await mesh.share("reading", "id bigint primary key default atoll.id(), body text")
+    write = "insert into reading (body) select repeat(md5(random()::text), 16) from generate_series(1, 20000)"
+    await mesh.app(one, write)
+    await mesh.add("18")
+    await mesh.form()
+    await mesh.settle()
+    assert await mesh.same("select count(*) from reading") == [(20000,)]
     for node in mesh.nodes:
         await mesh.until(node, EMPTY)

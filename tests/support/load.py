@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from support.fix_mesh import Mesh, MeshNode
 
 ITEMS = [f"item{n:02}" for n in range(12)]
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.04
 CONNECT_SECONDS_MAX = 5
 STATEMENT_SECONDS_MAX = 30.0
 

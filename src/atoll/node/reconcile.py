@@ -228,7 +228,7 @@ class Reconcile:
                 told = await self._told(number, have) if peer is not None else None
                 step = choose_step(is_member=peer is not None, conninfo=where, have=have, told=told)
                 if step is Step.SEED:
-                    await self._links.request(number, "replication.seed", {})
+                    await self._links.request(number, "replication.seed", {"owed": True})
                 elif step is not Step.NONE:
                     async with await self._postgres.connect() as connection:
                         await subscriptions.take(connection, step, peer=number, me=self._me, where=where)

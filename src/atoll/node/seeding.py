@@ -96,21 +96,25 @@ class Seeding:
     # Writing
 
     async def _write(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        """Written in the background, once at a time; owed until it is done, so that the peer asks again."""
+        """Written in the background, once at a time; owed until it is done, so that the peer asks again.
+
+        Who only asks for what is owed gets nothing when it has just been written.
+        """
         running = self._writing.get(peer.number)
         if running is None or running.done():
             try:
-                async with await self._postgres.connect() as connection:
-                    await connection.execute(query("mesh", "owe_seed"), (peer.number,))
+                if not payload.get("owed"):
+                    async with await self._postgres.connect() as connection:
+                        await connection.execute(query("mesh", "owe_seed"), (peer.number,))
             except (psycopg.Error, OSError) as error:
                 raise AtollError("database", f"could not begin a copy: {str(error).strip()}") from error
             self._writing[peer.number] = asyncio.create_task(self._write_for(peer))
         return {}
 
     async def _write_for(self, peer: PeerIdentity) -> None:
-        log.info('writing a copy of everything for node "%s"', peer.name)
         try:
             async with await self._postgres.connect() as connection:
+                log.info('writing a copy of everything for node "%s"', peer.name)
                 await connection.execute(query("mesh", "seed"), (peer.number,))
         except (psycopg.Error, OSError) as error:
             log.warning('could not write a copy for node "%s": %s', peer.name, str(error).strip())

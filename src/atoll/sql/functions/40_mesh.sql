@@ -217,8 +217,11 @@ create or replace procedure atoll.seed(for_peer integer)
 language plpgsql as $$
 declare
     t       record;
-    owed_at constant integer := (select misses from atoll.progress where peer = for_peer);
+    owed_at constant integer := (select misses from atoll.progress where peer = for_peer and missed);
 begin
+    if owed_at is null then
+        return;
+    end if;
     for t in select l.name, l.side from atoll.local_table l where l.problem is null order by l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at loop
         execute format('select %s($1)', atoll.generated(t.side, 'seed')) using for_peer;
         commit;

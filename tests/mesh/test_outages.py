@@ -1,4 +1,4 @@
-"""Nodes that are cut off from each other go on writing; once the network is back all of them are the same."""
+"""Partitions, and kill -9 of nodes and of PostgreSQL, while everybody writes: nothing is lost."""
 
 from __future__ import annotations
 
@@ -38,3 +38,43 @@ async def test_a_change_takes_effect_whichever_node_it_is_written_on(mesh: Mesh)
         ("n2", "by n1"),
         ("n3", "by n2"),
     ]
+
+
+@every_postgres
+async def test_a_node_that_is_killed_under_load_comes_back_with_everything(mesh: Mesh) -> None:
+    victim = mesh.nodes[1]
+    async with Load(mesh, make_seed()) as load:
+        await load.written(60)
+        await mesh.kill(victim)
+        await load.written(60)
+        await mesh.up(victim)
+        await load.written(60)
+    await mesh.settle()
+    await load.verify()
+
+
+@every_postgres
+async def test_a_postgres_that_is_killed_under_load_comes_back_with_everything(mesh: Mesh) -> None:
+    async with Load(mesh, make_seed()) as load:
+        for victim in mesh.nodes:
+            await load.written(40)
+            before = victim.postmaster()
+            mesh.kill_postgres(victim)
+            await mesh.until(victim, "select true")
+            assert victim.postmaster() != before
+        await load.written(60)
+    await mesh.settle()
+    await load.verify()
+
+
+@pytest.mark.slow
+async def test_nodes_that_are_killed_at_once_come_back_with_everything(mesh: Mesh) -> None:
+    async with Load(mesh, make_seed()) as load:
+        await load.written(100)
+        for victim in mesh.nodes:
+            await mesh.kill(victim)
+        for victim in mesh.nodes:
+            await mesh.up(victim)
+        await load.written(60)
+    await mesh.settle()
+    await load.verify()
