@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING, LiteralString
 
@@ -37,6 +38,9 @@ async def install(connection: AsyncConnection[TupleRow]) -> None:
             if file.name not in known:
                 await connection.execute(read(file))
                 await connection.execute("insert into atoll.migration (name) values (%s)", (file.name,))
+        version = hashlib.sha256()
         for file in sql_files("functions"):
             await connection.execute(read(file))
+            version.update(file.read_bytes())
+        await connection.execute("select atoll.render_anew(%s)", (version.hexdigest(),))
         await connection.execute("select atoll.settle_in()")

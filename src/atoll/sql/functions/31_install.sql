@@ -143,6 +143,16 @@ begin
                    'atoll_state jsonb, atoll_kept jsonb, primary key (%s)) with (fillfactor = 85)', side,
                    atoll.list(of_table, 'key', '{c} {t}'), coalesce(atoll.list(of_table, 'value', '{c} bigint') || ',', ''), vars->>'keys');
     execute format('create index on %s (atoll_birth) where atoll_aside', side);
+    perform atoll.render_merge(of_table);
+end $$;
+
+-- The functions of a table, rendered from the templates; also where a new version has new templates.
+create or replace function atoll.render_merge(of_table text) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    vars jsonb := atoll.variables(of_table);
+    side text := vars->>'side';
+begin
     vars := vars || atoll.again_variables(vars) || jsonb_build_object(
         'insert_rows', atoll.render(atoll.insert_rows_template(), vars || '{"source": "new_rows"}'),
         'delete_rows', atoll.render(atoll.delete_rows_template(), vars || '{"source": "old_rows"}'),
@@ -217,4 +227,24 @@ begin
         select atoll.me(), nextval('atoll.change_seq'), %L, 'I', %s, 0, count(*), array[%s], array[%s]
           from (select r.*, %s as atoll_chunk from %s r) r group by atoll_chunk $f$,
         of_table, at, vars->>'col_names', vars->>'agg_literals', vars->>'chunk', of_table);
+end $$;
+
+-- Tables that an older version installed get the functions of this one. `version` names the function files.
+create or replace function atoll.render_anew(version text) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    t record;
+begin
+    if 'functions ' || version = (select name from atoll.migration where name like 'functions %' order by applied_at desc limit 1) then
+        return;
+    end if;
+    for t in select name, kind from atoll.local_table where problem is null loop
+        if t.kind = 'append' then
+            perform atoll.install_append(t.name);
+        else
+            perform atoll.render_merge(t.name);
+        end if;
+    end loop;
+    insert into atoll.migration (name, applied_at) values ('functions ' || version, clock_timestamp())
+    on conflict (name) do update set applied_at = excluded.applied_at;
 end $$;
