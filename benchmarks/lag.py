@@ -14,7 +14,7 @@ import asyncio
 import tempfile
 import time
 
-from atoll.node import programs
+from atoll.node.postgres import programs
 from support import nodes, report
 from support.servers import CATCH_UP_SECONDS_MAX, Connection, script, trusted
 

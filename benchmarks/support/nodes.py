@@ -21,7 +21,7 @@ import psycopg
 
 from atoll.node import credentials
 from atoll.node.home import open_home
-from atoll.node.postgres import LEASH
+from atoll.node.postgres.server import LEASH
 from support.servers import Connection, make_folder
 
 COMMAND = "from atoll.cli.app import main; main()"

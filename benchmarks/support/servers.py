@@ -18,10 +18,11 @@ from typing import Any
 import psycopg
 
 from atoll import sql
-from atoll.node import postgres, programs
 from atoll.node.account import server_account
-from atoll.node.postgres import Postgres
-from atoll.node.postgres_conf import OWNER, Wishes
+from atoll.node.postgres import programs
+from atoll.node.postgres import server as postgres
+from atoll.node.postgres.conf import OWNER, Wishes
+from atoll.node.postgres.server import Postgres
 
 START_SECONDS_MAX = 60.0
 CATCH_UP_SECONDS_MAX = 300.0

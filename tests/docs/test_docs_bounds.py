@@ -11,7 +11,8 @@ from atoll.data.consistency import receipts
 from atoll.identity import token
 from atoll.link import compression, gateway, startup
 from atoll.link.settings import LinkSettings
-from atoll.node import asking, course, disk, reconcile, supervise
+from atoll.node.mesh import asking, reconcile
+from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.web import app
 from docs import pages

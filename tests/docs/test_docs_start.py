@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.node.leftover import processes_in
+from atoll.node.postgres.leftover import processes_in
 from docs import pages
 from support.fix_home import DEADLINE_SECONDS, RunningNode, clean_environment, eventually
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.node.leftover import processes_in
+from atoll.node.postgres.leftover import processes_in
 from support.fix_home import (
     DEADLINE_SECONDS,
     MYSELF,

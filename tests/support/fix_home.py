@@ -25,8 +25,8 @@ from typing import Any
 
 import pytest
 
-from atoll.node.leftover import processes_in
-from atoll.node.postgres import LEASH
+from atoll.node.postgres.leftover import processes_in
+from atoll.node.postgres.server import LEASH
 
 DEADLINE_SECONDS = 90.0
 RUN_MAIN = "from atoll.cli.app import main; main()"

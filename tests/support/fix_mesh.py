@@ -32,7 +32,7 @@ import pytest_asyncio
 from atoll.link.weather import Weather
 from atoll.node import credentials
 from atoll.node.home import open_home
-from atoll.node.leftover import processes_in
+from atoll.node.postgres.leftover import processes_in
 from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment
 
 DEADLINE = 120.0  # seconds

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql as text
 
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from support.fix_postgres import APP_ROLE, Database, DatabaseMaker, databases
 
 COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"

@@ -26,10 +26,12 @@ import pytest
 from psycopg import sql as text
 
 from atoll import sql
-from atoll.node import postgres, postgres_conf, programs
 from atoll.node.account import server_account
-from atoll.node.postgres import Postgres
-from atoll.node.postgres_conf import APP_ROLE, OWNER, Wishes
+from atoll.node.postgres import conf as postgres_conf
+from atoll.node.postgres import programs
+from atoll.node.postgres import server as postgres
+from atoll.node.postgres.conf import APP_ROLE, OWNER, Wishes
+from atoll.node.postgres.server import Postgres
 
 DEADLINE_SECONDS = 90.0
 APP_PASSWORD = "a password of the tests"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atoll.node.course import (
+from atoll.node.postgres.course import (
     PAUSE_SECONDS_MAX,
     STEADY_SECONDS,
     TRIES_BEFORE_READY,
@@ -14,7 +14,7 @@ from atoll.node.course import (
     after_exit,
     after_ready,
 )
-from atoll.node.disk import is_full_now
+from atoll.node.postgres.disk import is_full_now
 from atoll.node.report import Readiness
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.node.leftover import end_leftover, postmaster_of, processes_in
+from atoll.node.postgres.leftover import end_leftover, postmaster_of, processes_in
 
 
 @pytest.fixture

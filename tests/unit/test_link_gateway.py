@@ -22,7 +22,7 @@ from atoll.domain.errors import ConfigError
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.startup import Rules
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from support.fix_link import Shore, connect, eventually, shore
 
 __all__ = ["shore"]

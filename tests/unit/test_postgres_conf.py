@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.node.postgres_conf import (
+from atoll.node.postgres.conf import (
     DISK_FILE_BYTES,
     Wishes,
     command_line,

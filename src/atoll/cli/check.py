@@ -12,7 +12,7 @@ import typer
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
 if TYPE_CHECKING:
-    from atoll.node.postgres import Postgres
+    from atoll.node.postgres.server import Postgres
 
 POLL_SECONDS = 0.1
 AGAIN_SECONDS = 1.0
@@ -43,7 +43,7 @@ def check(
 
 
 async def _check(postgres: Postgres, tables: list[str], wait: float) -> dict[str, Any]:
-    from atoll.node.asking import ask
+    from atoll.node.mesh.asking import ask
 
     names = [name if "." in name else f"public.{name}" for name in tables]
     deadline = time.monotonic() + wait
@@ -58,7 +58,7 @@ async def _check(postgres: Postgres, tables: list[str], wait: float) -> dict[str
 def _print(answer: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from atoll.node.errands import readable_key
+    from atoll.node.mesh.errands import readable_key
 
     console = Console(highlight=False)
     width = max((len(found["table"]) for found in answer["tables"]), default=0)

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from atoll.node.home import Home
-    from atoll.node.postgres import Postgres
+    from atoll.node.postgres.server import Postgres
 
 HomeOption = Annotated[
     str | None,
@@ -28,7 +28,7 @@ def postgres_port(home: Home) -> int:
     """The port that names the server's socket: the running node knows, else its settings do."""
     from atoll.node.config import load_settings
     from atoll.node.lock import holder
-    from atoll.node.postgres_conf import DEFAULT_PORT
+    from atoll.node.postgres.conf import DEFAULT_PORT
 
     told = (holder(home.path) or {}).get("postgres_port")
     if told is not None:
@@ -42,9 +42,9 @@ def running_postgres(home: Home) -> Postgres:
     from atoll.domain.errors import ConfigError
     from atoll.node.account import server_account
     from atoll.node.lock import holder
-    from atoll.node.postgres import Postgres
-    from atoll.node.postgres_conf import DEFAULT_PORT, Wishes
-    from atoll.node.programs import bundled
+    from atoll.node.postgres.conf import DEFAULT_PORT, Wishes
+    from atoll.node.postgres.programs import bundled
+    from atoll.node.postgres.server import Postgres
     from atoll.node.values import Address
 
     if holder(home.path) is None:

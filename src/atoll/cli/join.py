@@ -32,7 +32,8 @@ def invite(
 
     from atoll.domain.errors import ConfigError
     from atoll.identity import token
-    from atoll.node import admission, config, membership
+    from atoll.node import config
+    from atoll.node.mesh import admission, membership
 
     found = find_home(home)
     settings = config.load_settings({"advertise": advertise}, os.environ, found.config)
@@ -115,7 +116,8 @@ async def _join(path: Path, invitation: Token, given: dict[str, Any]) -> dict[st
     from atoll.identity import certificate
     from atoll.link import join as joining
     from atoll.link.settings import LinkSettings
-    from atoll.node import config, membership
+    from atoll.node import config
+    from atoll.node.mesh import membership
     from atoll.node.opening import opened
 
     settings = config.load_settings(given, os.environ, path / "atoll.toml")

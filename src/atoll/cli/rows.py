@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from psycopg import Error
 
     from atoll.domain.errors import AtollError
-    from atoll.node.postgres import Postgres
+    from atoll.node.postgres.server import Postgres
 
 
 def fetch(postgres: Postgres, file: str, name: str, parameters: Any = None) -> list[dict[str, Any]]:

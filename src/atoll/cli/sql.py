@@ -23,8 +23,8 @@ def sql(
 ) -> None:
     """Run SQL on the node's database, or open its psql."""
     from atoll.node import credentials
-    from atoll.node.postgres_conf import APP_ROLE, DATABASE, OWNER
-    from atoll.node.programs import bundled
+    from atoll.node.postgres.conf import APP_ROLE, DATABASE, OWNER
+    from atoll.node.postgres.programs import bundled
 
     if file and command:
         raise typer.BadParameter("give a file or -c, not both")

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from atoll.domain.errors import AtollError
-from atoll.node.postgres import LEASH
+from atoll.node.postgres.server import LEASH
 
 RUN_ATOLL = "from atoll.cli.app import main; main()"
 LINES_KEPT = 50

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from atoll.domain.errors import ConfigError
 from atoll.node.home import Home, write_file
-from atoll.node.postgres_conf import APP_ROLE, DATABASE, DEFAULT_PORT, OWNER
+from atoll.node.postgres.conf import APP_ROLE, DATABASE, DEFAULT_PORT, OWNER
 
 PASSWORD_BYTES = 18
 

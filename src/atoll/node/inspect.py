@@ -16,10 +16,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from atoll import __version__
-from atoll.node import postgres_conf
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.lock import holder
+from atoll.node.postgres import conf as postgres_conf
 from atoll.sql import query
 
 ANSWER_SECONDS_MAX = 5.0

@@ -8,9 +8,9 @@ from prometheus_client.core import Metric
 
 from atoll import __version__
 from atoll.node.config import Settings
-from atoll.node.disk import DiskWatch
+from atoll.node.postgres.disk import DiskWatch
+from atoll.node.postgres.supervise import Supervisor
 from atoll.node.report import Readiness
-from atoll.node.supervise import Supervisor
 from atoll.observe.metrics import counter, gauge
 
 

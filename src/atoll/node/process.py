@@ -23,17 +23,20 @@ import psycopg
 from atoll import __version__, sql
 from atoll.domain.errors import DataError
 from atoll.identity.certificate import Identity
-from atoll.node import credentials, listen, membership, postgres, programs
+from atoll.node import credentials, listen
 from atoll.node.config import Settings
-from atoll.node.disk import DiskWatch
 from atoll.node.home import Home
-from atoll.node.mesh import Mesh
+from atoll.node.mesh import membership
+from atoll.node.mesh.service import Mesh
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
-from atoll.node.postgres import Postgres
-from atoll.node.postgres_conf import Wishes
+from atoll.node.postgres import programs
+from atoll.node.postgres import server as postgres
+from atoll.node.postgres.conf import Wishes
+from atoll.node.postgres.disk import DiskWatch
+from atoll.node.postgres.server import Postgres
+from atoll.node.postgres.supervise import Supervisor
 from atoll.node.report import Readiness
-from atoll.node.supervise import Supervisor
 from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
 from atoll.observe.metrics import Metrics

@@ -15,7 +15,7 @@ from atoll.identity import authority
 from atoll.identity.authority import Authority
 from atoll.identity.token import Token, hash_secret, make_secret
 from atoll.node import config
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
 ASK_AGAIN = "Ask for a new token: atoll invite."

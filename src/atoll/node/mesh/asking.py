@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from atoll.domain.errors import DataError, LinkError
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
 ANSWER_SECONDS_MAX = 300.0

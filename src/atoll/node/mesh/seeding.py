@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from atoll.domain.errors import AtollError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.sql import query
 

@@ -17,9 +17,10 @@ from collections import deque
 import psycopg
 
 from atoll.domain.errors import ConfigError
-from atoll.node import course, leftover, postgres
-from atoll.node.disk import DiskWatch
-from atoll.node.postgres import Postgres
+from atoll.node.postgres import course, leftover
+from atoll.node.postgres import server as postgres
+from atoll.node.postgres.disk import DiskWatch
+from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.observe.logs import RotatingFile
 

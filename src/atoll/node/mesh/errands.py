@@ -20,7 +20,7 @@ from atoll.data.consistency import receipts
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
-from atoll.node.postgres import Postgres
+from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
 LISTEN_SECONDS = 5.0

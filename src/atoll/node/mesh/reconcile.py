@@ -24,9 +24,9 @@ from atoll.identity.certificate import PeerIdentity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.report import LinkReport, Peer
-from atoll.node.postgres import Postgres
+from atoll.node.mesh.seeding import Seeding
+from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
-from atoll.node.seeding import Seeding
 from atoll.sql import query
 
 EVERY_SECONDS = 3.0

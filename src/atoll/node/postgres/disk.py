@@ -15,8 +15,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from atoll.node import leftover, postgres_conf
-from atoll.node.postgres import Postgres, write_in_place
+from atoll.node.postgres import conf as postgres_conf
+from atoll.node.postgres import leftover
+from atoll.node.postgres.server import Postgres, write_in_place
 from atoll.node.report import Readiness
 
 LOOK_EVERY_SECONDS = 2.0

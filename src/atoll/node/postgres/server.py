@@ -22,10 +22,10 @@ from typing import Any
 import psycopg
 
 from atoll.domain.errors import ConfigError
-from atoll.node import postgres_conf as conf
 from atoll.node.account import Account, current_account
-from atoll.node.postgres_conf import DATABASE, OWNER, Wishes
-from atoll.node.programs import Programs
+from atoll.node.postgres import conf
+from atoll.node.postgres.conf import DATABASE, OWNER, Wishes
+from atoll.node.postgres.programs import Programs
 
 INITDB_SECONDS_MAX = 300.0
 CONNECT_SECONDS_MAX = 5
@@ -163,7 +163,7 @@ async def set_up(postgres: Postgres, password: str) -> None:
             await connection.execute("create database atoll")
     async with await postgres.connect() as connection:
         await connection.execute("select set_config('atoll.app_password', %s, false)", [password])
-        text = importlib.resources.files("atoll.node").joinpath("roles.sql").read_bytes()
+        text = importlib.resources.files("atoll.node.postgres").joinpath("roles.sql").read_bytes()
         await connection.execute(text)
 
 

@@ -15,12 +15,12 @@ from atoll.identity.certificate import Identity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.settings import LinkSettings
-from atoll.node import admission, membership
 from atoll.node.config import Settings
-from atoll.node.errands import Errands
 from atoll.node.home import Home
-from atoll.node.postgres import Postgres
-from atoll.node.reconcile import Reconcile
+from atoll.node.mesh import admission, membership
+from atoll.node.mesh.errands import Errands
+from atoll.node.mesh.reconcile import Reconcile
+from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.observe.metrics import Metrics, gauge
 
