@@ -121,6 +121,8 @@ def test_a_copy_of_everything_reaches_a_follower_too(two: Nodes) -> None:
     here.run("delete from note where id = 3")
     here.changes()  # these never arrive
     here.apply.execute("set session_replication_role = origin")
+    here.apply.execute("select atoll.publish_to(%s)", [there.number])
+    here.apply.execute("select atoll.owe_seed(%s)", [there.number])
     here.apply.execute("call atoll.seed(%s)", [there.number])
     here.apply.execute("set session_replication_role = replica")
     there.receive([change for change in here.changes() if change.target == there.number])

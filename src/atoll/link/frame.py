@@ -27,6 +27,7 @@ from atoll.link.wire import (
 from atoll.link.wire_errors import from_wire, to_wire
 
 FIRST_BUFFER_BYTES = 64 * 1024
+WATCH_SECONDS_MIN = 0.005
 TRIPS_KEPT = 8
 HURRY = 0.05
 
@@ -301,8 +302,11 @@ class Framed(asyncio.BufferedProtocol):
             return
         now = self._loop.time()
         settings = self.settings
-        # A node that was itself held up (a suspended machine, a busy one) cannot blame the peer for it.
-        self._heard_at = min(now, self._heard_at + max(0.0, now - self._watch_due))
+        # A node that was itself held up (a suspended machine, a busy one) cannot blame the peer for it. That a
+        # timer is a moment late is no such thing: credited each time, the peer's time would never run out.
+        held_up = now - self._watch_due
+        if held_up > settings.ping_every_seconds / 2:
+            self._heard_at = min(now, self._heard_at + held_up)
         if self._paused or self._held:
             # Nothing is read, so nothing can be heard; the peer gets a whole interval afterwards.
             self._heard_at = now
@@ -320,7 +324,7 @@ class Framed(asyncio.BufferedProtocol):
             if due <= 0.0:
                 self.send(Kind.PONG, struct.pack("!d", now))
                 due = settings.ping_every_seconds
-        due = min(due, self._heard_at + settings.silent_after_seconds - now)
+        due = max(WATCH_SECONDS_MIN, min(due, self._heard_at + settings.silent_after_seconds - now))
         self._watch_due = now + due
         self._timer = self._loop.call_at(self._watch_due, self._watch)
 
