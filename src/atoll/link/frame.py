@@ -302,8 +302,8 @@ class Framed(asyncio.BufferedProtocol):
             return
         now = self._loop.time()
         settings = self.settings
-        # A node that was itself held up (a suspended machine, a busy one) cannot blame the peer for it. That a
-        # timer is a moment late is no such thing: credited each time, the peer's time would never run out.
+        # A node that was itself held up (a suspended machine, a busy one) cannot blame the peer for it. That
+        # a timer is a moment late is no such thing: credited each time, the peer's time would never run out.
         held_up = now - self._watch_due
         if held_up > settings.ping_every_seconds / 2:
             self._heard_at = min(now, self._heard_at + held_up)
