@@ -5,6 +5,7 @@ A node that a test starts ends with the test, and also when the test run itself 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -167,7 +168,8 @@ def open_folder() -> Iterator[Path]:
     yield folder
     for data in folder.glob("*/data"):
         for pid in processes_in(data):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 
