@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Nodes
 
+pytestmark = pytest.mark.slow
+
 
 def ends_same(nodes: Nodes, table: str, order: str = "1") -> list[tuple[object, ...]]:
     nodes.sync()

@@ -7,6 +7,8 @@ import pytest
 
 from support.fix_nodes import Change, Nodes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def crops(nodes: Nodes) -> Nodes:
