@@ -15,15 +15,7 @@ declare
     atoll_now bigint := atoll.now();
     n     {{table}};
 begin
-    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
-        if current_setting('atoll.quiet', true) = 'on' then
-            return null;
-        elsif current_setting({{again}}, true) = 'on' then
-            {{insert_again}}
-            return null;
-        end if;
-        perform set_config({{again}}, 'on', true);
-    end if;
+    {{enter_insert}}
     with placed as (
         insert into {{side}} ({{keys}}, atoll_birth)
         select {{r_keys}}, atoll_now from new_rows r where {{canonical_r}} and not exists (select from new_rows offset 1)
@@ -69,16 +61,7 @@ declare
     twice boolean;
     pair  record;
 begin
-    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
-        if current_setting('atoll.quiet', true) = 'on' then
-            return null;
-        elsif current_setting({{again}}, true) = 'on' then
-            {{update_again}}
-            {{revive_any}}
-            return null;
-        end if;
-        perform set_config({{again}}, 'on', true);
-    end if;
+    {{enter_update}}
     with marked as (
         update {{side}} m set atoll_birth = m.atoll_birth{{set_own_stamps}}
           from (select {{r_cols}}, {{changes}} atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
@@ -124,16 +107,7 @@ declare
     o     {{table}};
     pair  record;
 begin
-    if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
-        if current_setting('atoll.quiet', true) = 'on' then
-            return null;
-        elsif current_setting({{again}}, true) = 'on' then
-            {{delete_again}}
-            {{revive_any}}
-            return null;
-        end if;
-        perform set_config({{again}}, 'on', true);
-    end if;
+    {{enter_delete}}
     with gone as materialized (
         select r.*, greatest(m.atoll_birth{{m_stamps}}) as atoll_prev,
                atoll.stamp_after(greatest(m.atoll_birth, m.atoll_death{{m_stamps}})) as atoll_at
@@ -192,20 +166,39 @@ $template$ $sql$;
 -- setting {{again}} says so for the rest of the transaction: it is made when a trigger writes the table.
 
 create or replace function atoll.again_variables(vars jsonb) returns jsonb
-language sql stable
-return jsonb_build_object(
-    'insert_again', atoll.render($template$for n in select t.* from new_rows r join {{table}} t on {{t_is_r}} loop
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    part text;
+begin
+    vars := vars || jsonb_build_object(
+        'insert_again', atoll.render($template$for n in select t.* from new_rows r join {{table}} t on {{t_is_r}} loop
             perform {{fn_absorb}}(null::{{table}}, n);
         end loop;$template$, vars),
-    'delete_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
+        'delete_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
             perform {{fn_absorb}}(pair.o, pair.n);
-        end loop;$template$, vars),
-    'update_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
+        end loop;
+        {{revive_any}}$template$, vars),
+        'update_again', atoll.render($template$for pair in select row({{cast_row_o}})::{{table}} as o, t as n from old_rows o left join {{table}} t on {{t_is_o}} loop
             perform {{fn_absorb}}(pair.o, pair.n);
         end loop;
         for n in select t.* from new_rows r join {{table}} t on {{t_is_r}} where not exists (select from old_rows o where {{o_is_r}}) loop
             perform {{fn_absorb}}(null::{{table}}, n);
-        end loop;$template$, vars));
+        end loop;
+        {{revive_any}}$template$, vars));
+    foreach part in array array['insert', 'update', 'delete'] loop
+        -- One test for the usual case; which of the three it is matters only then.
+        vars := vars || jsonb_build_object('enter_' || part, atoll.render($template$if current_setting('atoll.quiet', true) = 'on' or current_setting({{again}}, true) = 'on' or pg_trigger_depth() > 1 then
+        if current_setting('atoll.quiet', true) = 'on' then
+            return null;
+        elsif current_setting({{again}}, true) = 'on' then
+            {{by_what_is_there}}
+            return null;
+        end if;
+        perform set_config({{again}}, 'on', true);
+    end if;$template$, vars || jsonb_build_object('by_what_is_there', vars->>(part || '_again'))));
+    end loop;
+    return vars;
+end $$;
 
 -- Many rows at a time. {{source}} is where the rows come from; a chunk ends at chunk_rows or chunk_bytes.
 
