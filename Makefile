@@ -72,8 +72,7 @@ test: $(READY)
 
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \
-		tests/unit/test_state_laws.py tests/database/test_histories.py tests/mesh/test_faults.py \
-		tests/mesh/test_many.py $(ARGS)
+		tests/unit/test_state_laws.py tests/database/test_histories.py tests/mesh/test_faults.py $(ARGS)
 
 bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from support.fix_mesh import Mesh, MeshMaker
@@ -15,7 +13,6 @@ async def test_a_mesh_of_five_forms_by_itself(make_mesh: MeshMaker) -> None:
     await _form(await make_mesh("18", "16", "18", "16", "18"))
 
 
-@pytest.mark.skipif("ATOLL_FAULTS" not in os.environ, reason="make fuzz runs it")
 async def test_a_mesh_of_eight_forms_by_itself(make_mesh: MeshMaker) -> None:
     await _form(await make_mesh(*["18"] * 8))
 
