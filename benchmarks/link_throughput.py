@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atoll.demo.ports import free_ports
 from atoll.identity import authority as authorities
 from atoll.identity.certificate import load_identity, make_key, make_request, save_identity
 from atoll.link.gateway import Gateway
@@ -172,11 +173,6 @@ def ask(connection: socket.socket, size: int) -> float:
     return time.perf_counter() - began
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=512)
@@ -195,10 +191,10 @@ def main() -> None:
             )
         found = {}
         with processes((serve_source, (f"{folder}/source",))):
-            port = free_port()
+            port = free_ports(1)[0]
             with processes(*((run_proxy, (side, folder, port)) for side in ("far", "near"))) as between:
                 found["plain"] = measure(f"{folder}/plain", options.megabytes, options.trips, between)
-            port = free_port()
+            port = free_ports(1)[0]
             nodes = ((run_node, (number, folder, port, options.compression)) for number in (1, 2))
             with processes(*nodes) as between:
                 path = f"{folder}/peers2/.s.PGSQL.1"

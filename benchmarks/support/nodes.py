@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 
+from atoll.demo.ports import free_ports
 from atoll.node import credentials
 from atoll.node.home import open_home
 from atoll.node.postgres.server import LEASH
@@ -89,7 +89,7 @@ async def node(home: Path, *flags: str) -> AsyncIterator[Node]:
 @contextlib.asynccontextmanager
 async def pair(folder: Path) -> AsyncIterator[tuple[Node, Node]]:
     """Two nodes that replicate both ways over their link."""
-    ports = _free_ports(2)
+    ports = free_ports(2)
     flags = [
         ("--name", f"n{i}", "--http", "off", "--link", f"127.0.0.1:{port}") for i, port in enumerate(ports, 1)
     ]
@@ -145,11 +145,3 @@ def _parents() -> Iterator[tuple[int, int]]:
             with contextlib.suppress(OSError):
                 text = Path("/proc", entry, "stat").read_text()
                 yield int(entry), int(text.rsplit(")", 1)[1].split()[1])
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

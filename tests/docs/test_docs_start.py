@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll.demo.ports import free_ports
 from atoll.node.postgres.leftover import processes_in
 from docs import pages
 from support.fix_home import DEADLINE_SECONDS, RunningNode, clean_environment, eventually
@@ -26,16 +27,6 @@ from support.fix_home import DEADLINE_SECONDS, RunningNode, clean_environment, e
 pytestmark = pytest.mark.slow
 README = pages.read("README.md")
 GET_IT = 'make .venv\nexport PATH="$PWD/.venv/bin:$PATH"\n'
-
-
-def free_ports(count: int) -> list[int]:
-    import socket
-
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 @dataclass

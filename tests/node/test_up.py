@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from atoll.demo.ports import free_ports
 from support.fix_home import NodeStarter, atoll, eventually
 
 GIB = 1024**3
@@ -159,8 +160,7 @@ def test_a_postgres_that_cannot_start_is_explained(start_node: NodeStarter, home
 
 
 def test_postgres_listens_on_tcp_only_when_asked_and_only_with_a_password(start_node: NodeStarter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_ports(1)[0]
     node = start_node("--listen-postgres", f"127.0.0.1:{port}")
     dsn = atoll("dsn", "--home", str(node.home)).stdout.strip()
     password = psycopg.conninfo.conninfo_to_dict(dsn)["password"]

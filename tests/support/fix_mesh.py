@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,6 +28,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from atoll.demo.ports import free_ports
 from atoll.link.weather import Weather
 from atoll.node import credentials
 from atoll.node.home import open_home
@@ -422,15 +422,6 @@ class Mesh:
         assert "differ" not in said, said
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
-
-
 def make_seed(seed: int | None = None) -> random.Random:
     """A source of randomness whose seed is printed, so that a failing test can be repeated."""
     chosen = seed if seed is not None else int(os.environ.get("SEED", random.SystemRandom().randrange(10**6)))
@@ -516,9 +507,10 @@ LAYOUTS = {"18": ("18", "18", "18"), "16": ("16", "16", "16"), "mixed": ("18", "
 async def trio(request: pytest.FixtureRequest) -> AsyncIterator[Mesh]:
     """Three nodes for all tests that leave them in order; the parameter says which PostgreSQL they run."""
     maker = MeshMaker()
-    mesh = await maker(*LAYOUTS[request.param])
-    yield mesh
-    await maker.close()
+    try:
+        yield await maker(*LAYOUTS[request.param])
+    finally:
+        await maker.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

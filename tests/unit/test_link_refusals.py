@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from atoll.demo.ports import free_ports
 from atoll.domain.errors import AtollError, ConfigError, LinkError, PolicyDenied
 from atoll.identity import authority as authorities
 from atoll.identity.certificate import make_key, make_request, save_identity
@@ -23,7 +24,7 @@ from atoll.link.report import Peer
 from atoll.link.stream import Pipe
 from atoll.link.tls import make_client_context, make_stranger_context
 from atoll.link.wire import Kind, encode_header, encode_message
-from support.fix_link import FAST, Shore, connect, echo, eventually, free_port, peer_of, shore
+from support.fix_link import FAST, Shore, connect, echo, eventually, peer_of, shore
 
 __all__ = ["shore"]
 
@@ -142,7 +143,7 @@ async def join_with(offered: Token, key: str) -> dict[str, Any]:
 async def test_a_token_lets_one_node_in_once(shore: Shore) -> None:
     guests = Guests(shore)
     one, key = await shore.links(1, invitations=guests), make_key()
-    dead = f"127.0.0.1:{free_port()}"
+    dead = f"127.0.0.1:{free_ports(1)[0]}"
     joined = await join_with(token(shore, one, addresses=(dead, address(one))), key)
     assert (joined["number"], joined["name"], joined["peers"]) == (9, "preset", [{"number": 1}])
     assert guests.wishes == [{"name": "preset", "tier": "edge"}]

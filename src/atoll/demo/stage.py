@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from atoll.demo import folders, program
+from atoll.demo.ports import free_ports
 from atoll.demo.program import Program
 from atoll.demo.scenario import Site
-from atoll.domain.errors import AtollError, ConfigError
+from atoll.domain.errors import AtollError
 from atoll.link.weather import Weather
 from atoll.node import config, credentials
 from atoll.node.home import open_home, write_file
 
-# Below the ports that the system hands out to connections, so that none of those takes one of ours.
-PORTS = range(20_000, 32_000)
-PORTS_TRIED = 200
 Say = Callable[[str, str], None]
 
 
@@ -50,7 +46,7 @@ class Stage:
 
     def __init__(self, folder: Path, sites: Sequence[Site]) -> None:
         self.folder = folder
-        ports = _free_ports(2 * len(sites))
+        ports = free_ports(2 * len(sites))
         self.places = {
             site.name: Place(site, folder / site.name, ports[2 * i], ports[2 * i + 1])
             for i, site in enumerate(sites)
@@ -158,19 +154,3 @@ def _forget_roads(stage: Stage) -> None:
             known = config.read_file(file)
             if known:
                 write_file(file, config.new_file({key: known[key] for key in known if key != "dial"}))
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; a node that finds its port taken meanwhile says so."""
-    found: list[int] = []
-    for port in random.sample(PORTS, PORTS_TRIED):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise ConfigError(
-        "no-free-ports",
-        f"could not find {count} free ports on 127.0.0.1",
-        detail=f"{PORTS_TRIED} ports between {PORTS[0]} and {PORTS[-1]} were tried.",
-    )
