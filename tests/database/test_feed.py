@@ -141,3 +141,22 @@ def test_a_role_without_rights_on_the_tables_cannot_follow_them(two: Nodes) -> N
             session.execute("select * from atoll.read_feed('f')")
         session.rollback()
     here.owner("drop role nosy")
+
+
+def test_a_feed_that_was_left_behind_by_the_bounds_of_the_log_says_so(two: Nodes) -> None:
+    here = two[0]
+    here.run("select atoll.open_feed('slow')")
+    here.run("insert into note values (1, 'one')")
+    here.owner("select atoll.publish_to(%s)", two[1].number)
+    here.owner("select atoll.trim()")
+    assert words(read(here, "slow")) == ["one"], "a cursor keeps what it has not passed"
+    here.run("insert into note values (2, 'two')")
+    here.owner("update atoll.setting set value = '0 seconds' where name = 'change_retention'")
+    here.owner("select atoll.trim()")
+    with pytest.raises(psycopg.Error) as refused:
+        read(here, "slow")
+    assert refused.value.diag.constraint_name == "feed-missed"
+    here.run("select atoll.close_feed('slow')")
+    here.run("select atoll.open_feed('slow')")
+    here.run("insert into note values (3, 'three')")
+    assert words(read(here, "slow")) == ["three"]

@@ -100,7 +100,6 @@ begin
         'slot', coalesce(slot, 'none'),
         'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer));
 end $$;
-drop function if exists atoll.prepare_for(integer);
 
 -- A peer asks for a copy of everything. Until it is written, the asking is remembered.
 create or replace function atoll.owe_seed(to_peer integer) returns void
@@ -132,7 +131,7 @@ begin
 end $$;
 
 -- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
--- those beyond the bounds, and remembers who missed them. Says how many went.
+-- those beyond the bounds, and remembers which members and cursors missed them. Says how many went.
 create or replace function atoll.trim(most integer default 20000) returns bigint
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
@@ -187,6 +186,7 @@ begin
         get diagnostics gone = row_count;
         if gone > 0 then
             update atoll.progress set missed = true, misses = misses + 1 where xid <= old;
+            update atoll.cursor set missed = true where xid <= old;
         end if;
     end if;
     return gone;

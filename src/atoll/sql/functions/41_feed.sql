@@ -47,6 +47,10 @@ begin
     select * into c from atoll.cursor k where k.name = feed;
     if c.name is null then
         perform atoll.refuse('feed-unknown', format('feed "%s" does not exist', feed), hint => format('select atoll.open_feed(%L) first.', feed));
+    elsif c.missed then
+        perform atoll.refuse('feed-missed', format('feed "%s" has missed changes', feed),
+            'The log reached its bounds, and changes that this feed had not passed were deleted.',
+            'Read the tables anew; then atoll.close_feed and atoll.open_feed.', 'AT002');
     elsif most is null or most not between 1 and 100000 then
         perform atoll.refuse('feed-limit', 'a feed is read in steps of 1 to 100000 changes');
     end if;

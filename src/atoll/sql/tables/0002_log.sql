@@ -89,6 +89,7 @@ create table atoll.cursor (
     tables  text[] not null,
     xid     xid8   not null,
     pos     bigint not null,
+    missed  boolean not null default false,     -- changes were deleted that it had not passed
     made_at timestamptz not null default now(),
     read_at timestamptz not null default now()
 );
