@@ -123,7 +123,7 @@ begin
             execute statement;
         end if;
     end loop;
-    if of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app') then
+    if of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app' and pg_has_role(oid, 'set')) then
         for part in select atoll.qualified(relid) as name from pg_partition_tree(of_table::regclass) union select of_table loop
             execute format('alter table %s owner to app', part.name);
         end loop;

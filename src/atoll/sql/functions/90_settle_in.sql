@@ -6,15 +6,14 @@ language plpgsql security definer set search_path = pg_catalog as $$
 begin
     execute format('create or replace function atoll.me() returns integer language sql immutable parallel safe return %s',
                    coalesce((select number from atoll.self), 0));
-    if not exists (select from pg_trigger where tgrelid = 'atoll.change'::regclass and tgname = 'arrive') then
-        create trigger arrive before insert on atoll.change for each row execute function atoll.arrive();
-        alter table atoll.change enable replica trigger arrive;
-    end if;
+    perform atoll.set_arrival();
     -- A role of the schema's name would otherwise make its tables there.
     if current_user = 'atoll' then
         execute format('alter role atoll in database %I set search_path = public', current_database());
         -- In a deadlock with an application, the apply worker notices first, parks the change and tries again.
-        execute format('alter role atoll in database %I set deadlock_timeout = ''200ms''', current_database());
+        if has_parameter_privilege(current_user, 'deadlock_timeout', 'set') then
+            execute format('alter role atoll in database %I set deadlock_timeout = ''200ms''', current_database());
+        end if;
     end if;
     perform atoll.set_guards();
     perform atoll.grant_rights();
