@@ -49,7 +49,7 @@ class Authority:
             raise ConfigError("number-invalid", f"cannot issue a certificate for node number {number}")
         if not 1 <= len(name) <= NAME_LENGTH_MAX:
             raise ConfigError("name-invalid", f'cannot issue a certificate for node name "{name}"')
-        public_key = _key_of_request(csr_pem)
+        public_key = key_of_request(csr_pem)
         uri = f"atoll://{self.atoll_id}/node/{number}"
         certificate = (
             _draft(name, self.certificate.subject, public_key, now)
@@ -133,7 +133,8 @@ def atoll_id_of(certificate: x509.Certificate) -> str:
         raise PolicyDenied("certificate-invalid", "the certificate is not an atoll's authority") from error
 
 
-def _key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
+def key_of_request(csr_pem: str) -> ec.EllipticCurvePublicKey:
+    """The key that signed a certificate request."""
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode("ascii"))
         public_key = request.public_key()

@@ -108,6 +108,23 @@ def read_peer(der: bytes) -> PeerIdentity:
     return _identity_of(certificate)
 
 
+def read_pem(pem: str) -> PeerIdentity:
+    """Who a certificate names; whether it is true has still to be checked."""
+    return _identity_of(parse_certificate(pem))
+
+
+def verify_member(pem: str, authority_pem: str) -> x509.Certificate:
+    """The certificate of a member, checked against the authority and its dates."""
+    found = parse_certificate(pem)
+    try:
+        found.verify_directly_issued_by(parse_certificate(authority_pem))
+    except Exception as error:
+        raise PolicyDenied(
+            "wrong-authority", "the certificate belongs to another atoll", detail=f"{error}."
+        ) from error
+    return found
+
+
 def days_left(pem: str, *, now: datetime) -> int:
     """Whole days until the certificate expires; negative when it has expired."""
     return (parse_certificate(pem).not_valid_after_utc - now).days

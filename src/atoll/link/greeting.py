@@ -27,6 +27,7 @@ class Purpose(StrEnum):
     ANSWER = "answer"
     AUTHORITY = "authority"
     JOIN = "join"
+    RENUMBER = "renumber"
 
 
 @dataclass(frozen=True)

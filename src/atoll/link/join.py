@@ -31,6 +31,10 @@ class Invitations(Protocol):
         `token-expired` or `token-unknown` otherwise. `authority` is added to the answer."""
         ...
 
+    async def renumber(self, wish: dict[str, Any]) -> str:
+        """A certificate for a member that has taken another number; PolicyDenied if it may not."""
+        ...
+
 
 async def answer_stranger(
     purpose: Purpose, message: dict[str, Any], authority_pem: str, invitations: Invitations | None
@@ -43,6 +47,9 @@ async def answer_stranger(
             "this node cannot admit nodes: it does not hold the authority's key",
             hint="Ask a node that does for a token.",
         )
+    if purpose is Purpose.RENUMBER:
+        wish = message.get("wish")
+        return {"certificate": await invitations.renumber(wish if isinstance(wish, dict) else {})}
     texts = [message.get(key) for key in ("invitation", "secret", "csr")]
     wishes = message.get("wishes")
     if not all(isinstance(text, str) and text for text in texts) or not isinstance(wishes, dict):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError, PolicyDenied
-from atoll.identity.certificate import Identity, PeerIdentity
+from atoll.identity.certificate import Identity, PeerIdentity, read_pem
 from atoll.link.control import ControlLink, Handler
 from atoll.link.dialler import Dialler
 from atoll.link.frame import Framed
@@ -217,6 +217,8 @@ class Links:
         slot = self._slot(Peer(peer.number, peer.name))
         if hello.purpose is Purpose.CONTROL:
             current = slot.control
+            if current is not None and current.boot and current.boot != hello.boot:
+                await self._refuse_twin(slot, peer.name)
             if current is not None and not self._yields(current.dialled_by, peer.number):
                 # The peer would not dial if it had a link; is ours perhaps dead without knowing it?
                 within = min(PROBE_SECONDS_MAX, self.settings.silent_after_seconds / 2)
@@ -246,7 +248,24 @@ class Links:
         return await self._openings.answer(self._slot(Peer(peer.number, peer.name)), peer, payload)
 
     async def _answer_stranger(self, purpose: Purpose, message: dict[str, Any]) -> dict[str, Any]:
+        if purpose is Purpose.RENUMBER:
+            wish = message.get("wish")
+            former = read_pem(str(wish.get("certificate", "")) if isinstance(wish, dict) else "")
+            if former.number in self._slots:
+                await self._refuse_twin(self._slots[former.number], former.name)
         return await answer_stranger(purpose, message, self._identity.authority_pem, self._invitations)
+
+    async def _refuse_twin(self, slot: Slot, name: str) -> None:
+        """Somebody else comes with the number of a peer: is the peer that we have a link to still alive?"""
+        current = slot.control
+        within = min(PROBE_SECONDS_MAX, self.settings.silent_after_seconds / 2)
+        if current is not None and await current.answers_ping(within):
+            raise PolicyDenied(
+                "node-twice",
+                f'node "{name}" (number {slot.peer.number}) is alive twice',
+                detail="One of the two homes is a copy of the other.",
+                hint="Stop one of them for good; the other goes on.",
+            )
 
     # Control links
 

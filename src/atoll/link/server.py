@@ -155,7 +155,7 @@ class Listener:
     async def _greet(self, framed: Framed, peer: PeerIdentity | None, message: dict[str, Any]) -> None:
         hello = read_hello(message)
         choose_version(hello.versions)
-        if hello.purpose in (Purpose.AUTHORITY, Purpose.JOIN):
+        if hello.purpose in (Purpose.AUTHORITY, Purpose.JOIN, Purpose.RENUMBER):
             framed.send_message(await self._answer_stranger(hello.purpose, message))
             framed.close()
         elif peer is None:

@@ -26,8 +26,8 @@ from atoll.identity.certificate import Identity
 from atoll.node import credentials, listen
 from atoll.node.config import Settings
 from atoll.node.home import Home
-from atoll.node.mesh import membership
-from atoll.node.mesh.service import Mesh
+from atoll.node.mesh import incarnation, membership
+from atoll.node.mesh.standing import Standing
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres import programs
@@ -67,7 +67,7 @@ class Node:
 
 ServiceMaker = Callable[[Node], Service]
 SERVICES: tuple[ServiceMaker, ...] = (
-    lambda node: Mesh(node.home, node.settings, node.postgres, node.readiness, node.metrics, node.identity),
+    lambda node: Standing(node.home, node.settings, node.postgres, node.readiness, node.metrics),
 )
 
 
@@ -149,6 +149,7 @@ async def _set_up(node: Node, supervisor: Supervisor) -> None:
             async with await node.postgres.connect() as connection:
                 await sql.install(connection)
                 await membership.write_rows(connection, node.home, node.settings, node.identity)
+                await incarnation.come_up(connection, node.home, node.settings)
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)
             node.readiness.hold("schema", "the schema could not be installed")

@@ -11,10 +11,11 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from atoll.domain.errors import ConfigError, PolicyDenied
-from atoll.identity import authority
+from atoll.identity import authority, certificate
 from atoll.identity.authority import Authority
 from atoll.identity.token import Token, hash_secret, make_secret
 from atoll.node import config
+from atoll.node.mesh import recall
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
@@ -83,6 +84,35 @@ class Admission:
         keys = ("number", "name", "region", "tier", "addresses")
         peers = [dict(zip(keys, row, strict=True)) for row in rows if row[0] != number]
         return {"certificate": certificate, "number": number, "name": name, "peers": peers}
+
+    async def renumber(self, wish: dict[str, Any]) -> str:
+        """A member that was restored has taken another number: the old one is not used any more.
+
+        It may ask again when the answer was lost, also after others have heard of the new number.
+        """
+        pem, csr, number = str(wish.get("certificate")), str(wish.get("csr")), wish.get("number")
+        held = certificate.verify_member(pem, self._issuer.pem)
+        me = certificate.read_pem(pem)
+        if authority.key_of_request(csr) != held.public_key() or not isinstance(number, int):
+            raise PolicyDenied("csr-invalid", "the request is not signed by the key of the certificate")
+        if not recall.TAKEN_MIN <= number <= recall.TAKEN_MAX:
+            raise PolicyDenied("number-taken", f"the number {number} cannot be taken")
+        async with await self._postgres.connect() as connection, connection.transaction():
+            await connection.execute(query("nodes", "lock_numbers"))
+            old = await (await connection.execute(query("recall", "row_of"), (me.number,))).fetchone()
+            new = await (await connection.execute(query("recall", "row_of"), (number,))).fetchone()
+            if new is not None and (new[0] != me.name or new[4]):
+                raise PolicyDenied("number-taken", f"the number {number} has been given to another node")
+            if old is None or (old[4] and new is None):
+                raise PolicyDenied(
+                    "revoked", f'node "{me.name}" (number {me.number}) has been revoked', hint=ASK_AGAIN
+                )
+            issued = self._issuer.issue(csr, number=number, name=me.name, now=datetime.now(UTC))
+            addresses = [str(address) for address in wish.get("addresses", [])] or old[3]
+            await connection.execute(
+                query("recall", "know_again"), (number, me.name, old[1], old[2], addresses)
+            )
+        return issued
 
     async def _promised(self, connection: Any, invitation: str, secret_sha256: str) -> dict[str, Any]:
         try:

@@ -84,7 +84,9 @@ async def write_rows(
     """Tell the database who it belongs to, and the others what has changed about this node."""
     me = identity.me
     row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
-    if row is not None and (row[0], row[1]) != (me.atoll_id, me.number):
+    former = {number for number, _ in await (await connection.execute(query("recall", "former"))).fetchall()}
+    waits = row is not None and row[0] == me.atoll_id and me.number in former and row[1] != me.number
+    if row is not None and (row[0], row[1]) != (me.atoll_id, me.number) and not waits:
         raise DataError(
             "database-of-another",
             f'the database in {home.data} belongs to node "{row[2]}", the keys in {home.keys} to "{me.name}"',
@@ -102,5 +104,5 @@ async def write_rows(
     await connection.execute("select atoll.settle_in()")
     bound = f"{settings.future_bound:g}"
     await connection.execute(query("nodes", "set_future_bound"), (bound, bound))
-    if founds:
+    if founds and not waits:
         await connection.execute(query("nodes", "add_own_row"), facts)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from atoll import __version__
 from atoll.domain.errors import ConfigError
-from atoll.identity.certificate import Identity
+from atoll.identity.certificate import Identity, PeerIdentity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.settings import LinkSettings
+from atoll.link.stream import Stream
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.mesh import admission, membership
+from atoll.node.mesh.acquaintances import Acquaintances
 from atoll.node.mesh.errands import Errands
 from atoll.node.mesh.reconcile import Reconcile
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
-from atoll.observe.metrics import Metrics, gauge
+from atoll.observe.metrics import gauge
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +35,17 @@ class Mesh:
         settings: Settings,
         postgres: Postgres,
         readiness: Readiness,
-        metrics: Metrics,
         identity: Identity,
+        boot: str,
     ) -> None:
+        own_row = membership.own_row(identity, settings)
         invitations = None
         if membership.may_admit(home):
             invitations = admission.Admission(postgres, admission.load_authority(home.keys))
         self.links = Links(
             identity,
             release=__version__,
-            boot=secrets.token_hex(8),
+            boot=boot,
             is_revoked=lambda number, serial: self._reconcile.is_revoked(number, serial),
             invitations=invitations,
             settings=LinkSettings(
@@ -65,10 +67,13 @@ class Mesh:
             self._gateway,
             readiness,
             sockets=home.peers,
-            own_row=membership.own_row(identity, settings),
+            own_row=own_row,
         )
         self._errands = Errands(postgres, self.links)
-        metrics.add(self._numbers)
+        self._acquaintances = Acquaintances(
+            postgres, self.links, readiness, boot=boot, identity=identity, own_row=own_row
+        )
+        self.links.serve_streams(self._serve)
 
     async def run(self) -> None:
         try:
@@ -83,11 +88,17 @@ class Mesh:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reconcile.run())
                 group.create_task(self._errands.run())
+                group.create_task(self._acquaintances.run())
         finally:
             await self._gateway.stop()
             await self.links.stop()
 
-    def _numbers(self) -> Iterable[Metric]:
+    async def _serve(self, peer: PeerIdentity, stream: Stream) -> None:
+        """A peer's connection to our PostgreSQL, once it is known that what it has seen of us is here."""
+        await self._acquaintances.until_met(peer.number)
+        await self._gateway.serve(peer, stream)
+
+    def numbers(self) -> Iterable[Metric]:
         for name, help_text in NUMBERS.items():
             if name in self._reconcile.numbers:
                 yield gauge(f"atoll_{name}", help_text, self._reconcile.numbers[name])

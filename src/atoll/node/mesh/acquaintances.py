@@ -1,0 +1,133 @@
+"""A node and a peer that meet compare what the peer has seen of the node with what the node has.
+
+Both do so for themselves, once for each time that they come up, before the peer is let at the node's log.
+What a comparison means is recall's decision; a node that was restored raises `Displaced`, and takes another
+number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from atoll.domain.errors import AtollError
+from atoll.identity.certificate import Identity, PeerIdentity
+from atoll.link.peers import Links
+from atoll.node.mesh.recall import Seen, Verdict, judge_seen
+from atoll.node.postgres.server import Postgres
+from atoll.node.report import Readiness
+from atoll.sql import query
+
+LOOK_EVERY_SECONDS = 0.1
+REQUEST_SECONDS_MAX = 10.0
+AGAIN_SECONDS = 1.0
+MEET_SECONDS_MAX = 30.0
+log = logging.getLogger(__name__)
+
+
+class Displaced(Exception):
+    """Peers have seen a future of this node that it does not have."""
+
+
+class Acquaintances:
+    def __init__(
+        self,
+        postgres: Postgres,
+        links: Links,
+        readiness: Readiness,
+        *,
+        boot: str,
+        identity: Identity,
+        own_row: Mapping[str, Any],
+    ) -> None:
+        self._postgres = postgres
+        self._links = links
+        self._readiness = readiness
+        self._boot = boot
+        self._identity = identity
+        self._own_row = own_row
+        self._met: dict[int, asyncio.Event] = {}
+        self._not_before: dict[int, float] = {}
+        links.handle("identity.seen", self._tell)
+        links.handle("identity.meet", self._meet)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            up = [report.number for report in self._links.report() if report.state == "up"]
+            for number in up:
+                if not self._event(number).is_set() and loop.time() >= self._not_before.get(number, 0.0):
+                    try:
+                        await self._introduce(number)
+                        self._event(number).set()
+                    except (AtollError, psycopg.Error, OSError) as error:
+                        log.debug("could not compare with node %s: %s", number, str(error).strip())
+                        self._not_before[number] = loop.time() + AGAIN_SECONDS
+            self._tell_of_twin(bool(up))
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    async def until_met(self, number: int) -> None:
+        """Wait until a peer may read this node's log; past the bound it is refused by what follows."""
+        async with asyncio.timeout(MEET_SECONDS_MAX):
+            await self._event(number).wait()
+
+    def _event(self, number: int) -> asyncio.Event:
+        return self._met.setdefault(number, asyncio.Event())
+
+    def _tell_of_twin(self, has_link: bool) -> None:
+        if not has_link and self._links.refusals().get("node-twice"):
+            self._readiness.hold(
+                "number",
+                f"another node with the number {self._links.me.number} is alive: one is a copy of the other",
+            )
+        else:
+            self._readiness.clear("number")
+
+    # Asking
+
+    async def _introduce(self, number: int) -> None:
+        try:
+            answer = await self._links.request(number, "identity.seen", {}, REQUEST_SECONDS_MAX)
+        except AtollError as error:
+            if error.code == "method-unknown":  # an older peer
+                return
+            raise
+        async with await self._postgres.connect() as connection:
+            rows = await (await connection.execute(query("recall", "history"))).fetchall()
+            end = await (await connection.execute(query("recall", "end_of_wal"))).fetchone()
+        seen = Seen(answer.get("incarnation"), answer.get("lsn"))
+        judgement = judge_seen([(str(row[0]), int(row[1])) for row in rows], seen, int(end[0]) if end else 0)
+        if judgement.verdict is Verdict.RESTORED:
+            raise Displaced(judgement.why)
+        payload = {
+            "incarnation": self._boot,
+            "certificate": self._identity.certificate_path.read_text("ascii"),
+            "node": {key: self._own_row[key] for key in ("region", "tier", "addresses")},
+        }
+        await self._links.request(number, "identity.meet", payload, REQUEST_SECONDS_MAX)
+
+    # Answering
+
+    async def _tell(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        async with await self._postgres.connect() as connection:
+            row = await (await connection.execute(query("recall", "seen"), {"peer": peer.number})).fetchone()
+        return {"incarnation": row[0] if row else None, "lsn": int(row[1]) if row and row[1] else None}
+
+    async def _meet(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        node = payload.get("node", {})
+        async with await self._postgres.connect() as connection, connection.transaction():
+            known = await (await connection.execute(query("recall", "row_of"), (peer.number,))).fetchone()
+            if known is None:
+                facts = (peer.number, peer.name, node.get("region", "local"), node.get("tier", "edge"))
+                await connection.execute(
+                    query("recall", "know_again"), (*facts, [str(a) for a in node.get("addresses", [])])
+                )
+            await connection.execute(
+                query("recall", "meet"),
+                (peer.number, str(payload["incarnation"])[:64], payload.get("certificate")),
+            )
+        return {}

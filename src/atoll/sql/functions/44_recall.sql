@@ -1,0 +1,46 @@
+-- A node that was restored from a backup, or whose database is older than what its peers have seen of it, takes a new
+-- number: under the old one, its peers would take its next writes for those that they have had.
+
+-- Ends everything that hangs on the number that this node has had: what is sent, and how far it came. Subscriptions
+-- are dropped by the caller, because that takes statements of their own.
+create or replace function atoll.end_links() returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    name text;
+begin
+    for name in select pubname from pg_publication where pubname ~ '^atoll_to_[0-9]+$' loop
+        perform atoll.unpublish_to(substr(name, 10)::integer);
+    end loop;
+    for name in select slot_name from pg_replication_slots where slot_name ~ '^atoll_to_[0-9]+$' loop
+        perform atoll.drop_slot(name);
+    end loop;
+    delete from atoll.acquaintance;
+end $$;
+
+-- Takes another number. The rows that are here already are owed to every peer under it, as a copy of everything, and
+-- a copy is asked from them: merging is the same whichever of the two has more.
+create or replace function atoll.take_number(new_number integer, because text) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    peer integer;
+begin
+    insert into atoll.former (number, why) select number, because from atoll.self where number <> new_number
+    on conflict (number) do update set until = now(), why = excluded.why;
+    update atoll.self set number = new_number, seeded_without = '{}',
+           seeded_at = case when exists (select from atoll.peers()) then null else seeded_at end;
+    perform atoll.settle_in();
+    for peer in select p.number from atoll.peers() p where p.number not in (select f.number from atoll.former f) loop
+        perform atoll.publish_to(peer);
+        perform atoll.owe_seed(peer);
+    end loop;
+end $$;
+
+-- A member that shows a certificate for a number that is not known here has taken a new one: it is a member under it,
+-- and the numbers that it had under the same name are not used any more.
+create or replace function atoll.know_again(of_number integer, of_name text, of_region text, of_tier text, at text[]) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+begin
+    insert into atoll.node (number, name, region, tier, addresses) values (of_number, of_name, of_region, of_tier, at)
+    on conflict do nothing;
+    update atoll.node set revoked_at = now() where name = of_name and number <> of_number and revoked_at is null;
+end $$;

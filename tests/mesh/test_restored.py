@@ -1,0 +1,74 @@
+"""A node that comes back older than its peers know it loses nothing that they or it still have."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+
+import pytest
+
+from support.fix_mesh import Mesh, MeshMaker, MeshNode
+
+pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
+
+GOODS = "id bigint primary key default atoll.id(), name text not null, qty int not null default 0"
+PUT = "insert into goods (name, qty) values (%s, 1)"
+ADD = "update goods set qty = qty + 10 where name = 'first'"
+ALL = "select string_agg(name || '=' || qty, ' ' order by name) from goods"
+
+
+async def keep(mesh: Mesh, node: MeshNode) -> None:
+    """What a snapshot of the machine's disk would hold."""
+    await mesh.stop(node)
+    command = ["cp", "-a", str(node.home), str(mesh.folder / "older")]
+    await asyncio.to_thread(subprocess.run, command, check=True)
+    await mesh.up(node)
+
+
+async def put_back(mesh: Mesh, node: MeshNode, part: str) -> None:
+    """The home, or a part of it, as it was then."""
+    await mesh.stop(node)
+    target, source = node.home / part, mesh.folder / "older" / part
+    await asyncio.to_thread(shutil.rmtree, target)
+    source.rename(target)
+
+
+async def same_everywhere(mesh: Mesh, wanted: str) -> None:
+    for node in mesh.live():
+        await mesh.until(node, f"select ({ALL}) = %s", wanted)
+    said = await mesh.run("check", "--home", str(mesh.nodes[0].home), "--wait", "60")
+    assert f"compared on {len(mesh.live())} nodes" in said
+    assert "differ" not in said
+
+
+async def number(mesh: Mesh, node: MeshNode) -> int:
+    return int((await mesh.sql(node, "select atoll.me()"))[0][0])
+
+
+@pytest.mark.parametrize(("back", "part"), [(1, ""), (1, "data"), (0, "")])
+async def test_an_older_disk_loses_nothing(make_mesh: MeshMaker, back: int, part: str) -> None:
+    mesh = await make_mesh("18", "18", "18")
+    node, other = mesh.nodes[back], mesh.nodes[2]
+    await mesh.share("goods", GOODS, '{"qty": "counter"}')
+    await mesh.app(node, PUT, "first")
+    await same_everywhere(mesh, "first=1")
+    await keep(mesh, node)
+    await mesh.app(node, PUT, "lost here")
+    await mesh.app(node, ADD)
+    await same_everywhere(mesh, "first=11 lost here=1")
+    await put_back(mesh, node, part)
+    # It is written to before anybody can tell it what it lost.
+    await mesh.around(node).cut()
+    await mesh.up(node)
+    await mesh.app(node, PUT, "new")
+    await mesh.app(other, PUT, "meanwhile")
+    await mesh.around(node).calm()
+    await same_everywhere(mesh, "first=11 lost here=1 meanwhile=1 new=1")
+    taken = await number(mesh, node)
+    assert taken > 32767
+    nodes = "select number, revoked_at is null from atoll.node where name = %s order by 1"
+    assert await mesh.same(nodes, node.name) == [(back + 1, False), (taken, True)]
+    await mesh.app(node, ADD)
+    await mesh.app(other, ADD)
+    await same_everywhere(mesh, "first=31 lost here=1 meanwhile=1 new=1")
