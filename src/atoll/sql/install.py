@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
-from typing import TYPE_CHECKING, LiteralString, cast
+from typing import TYPE_CHECKING, LiteralString
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -31,7 +31,7 @@ def for_role(text: LiteralString, may_switch: bool) -> LiteralString:
 
     functions/33_rights.sql makes up for what is left out.
     """
-    return text if may_switch else cast("LiteralString", SWITCHING.sub("", text))
+    return text if may_switch else SWITCHING.sub("", text)
 
 
 async def install(connection: AsyncConnection[TupleRow]) -> None:

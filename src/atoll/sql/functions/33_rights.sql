@@ -29,6 +29,22 @@ begin
     return told;
 end $$;
 
+-- How far in a peer's WAL this node has come. Who may not read the origins knows it from the running worker only.
+create or replace function atoll.seen_of(peer integer) returns pg_lsn
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    seen pg_lsn;
+begin
+    if has_table_privilege('pg_replication_origin_status', 'select') then
+        execute 'select o.remote_lsn from pg_replication_origin_status o join pg_subscription u on o.external_id = ''pg_'' || u.oid
+                  where u.subname = $1' into seen using 'atoll_from_' || peer;
+    else
+        select t.latest_end_lsn into seen from pg_stat_subscription t where t.subname = 'atoll_from_' || peer and t.relid is null
+         order by t.latest_end_lsn desc nulls last limit 1;
+    end if;
+    return seen;
+end $$;
+
 -- Shared tables whose columns, key or unique constraints somebody has changed here, where no event trigger could
 -- refuse that.
 create or replace function atoll.changed_shapes() returns setof text

@@ -21,8 +21,7 @@ select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint;
 
 -- seen: what is known here of a peer: which incarnation of it, and how far in its WAL
 select (select a.incarnation from atoll.acquaintance a where a.peer = %(peer)s),
-       (select pg_wal_lsn_diff(o.remote_lsn, '0/0')::bigint from pg_replication_origin_status o
-          join pg_subscription u on o.external_id = 'pg_' || u.oid where u.subname = 'atoll_from_' || %(peer)s::int);
+       pg_wal_lsn_diff(atoll.seen_of(%(peer)s), '0/0')::bigint;
 
 -- meet: a peer says who it is now
 insert into atoll.acquaintance (peer, incarnation, certificate) values (%s, %s, %s)
