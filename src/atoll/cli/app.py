@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
-from atoll.cli import check, conflicts, demo, dsn, join, logs, nodes, sql, status, tables, up
+from atoll.cli import check, conflicts, demo, dsn, join, logs, nodes, preflight, sql, status, tables, up
 from atoll.domain.errors import AtollError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(demo.demo)
 app.command()(up.up)
 app.command()(join.invite)
 app.command()(join.join)
+app.command()(preflight.preflight)
 app.command()(status.status)
 app.command()(nodes.nodes)
 app.command()(nodes.revoke)

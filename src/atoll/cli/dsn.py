@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.home import HomeOption, find_home, postgres_port
+from atoll.cli.home import HomeOption, find_home, foreign_postgres, postgres_port
 
 
 def dsn(
@@ -17,4 +17,5 @@ def dsn(
     from atoll.node import credentials
 
     found = find_home(home)
-    typer.echo(credentials.dsn(found, postgres_port(found), admin))
+    foreign = foreign_postgres(found)
+    typer.echo(foreign.dsn if foreign else credentials.dsn(found, postgres_port(found), admin))

@@ -22,6 +22,15 @@ PostgresMajor = Annotated[str | None, typer.Option(metavar="16|18", help="Major 
 ListenPostgres = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="TCP address for PostgreSQL clients.")
 ]
+Database = Annotated[
+    str | None, typer.Option(metavar="DSN", help="A PostgreSQL of your own, instead of the bundled one.")
+]
+Gateway = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where your own PostgreSQL finds this node.")
+]
+GatewayAdvertise = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="What it is told to dial, if that is another.")
+]
 WalKeep = Annotated[str | None, typer.Option(metavar="SIZE", help="WAL kept for an absent peer.")]
 LinkCompression = Annotated[str | None, typer.Option(help="auto, on or off.")]
 LinkRate = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second on each link.")]

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from atoll.node.home import Home
+    from atoll.node.postgres.foreign import ForeignPostgres
     from atoll.node.postgres.server import Postgres
 
 HomeOption = Annotated[
@@ -37,8 +38,19 @@ def postgres_port(home: Home) -> int:
     return listen.port if listen else DEFAULT_PORT
 
 
+def foreign_postgres(home: Home) -> ForeignPostgres | None:
+    """The PostgreSQL that the home's settings name, where it is not the bundled one."""
+    from atoll.node.config import load_settings
+    from atoll.node.keeping import foreign_server
+
+    settings = load_settings({}, os.environ, home.config)
+    return foreign_server(home, settings) if settings.database else None
+
+
 def running_postgres(home: Home) -> Postgres:
     """The PostgreSQL of a node that runs; a command that needs it says so when it does not."""
+    from typing import cast
+
     from atoll.domain.errors import ConfigError
     from atoll.node.account import server_account
     from atoll.node.lock import holder
@@ -51,6 +63,10 @@ def running_postgres(home: Home) -> Postgres:
         raise ConfigError(
             "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
         )
+    foreign = foreign_postgres(home)
+    if foreign is not None:
+        # Commands ask for connections, which any server gives.
+        return cast("Postgres", foreign)
     port = postgres_port(home)
     listen = None if port == DEFAULT_PORT else Address("localhost", port)
     wishes = Wishes(home.facts.postgres, home.run, listen, 0)

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.home import HomeOption, find_home
+from atoll.cli.home import HomeOption, find_home, foreign_postgres
+from atoll.domain.errors import ConfigError
 
 LOOK_EVERY_SECONDS = 0.25
 
@@ -23,7 +24,14 @@ def logs(
     home: HomeOption = None,
 ) -> None:
     """Show what the node, or its PostgreSQL, has logged."""
-    folder = find_home(home).logs
+    found = find_home(home)
+    if postgres and foreign_postgres(found) is not None:
+        raise ConfigError(
+            "logs-elsewhere",
+            "cannot show the log of PostgreSQL: it is not this node that runs it",
+            hint="Ask whoever runs the server, or look where its provider shows logs.",
+        )
+    folder = found.logs
     file = folder / ("postgres.log" if postgres else "node.log")
     is_plain = postgres or as_json
     for line in _last(file, lines):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.home import HomeOption, find_home, postgres_port
+from atoll.cli.home import HomeOption, find_home, foreign_postgres, postgres_port
 
 TERMINFO = "/etc/terminfo:/lib/terminfo:/usr/share/terminfo:/usr/lib/terminfo"
 
@@ -29,11 +29,17 @@ def sql(
     if file and command:
         raise typer.BadParameter("give a file or -c, not both")
     found = find_home(home)
-    role = OWNER if admin else APP_ROLE
-    environment = {**os.environ, "PGPASSWORD": "" if admin else credentials.password(found)}
+    environment = dict(os.environ)
     environment.setdefault("TERMINFO_DIRS", TERMINFO)
+    foreign = foreign_postgres(found)
+    if foreign is not None:
+        where, secret = foreign.address()
+        environment |= {"PGPASSWORD": secret} if secret else {}
+    else:
+        role = OWNER if admin else APP_ROLE
+        environment["PGPASSWORD"] = "" if admin else credentials.password(found)
+        where = ["-h", str(found.run), "-p", str(postgres_port(found)), "-U", role, "-d", DATABASE]
     psql = str(bundled(found.facts.postgres).path("psql"))
-    where = ["-h", str(found.run), "-p", str(postgres_port(found)), "-U", role, "-d", DATABASE]
     arguments = [psql, "--no-psqlrc", "--no-password", *where]
     if command or file:
         arguments += ["-v", "ON_ERROR_STOP=1"]

@@ -32,6 +32,13 @@ def status(
         raise typer.Exit(3)
 
 
+def _disk(seen: Status) -> str:
+    if seen.is_postgres_foreign:
+        return "not watched: PostgreSQL is not run by this node"
+    floor = seen.disk_floor // 1024**2
+    return f"{seen.disk_free_bytes // 1024**2} MB free, writes stop below {floor} MB"
+
+
 def _describe(seen: Status) -> str:
     state = "ready" if seen.is_ready else "not ready" if seen.is_running else "not running"
     number = f", number {seen.number}" if seen.number is not None else ""
@@ -43,10 +50,7 @@ def _describe(seen: Status) -> str:
         ("http", seen.http or "off"),
         ("link", seen.link or "off"),
         ("postgres", f"{seen.postgres} on {seen.socket}"),
-        (
-            "disk",
-            f"{seen.disk_free_bytes // 1024**2} MB free, writes stop below {seen.disk_floor // 1024**2} MB",
-        ),
+        ("disk", _disk(seen)),
     ]
     if seen.peers is not None:
         rows.append(("links", f"{seen.links_up} of {seen.peers} up"))

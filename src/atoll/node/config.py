@@ -31,6 +31,9 @@ class Settings:
     dial: Mapping[str, Address]
     postgres: int
     listen_postgres: Address | None
+    database: str
+    gateway: Address
+    gateway_advertise: Address | None
     wal_keep: int
     link_compression: str
     link_rate: int | None
@@ -84,6 +87,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("dial", "", values.dial_table, "Other addresses for single peers, as NAME=HOST:PORT."),
     Option("postgres", "18", values.major, "Major version of the bundled PostgreSQL: 16 or 18."),
     Option("listen_postgres", "off", values.address_or_off, "TCP address for PostgreSQL clients, or off."),
+    Option("database", "", values.text, "Address of a PostgreSQL of your own, to use that instead."),
+    Option("gateway", "127.0.0.1:7700", values.address, "Where your own PostgreSQL finds this node."),
+    Option("gateway_advertise", "off", values.address_or_off, "What it is told to dial, if that is another."),
     Option("wal_keep", "1GB", values.size, "WAL kept at most for a peer that is away."),
     Option("link_compression", "auto", values.one_of("auto", "on", "off"), "Compression between nodes."),
     Option("link_rate", "off", values.size_or_off, "Bytes a second sent on each link at most, or off."),

@@ -18,8 +18,10 @@ from psycopg.rows import dict_row
 from atoll import __version__
 from atoll.node.config import Settings
 from atoll.node.home import Home
+from atoll.node.keeping import foreign_server
 from atoll.node.lock import holder
 from atoll.node.postgres import conf as postgres_conf
+from atoll.node.postgres.foreign import ForeignPostgres
 from atoll.sql import query
 
 ANSWER_SECONDS_MAX = 5.0
@@ -43,6 +45,7 @@ class Status:
     link: str | None
     postgres: str
     socket: str
+    is_postgres_foreign: bool
     disk_free_bytes: int
     disk_floor: int
     peers: int | None
@@ -60,7 +63,8 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
     """Look at a node from outside."""
     word = holder(home.path)
     reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word)
-    version, row = await _ask(home, port) if word is not None else (None, None)
+    foreign = foreign_server(home, settings) if settings.database else None
+    version, row = await _ask(home, port, foreign) if word is not None else (None, None)
     row = row or {}
     facts = word or {}
     return Status(
@@ -77,8 +81,9 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         tier=row.get("tier") or settings.tier,
         http=facts.get("http", str(settings.http) if settings.http else None),
         link=facts.get("link", str(settings.link) if settings.link else None),
-        postgres=version or str(home.facts.postgres),
-        socket=str(home.run / f".s.PGSQL.{port}"),
+        postgres=version or ("PostgreSQL" if foreign else str(home.facts.postgres)),
+        socket=foreign.place if foreign else str(home.run / f".s.PGSQL.{port}"),
+        is_postgres_foreign=foreign is not None,
         disk_free_bytes=shutil.disk_usage(home.path).free,
         disk_floor=settings.disk_floor,
         peers=row.get("peers"),
@@ -90,17 +95,12 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
     )
 
 
-async def _ask(home: Home, port: int) -> tuple[str | None, dict[str, Any] | None]:
+async def _ask(
+    home: Home, port: int, foreign: ForeignPostgres | None
+) -> tuple[str | None, dict[str, Any] | None]:
     """PostgreSQL's version and what it knows of the node, as far as they can be had."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
-            host=str(home.run),
-            port=port,
-            user=postgres_conf.OWNER,
-            dbname=postgres_conf.DATABASE,
-            autocommit=True,
-            connect_timeout=int(ANSWER_SECONDS_MAX),
-        )
+        connection = await (foreign.connect() if foreign else _connect(home, port))
     except psycopg.OperationalError:
         return None, None
     async with connection:
@@ -111,6 +111,17 @@ async def _ask(home: Home, port: int) -> tuple[str | None, dict[str, Any] | None
             return version, await cursor.fetchone()
         except psycopg.Error:
             return version, None
+
+
+async def _connect(home: Home, port: int) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    return await psycopg.AsyncConnection.connect(
+        host=str(home.run),
+        port=port,
+        user=postgres_conf.OWNER,
+        dbname=postgres_conf.DATABASE,
+        autocommit=True,
+        connect_timeout=int(ANSWER_SECONDS_MAX),
+    )
 
 
 async def _reasons(word: dict[str, Any]) -> dict[str, str]:

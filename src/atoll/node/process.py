@@ -9,33 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import psycopg
 
 from atoll import __version__, sql
 from atoll.domain.errors import DataError
 from atoll.identity.certificate import Identity
-from atoll.node import credentials, listen
+from atoll.node import keeping, listen
 from atoll.node.config import Settings
 from atoll.node.home import Home
+from atoll.node.keeping import Keeper, Kept
 from atoll.node.mesh import incarnation, membership
 from atoll.node.mesh.standing import Standing
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
-from atoll.node.postgres import programs
-from atoll.node.postgres import server as postgres
-from atoll.node.postgres.conf import Wishes
 from atoll.node.postgres.disk import DiskWatch
 from atoll.node.postgres.server import Postgres
-from atoll.node.postgres.supervise import Supervisor
 from atoll.node.report import Readiness
 from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
@@ -61,7 +56,7 @@ class Node:
     postgres: Postgres
     readiness: Readiness
     metrics: Metrics
-    disk: DiskWatch
+    disk: DiskWatch | None
     identity: Identity
 
 
@@ -91,23 +86,24 @@ async def run_node(
         output = RotatingFile(opened.home.logs / "postgres.log")
         stack.callback(output.close)
         stop = _stop_on_signals(stack)
-        node, supervisor = await _build(opened, output, say)
-        stop.supervisor = supervisor
+        node, kept = await _build(opened, output, say)
+        stop.keeper = kept.keeper
         http = listen.bound(listener) if listener is not None else None
         word = _word(node, http)
         node.readiness.watch(lambda reasons: opened.lock.tell({**word, "reasons": dict(reasons)}))
 
         async def bring_up(services: asyncio.TaskGroup) -> None:
-            await _set_up(node, supervisor)
+            await _set_up(node, kept)
             for make in makers:
                 services.create_task(make(node).run())
             say(f"READY {settings.name} in {time.monotonic() - began:.1f} s{_places(http, settings)}")
 
-        supervising = asyncio.create_task(supervisor.run())
+        supervising = asyncio.create_task(kept.keeper.run())
         try:
             async with asyncio.TaskGroup() as services:
                 services.create_task(_until_stopped(stop.asked, supervising))
-                services.create_task(node.disk.run())
+                if node.disk is not None:
+                    services.create_task(node.disk.run())
                 if listener is not None:
                     app = make_app(lambda: node.readiness.reasons, node.metrics.registry)
                     services.create_task(WebServer(app, listener).run())
@@ -117,35 +113,30 @@ async def run_node(
         finally:
             if not supervising.done():
                 say("stopping")
-            supervisor.stop()
+            kept.keeper.stop()
             await supervising
 
 
-async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Supervisor]:
-    """The database's folder, made where it is missing, and everything around it."""
-    home, settings, account = opened.home, opened.settings, opened.account
-    wishes = Wishes(settings.postgres, home.run, settings.listen_postgres, settings.wal_keep)
-    found = programs.reachable(settings.postgres, account, home.programs)
-    server = Postgres(home.data, found, account, wishes)
-    if not (home.data / "PG_VERSION").exists():
-        say(f"making the database (PostgreSQL {settings.postgres})")
-    await postgres.init(server)
+async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Kept]:
+    """The database, made where it is missing, and everything around it."""
+    home, settings = opened.home, opened.settings
     readiness = Readiness(postgres="PostgreSQL is starting", schema="the schema is not installed yet")
-    disk = DiskWatch(server, settings.disk_floor, readiness, _free_bytes)
-    supervisor = Supervisor(server, output, readiness, disk)
     metrics = Metrics()
     identity = membership.own_identity(home, settings)
-    node = Node(home, settings, server, readiness, metrics, disk, identity)
-    metrics.add(lambda: node_numbers(settings, readiness, disk, supervisor))
-    return node, supervisor
+    kept = await keeping.keep(opened, identity, output, readiness, say)
+    # What the services ask of the bundled server, any server can do.
+    server = cast("Postgres", kept.server)
+    node = Node(home, settings, server, readiness, metrics, kept.disk, identity)
+    metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
+    return node, kept
 
 
-async def _set_up(node: Node, supervisor: Supervisor) -> None:
+async def _set_up(node: Node, kept: Kept) -> None:
     """Roles, database and schema, tried again for as long as the database is in trouble."""
     while True:
-        await supervisor.answers.wait()
+        await kept.keeper.answers.wait()
         try:
-            await postgres.set_up(node.postgres, credentials.password(node.home))
+            await kept.prepare()
             async with await node.postgres.connect() as connection:
                 await sql.install(connection)
                 await membership.write_rows(connection, node.home, node.settings, node.identity)
@@ -178,11 +169,11 @@ async def _until_stopped(asked: asyncio.Event, supervising: asyncio.Task[None]) 
 @dataclass
 class _Stop:
     asked: asyncio.Event
-    supervisor: Supervisor | None = None
+    keeper: Keeper | None = None
 
     def __call__(self) -> None:
-        if self.asked.is_set() and self.supervisor is not None:
-            self.supervisor.hurry()
+        if self.asked.is_set() and self.keeper is not None:
+            self.keeper.hurry()
         self.asked.set()
 
 
@@ -203,7 +194,7 @@ def _word(node: Node, http: Address | None) -> dict[str, object]:
         "version": __version__,
         "http": str(http) if http else None,
         "link": str(link) if link else None,
-        "postgres_port": node.postgres.wishes.port,
+        "postgres_port": node.postgres.port,
     }
 
 
@@ -212,7 +203,3 @@ def _places(http: Address | None, settings: Settings) -> str:
     found += [f"link {settings.link}"] if settings.link else []
     found += [f"PostgreSQL {settings.listen_postgres}"] if settings.listen_postgres else []
     return "".join(f"  {place}" for place in found)
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path).free

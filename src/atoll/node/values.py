@@ -39,6 +39,10 @@ def address(value: object) -> Address:
     return Address("0.0.0.0" if host == "*" else host, int(match[3]))  # noqa: S104 (the user asked for it)
 
 
+def text(value: object) -> str:
+    return _text(value)
+
+
 def address_or_off(value: object) -> Address | None:
     return None if _text(value) in ("off", "") else address(value)
 

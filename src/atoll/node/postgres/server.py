@@ -45,6 +45,10 @@ class Postgres:
     def socket(self) -> Path:
         return self.wishes.run / f".s.PGSQL.{self.wishes.port}"
 
+    @property
+    def port(self) -> int:
+        return self.wishes.port
+
     def conninfo(self, role: str = OWNER, database: str = DATABASE) -> str:
         return psycopg.conninfo.make_conninfo(
             host=str(self.wishes.run),

@@ -47,6 +47,10 @@ class Supervisor:
         self.course = course.Course()
         self.answers = asyncio.Event()
 
+    @property
+    def restarts(self) -> int:
+        return self.course.restarts
+
     def stop(self) -> None:
         """End the server in order; asked a second time, at once."""
         if self._stopping.is_set():
