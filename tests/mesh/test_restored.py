@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from support.fix_home import atoll
 from support.fix_mesh import Mesh, MeshMaker, MeshNode
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
@@ -72,3 +73,63 @@ async def test_an_older_disk_loses_nothing(make_mesh: MeshMaker, back: int, part
     await mesh.app(node, ADD)
     await mesh.app(other, ADD)
     await same_everywhere(mesh, "first=31 lost here=1 meanwhile=1 new=1")
+
+
+@pytest.mark.parametrize("back", [0, 1])
+async def test_a_lost_node_comes_back_from_its_backup(make_mesh: MeshMaker, back: int) -> None:
+    mesh = await make_mesh("18", "18")
+    node, other = mesh.nodes[back], mesh.nodes[1 - back]
+    await mesh.share("goods", GOODS, '{"qty": "counter"}')
+    await mesh.app(node, PUT, "first")
+    await same_everywhere(mesh, "first=1")
+    file = mesh.folder / "kept"
+    await mesh.run("backup", str(file), "--with-authority", "--home", str(node.home))
+    await mesh.app(node, PUT, "since")
+    await mesh.app(node, ADD)
+    await same_everywhere(mesh, "first=11 since=1")
+    await mesh.stop(node)
+    shutil.rmtree(node.home)
+    await mesh.app(other, PUT, "meanwhile")
+    await mesh.run("restore", str(file), "--home", str(node.home))
+    # While nobody can be asked, it serves its own site, under the number that it has taken.
+    await mesh.around(node).cut()
+    await mesh.up(node)
+    await mesh.app(node, ADD)
+    assert await mesh.sql(node, ALL) == [("first=11",)]
+    assert await number(mesh, node) > 32767
+    await mesh.around(node).calm()
+    await same_everywhere(mesh, "first=21 meanwhile=1 since=1")
+
+
+async def test_a_copy_that_is_alive_too_is_refused_by_name(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18", room=3)
+    one, two = mesh.nodes
+    await keep(mesh, two)
+    await mesh.form()
+    copy = mesh.plan()
+    (mesh.folder / "older").rename(copy.home)
+    # As two, from another machine: its name and number, another place.
+    copy.flags = (*two.flags[:3], "127.0.0.1:0", "--link", "off", *two.flags[6:])
+    await mesh.up(copy)
+    await mesh.until_counted(one, "node-twice")
+    assert 'node "n2" (number 2) is alive twice' in one.log(400)
+    said = ""
+    for _ in range(600):
+        said = (await asyncio.to_thread(atoll, "status", "--home", str(copy.home))).stdout
+        if "is alive" in said:
+            break
+    assert "another node with the number 2 is alive" in said
+    # The other goes on as before.
+    await mesh.stop(copy)
+    mesh.nodes.remove(copy)
+    await mesh.settle()
+
+
+async def test_a_home_that_was_moved_stays_itself(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18")
+    _, two = mesh.nodes
+    await mesh.stop(two)
+    two.home = two.home.rename(mesh.folder / "elsewhere")
+    await mesh.up(two)
+    await mesh.settle()
+    assert await number(mesh, two) == 2

@@ -12,7 +12,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
-from atoll.cli import check, conflicts, demo, dsn, join, logs, nodes, preflight, sql, status, tables, up
+from atoll.cli import (
+    backup,
+    check,
+    conflicts,
+    demo,
+    dsn,
+    join,
+    logs,
+    nodes,
+    preflight,
+    sql,
+    status,
+    tables,
+    up,
+)
 from atoll.domain.errors import AtollError
 
 app = typer.Typer(
@@ -41,6 +55,8 @@ app.command()(conflicts.parked)
 app.command()(sql.sql)
 app.command()(dsn.dsn)
 app.command()(logs.logs)
+app.command()(backup.backup)
+app.command()(backup.restore)
 
 
 def _print_version(is_asked: bool) -> None:
