@@ -15,11 +15,12 @@ async def splice(one: tuple[StreamReader, StreamWriter], other: tuple[StreamRead
     try:
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        # Both at once, before anything is waited for: whoever stops us may do so a second time.
+        for writer in (one[1], other[1]):
+            writer.close()
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        for _, writer in (one, other):
-            await close(writer)
 
 
 async def _pass(reader: StreamReader, writer: StreamWriter) -> None:
