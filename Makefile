@@ -51,7 +51,7 @@ new-venv:
 lock:
 	@python="$$($(FIND_PYTHON))"; rm -rf build/lock && "$$python" -m venv build/lock
 	@build/lock/bin/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore uv
-	@build/lock/bin/uv pip compile pyproject.toml requirements/dev.in --group dev --upgrade --universal \
+	@build/lock/bin/uv pip compile pyproject.toml requirements/dev.in --group dev --extra query --upgrade --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 		--quiet --output-file $(LOCK)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["support.fix_home", "support.fix_postgres", "support.fix_nodes", "support.fix_mesh", "support.fix_foreign"]
+pytest_plugins = [
+    "support.fix_home",
+    "support.fix_postgres",
+    "support.fix_nodes",
+    "support.fix_mesh",
+    "support.fix_fleet",
+    "support.fix_foreign",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
