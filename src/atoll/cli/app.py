@@ -22,6 +22,7 @@ from atoll.cli import (
     logs,
     nodes,
     preflight,
+    query,
     sql,
     status,
     tables,
@@ -53,6 +54,7 @@ app.command()(conflicts.conflicts)
 app.command()(conflicts.revert)
 app.command()(conflicts.parked)
 app.command()(sql.sql)
+app.command()(query.query)
 app.command()(dsn.dsn)
 app.command()(logs.logs)
 app.command()(backup.backup)

@@ -31,6 +31,10 @@ Gateway = Annotated[
 GatewayAdvertise = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="What it is told to dial, if that is another.")
 ]
+Questions = Annotated[str | None, typer.Option(help="What is answered to other nodes: on, scoped or off.")]
+QuestionsDatabase = Annotated[
+    str | None, typer.Option(metavar="DSN", help="How questions log in to a PostgreSQL of your own.")
+]
 WalKeep = Annotated[str | None, typer.Option(metavar="SIZE", help="WAL kept for an absent peer.")]
 LinkCompression = Annotated[str | None, typer.Option(help="auto, on or off.")]
 LinkRate = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second on each link.")]

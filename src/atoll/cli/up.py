@@ -30,6 +30,8 @@ def up(
     database: flags.Database = None,
     gateway: flags.Gateway = None,
     gateway_advertise: flags.GatewayAdvertise = None,
+    questions: flags.Questions = None,
+    questions_database: flags.QuestionsDatabase = None,
     wal_keep: flags.WalKeep = None,
     link_compression: flags.LinkCompression = None,
     link_rate: flags.LinkRate = None,

@@ -34,6 +34,8 @@ class Settings:
     database: str
     gateway: Address
     gateway_advertise: Address | None
+    questions: str
+    questions_database: str
     wal_keep: int
     link_compression: str
     link_rate: int | None
@@ -90,6 +92,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("database", "", values.text, "Address of a PostgreSQL of your own, to use that instead."),
     Option("gateway", "127.0.0.1:7700", values.address, "Where your own PostgreSQL finds this node."),
     Option("gateway_advertise", "off", values.address_or_off, "What it is told to dial, if that is another."),
+    Option(
+        "questions",
+        "scoped",
+        values.one_of("on", "scoped", "off"),
+        "What is answered to other nodes' questions.",
+    ),
+    Option("questions_database", "", values.text, "How questions log in to a PostgreSQL of your own."),
     Option("wal_keep", "1GB", values.size, "WAL kept at most for a peer that is away."),
     Option("link_compression", "auto", values.one_of("auto", "on", "off"), "Compression between nodes."),
     Option("link_rate", "off", values.size_or_off, "Bytes a second sent on each link at most, or off."),

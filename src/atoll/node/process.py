@@ -19,9 +19,10 @@ from typing import Protocol, cast
 import psycopg
 
 from atoll import __version__, sql
+from atoll.analytics.service import Questions
 from atoll.domain.errors import DataError
 from atoll.identity.certificate import Identity
-from atoll.node import keeping, listen
+from atoll.node import credentials, keeping, listen
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.keeping import Keeper, Kept
@@ -31,11 +32,13 @@ from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres.disk import DiskWatch
 from atoll.node.postgres.server import Postgres
+from atoll.node.questions import make_questions
 from atoll.node.report import Readiness
 from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
 from atoll.observe.metrics import Metrics
 from atoll.web.app import WebServer, make_app
+from atoll.web.questions import question_route
 
 SET_UP_PAUSE_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -58,11 +61,14 @@ class Node:
     metrics: Metrics
     disk: DiskWatch | None
     identity: Identity
+    questions: Questions
 
 
 ServiceMaker = Callable[[Node], Service]
 SERVICES: tuple[ServiceMaker, ...] = (
-    lambda node: Standing(node.home, node.settings, node.postgres, node.readiness, node.metrics),
+    lambda node: Standing(
+        node.home, node.settings, node.postgres, node.readiness, node.metrics, node.questions.attach
+    ),
 )
 
 
@@ -105,7 +111,8 @@ async def run_node(
                 if node.disk is not None:
                     services.create_task(node.disk.run())
                 if listener is not None:
-                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry)
+                    route = question_route(node.questions.ask, lambda: credentials.password(node.home))
+                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry, [route])
                     services.create_task(WebServer(app, listener).run())
                 services.create_task(bring_up(services))
         except* _Stopped:
@@ -126,7 +133,8 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     kept = await keeping.keep(opened, identity, output, readiness, say)
     # What the services ask of the bundled server, any server can do.
     server = cast("Postgres", kept.server)
-    node = Node(home, settings, server, readiness, metrics, kept.disk, identity)
+    questions = make_questions(home, settings, server)
+    node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     return node, kept
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from atoll.domain.errors import AtollError, LinkError
 from atoll.identity import certificate
 from atoll.identity.certificate import Identity
 from atoll.link import renumber
+from atoll.link.peers import Links
 from atoll.link.settings import LinkSettings
 from atoll.node.config import Settings
 from atoll.node.home import Home
@@ -37,12 +38,20 @@ log = logging.getLogger(__name__)
 
 class Standing:
     def __init__(
-        self, home: Home, settings: Settings, postgres: Postgres, readiness: Readiness, metrics: Metrics
+        self,
+        home: Home,
+        settings: Settings,
+        postgres: Postgres,
+        readiness: Readiness,
+        metrics: Metrics,
+        meet: Callable[[Links], None],
     ) -> None:
+        """`meet` is told the links to peers, whenever there are new ones."""
         self._home = home
         self._settings = settings
         self._postgres = postgres
         self._readiness = readiness
+        self._meet = meet
         self._mesh: Mesh | None = None
         metrics.add(self._numbers)
 
@@ -65,6 +74,7 @@ class Standing:
         self._mesh = Mesh(
             self._home, self._settings, self._postgres, self._readiness, identity, boot=str(rows[-1][0])
         )
+        self._meet(self._mesh.links)
         await self._mesh.run()
 
     async def _take_number(self, why: str) -> None:
