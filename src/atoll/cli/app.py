@@ -26,6 +26,7 @@ from atoll.cli import (
     sql,
     status,
     tables,
+    transfer,
     up,
 )
 from atoll.domain.errors import AtollError
@@ -59,6 +60,8 @@ app.command()(dsn.dsn)
 app.command()(logs.logs)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(transfer.export)
+app.command("import")(transfer.bring_in)
 
 
 def _print_version(is_asked: bool) -> None:

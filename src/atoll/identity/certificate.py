@@ -64,7 +64,7 @@ def make_key() -> str:
 
 def make_request(key_pem: str, name: str) -> str:
     """The certificate request (PEM) that proves possession of the key."""
-    key = _private_key(key_pem)
+    key = private_key(key_pem)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:NAME_LENGTH_MAX] or "node")])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode("ascii")
@@ -81,7 +81,7 @@ def save_identity(folder: Path, *, key_pem: str, certificate_pem: str, authority
 def load_identity(folder: Path) -> Identity:
     """The identity that `save_identity` wrote to this folder."""
     certificate = parse_certificate(read_text(folder / CERTIFICATE_FILE))
-    if _private_key(read_text(folder / KEY_FILE)).public_key() != certificate.public_key():
+    if private_key(read_text(folder / KEY_FILE)).public_key() != certificate.public_key():
         raise ConfigError(
             "identity-mismatch",
             f'cannot use node key "{folder / KEY_FILE}": the certificate beside it has another key',
@@ -157,7 +157,8 @@ def _identity_of(certificate: x509.Certificate) -> PeerIdentity:
     )
 
 
-def _private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+def private_key(pem: str) -> ec.EllipticCurvePrivateKey:
+    """A private key, read from PEM."""
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii"), None)
     except (ValueError, TypeError) as error:

@@ -26,6 +26,7 @@ LOOK_EVERY_SECONDS = 0.1
 REQUEST_SECONDS_MAX = 10.0
 AGAIN_SECONDS = 1.0
 MEET_SECONDS_MAX = 30.0
+TELL_AGAIN_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -56,6 +57,24 @@ class Acquaintances:
         links.handle("identity.meet", self._meet)
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell_everything())
+            group.create_task(self._meet_all())
+
+    async def _tell_everything(self) -> None:
+        """After a restore nobody knows who lacks what, so everybody is told what is here, once."""
+        while True:
+            try:
+                async with await self._postgres.connect() as connection:
+                    row = await (await connection.execute(query("recall", "is_untold"))).fetchone()
+                    if row and row[0]:
+                        await connection.execute(query("recall", "tell_everything"))
+                return
+            except (psycopg.Error, OSError) as error:
+                log.warning("could not tell the others what is here: %s", str(error).strip())
+                await asyncio.sleep(TELL_AGAIN_SECONDS)
+
+    async def _meet_all(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             up = [report.number for report in self._links.report() if report.state == "up"]

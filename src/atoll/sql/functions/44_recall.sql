@@ -17,22 +17,16 @@ begin
     delete from atoll.acquaintance;
 end $$;
 
--- Takes another number. The rows that are here already are owed to every peer under it, as a copy of everything, and
--- a copy is asked from them: merging is the same whichever of the two has more.
+-- Takes another number. The rows that are here already are then told to everybody under it, and a copy of what the
+-- others have is asked for: merging is the same whichever of the two has more.
 create or replace function atoll.take_number(new_number integer, because text) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    peer integer;
 begin
     insert into atoll.former (number, why) select number, because from atoll.self where number <> new_number
-    on conflict (number) do update set until = now(), why = excluded.why;
+    on conflict (number) do update set until = now(), why = excluded.why, told_at = null;
     update atoll.self set number = new_number, seeded_without = '{}',
            seeded_at = case when exists (select from atoll.peers()) then null else seeded_at end;
     perform atoll.settle_in();
-    for peer in select p.number from atoll.peers() p where p.number not in (select f.number from atoll.former f) loop
-        perform atoll.publish_to(peer);
-        perform atoll.owe_seed(peer);
-    end loop;
 end $$;
 
 -- A member that shows a certificate for a number that is not known here has taken a new one: it is a member under it,

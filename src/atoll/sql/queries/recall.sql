@@ -20,7 +20,7 @@ select i.id, pg_wal_lsn_diff(i.lsn, '0/0')::bigint from atoll.incarnation i, ato
 select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint;
 
 -- seen: what is known here of a peer: which incarnation of it, and how far in its WAL
-select (select a.incarnation from atoll.acquaintance a where a.peer = %(peer)s),
+select (select nullif(a.incarnation, '') from atoll.acquaintance a where a.peer = %(peer)s),
        pg_wal_lsn_diff(atoll.seen_of(%(peer)s), '0/0')::bigint;
 
 -- meet: a peer says who it is now
@@ -35,6 +35,12 @@ select atoll.take_number(%s, %s);
 
 -- numbers: every number that was ever given, as far as it is known here
 select number from atoll.node union select number from atoll.former union select number from atoll.self;
+
+-- is_untold: whether everybody has still to be told what is here
+select exists (select from atoll.former where told_at is null);
+
+-- tell_everything: what is here, for everybody
+call atoll.tell_everything();
 
 -- former: the numbers that this node had
 select number, why from atoll.former order by until;

@@ -15,7 +15,8 @@ create table atoll.incarnation (
 create table atoll.former (
     number integer     primary key,
     until  timestamptz not null default now(),
-    why    text        not null
+    why    text        not null,
+    told_at timestamptz                 -- since then, everybody can have what was here
 );
 
 -- What a peer said of itself when the two last met.
