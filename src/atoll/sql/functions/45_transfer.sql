@@ -147,8 +147,16 @@ begin
     if r.n = 0 then
         return;
     end if;
-    insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, target, scope)
-    values (r.origin, r.seq, r.tbl, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, atoll.me(), r.scope);
+    r.version := 1;
+    r.target := atoll.me();
+    if current_setting('session_replication_role') = 'replica' then
+        insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, target, scope)
+        values (r.origin, r.seq, r.tbl, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, r.target, r.scope);
+    else    -- who may not switch roles merges with capture kept quiet
+        perform set_config('atoll.quiet', 'on', true);
+        perform atoll.merge(r);
+        perform set_config('atoll.quiet', '', true);
+    end if;
     if pass_on then
         perform atoll.pass_on(r);
     end if;
