@@ -133,3 +133,35 @@ async def test_a_home_that_was_moved_stays_itself(make_mesh: MeshMaker) -> None:
     await mesh.up(two)
     await mesh.settle()
     assert await number(mesh, two) == 2
+
+
+async def test_a_founder_that_nobody_can_be_dialled_by_is_known_again(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", room=2)
+    one = mesh.nodes[0]
+    await mesh.share("goods", GOODS)
+    hidden = await mesh.add("18", behind_nat=True)
+    await mesh.form()
+    await keep(mesh, one)
+    await mesh.app(one, PUT, "lost here")
+    await mesh.until(hidden, f"select ({ALL}) = 'lost here=1'")
+    await put_back(mesh, one, "data")
+    await mesh.up(one)
+    await mesh.app(one, PUT, "new")
+    await same_everywhere(mesh, "lost here=1 new=1")
+
+
+async def test_a_certificate_is_asked_for_through_others(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18", "18")
+    one, two, three = mesh.nodes
+    await mesh.share("goods", GOODS)
+    await keep(mesh, three)
+    await mesh.form()
+    await mesh.app(three, PUT, "lost here")
+    await same_everywhere(mesh, "lost here=1")
+    await put_back(mesh, three, "data")
+    await mesh.between(one, three).cut()
+    await mesh.up(three)
+    await mesh.app(three, PUT, "new")
+    await mesh.until(two, f"select ({ALL}) = 'lost here=1 new=1'")
+    await mesh.between(one, three).calm()
+    await same_everywhere(mesh, "lost here=1 new=1")

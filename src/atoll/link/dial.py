@@ -23,6 +23,19 @@ class Expected:
 
     atoll_id: str
     number: int | None = None
+    name: str | None = None
+
+
+class Renumbered(PolicyDenied):
+    """The node of the expected name answered, under another number: it was restored."""
+
+    def __init__(self, peer: PeerIdentity) -> None:
+        super().__init__(
+            "renumbered",
+            f'node "{peer.name}" has another number now: {peer.number}',
+            hint="It is known again by itself.",
+        )
+        self.peer = peer
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -71,6 +84,8 @@ async def dial(
 def _check_peer(framed: Framed, expected: Expected) -> PeerIdentity:
     der = framed.transport_info("ssl_object").getpeercert(binary_form=True)
     peer = read_peer(der or b"")
+    if peer.atoll_id == expected.atoll_id and peer.name == expected.name and peer.number != expected.number:
+        raise Renumbered(peer)
     if peer.atoll_id != expected.atoll_id or expected.number not in (None, peer.number):
         raise PolicyDenied(
             "wrong-node",

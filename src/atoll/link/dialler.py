@@ -5,11 +5,11 @@ The address that worked last comes first; an override (a forwarded port, a test'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from atoll.domain.errors import AtollError, LinkError
-from atoll.identity.certificate import Identity
-from atoll.link.dial import Expected, dial
+from atoll.identity.certificate import Identity, PeerIdentity
+from atoll.link.dial import Expected, Renumbered, dial
 from atoll.link.frame import Framed
 from atoll.link.greeting import Hello, Purpose
 from atoll.link.report import Peer
@@ -28,6 +28,7 @@ class Dialler:
         boot: str,
         overrides: Mapping[str, str],
         live: set[Framed],
+        renumbered: Callable[[int, PeerIdentity], None],
     ) -> None:
         self._me = identity.me
         self._settings = settings
@@ -35,6 +36,7 @@ class Dialler:
         self._boot = boot
         self._overrides = dict(overrides)
         self._live = live
+        self._renumbered = renumbered
         self._context = make_client_context(identity)
 
     def addresses(self, peer: Peer) -> tuple[str, ...]:
@@ -45,13 +47,15 @@ class Dialler:
         """The greeted connection at the first address that answers; the slot learns who it was."""
         error: AtollError = LinkError("no-address", f'node "{slot.peer.name}" has no address to dial')
         hello = Hello(purpose, self._release, self._boot, self._me.number, stream)
-        expected = Expected(self._me.atoll_id, slot.peer.number)
+        expected = Expected(self._me.atoll_id, slot.peer.number, slot.peer.name)
         for address in slot.in_order(self.addresses(slot.peer)):
             try:
                 framed, peer, welcome = await dial(
                     address, self._context, self._settings, hello, expected, self._live
                 )
             except AtollError as failure:
+                if isinstance(failure, Renumbered):
+                    self._renumbered(slot.peer.number, failure.peer)
                 error = failure
                 continue
             slot.identity, slot.good_address = peer, address

@@ -42,14 +42,7 @@ async def answer_stranger(
     if purpose is Purpose.AUTHORITY:
         return {"authority": authority_pem}
     if invitations is None:
-        raise PolicyDenied(
-            "no-authority",
-            "this node cannot admit nodes: it does not hold the authority's key",
-            hint="Ask a node that does for a token.",
-        )
-    if purpose is Purpose.RENUMBER:
-        wish = message.get("wish")
-        return {"certificate": await invitations.renumber(wish if isinstance(wish, dict) else {})}
+        raise no_authority()
     texts = [message.get(key) for key in ("invitation", "secret", "csr")]
     wishes = message.get("wishes")
     if not all(isinstance(text, str) and text for text in texts) or not isinstance(wishes, dict):
@@ -58,6 +51,14 @@ async def answer_stranger(
     wishes = {key: wishes[key] for key in WISHES if key in wishes}
     admitted = await invitations.redeem(invitation, hash_secret(secret), csr, wishes)
     return {"joined": admitted | {"authority": authority_pem}}
+
+
+def no_authority() -> PolicyDenied:
+    return PolicyDenied(
+        "no-authority",
+        "this node cannot admit nodes: it does not hold the authority's key",
+        hint="Ask a node that does for a token.",
+    )
 
 
 async def join(

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError, PolicyDenied
-from atoll.identity.certificate import Identity, PeerIdentity, read_pem
+from atoll.identity.certificate import Identity, PeerIdentity
 from atoll.link.control import ControlLink, Handler
 from atoll.link.dialler import Dialler
 from atoll.link.frame import Framed
 from atoll.link.greeting import VERSION_MAX, Hello, Purpose
 from atoll.link.join import Invitations, answer_stranger
 from atoll.link.openings import Openings, ServeStream
+from atoll.link.renumber import METHOD, Renumbering
 from atoll.link.report import LinkReport, Peer
 from atoll.link.server import IsRevoked, Listener
 from atoll.link.settings import LinkSettings
@@ -44,8 +45,10 @@ class Links:
         listen: tuple[str, int] | None = None,
         dial_overrides: Mapping[str, str] | None = None,
         rng: random.Random | None = None,
+        renumbered: Callable[[int, PeerIdentity], None] = lambda former, peer: None,
     ) -> None:
-        """`boot` is new at each start; `dial_overrides` maps a peer's name or number to host:port."""
+        """`boot` is new at each start; `dial_overrides` maps a peer's name or number to host:port;
+        `renumbered` is told of a peer that answers under another number."""
         self.me = identity.me
         self.settings = settings or LinkSettings()
         self._identity = identity
@@ -58,6 +61,8 @@ class Links:
         self._refusals = Refusals()
         self._slots: dict[int, Slot] = {}
         self._handlers: dict[str, Handler] = {"stream.answer": self._answer_with_stream}
+        self._renumbering = Renumbering(self._slots, invitations, self._refuse_twin)
+        self._handlers[METHOD] = self._renumbering.passed_on
         self._watching: asyncio.Task[None] | None = None
         self._stopped = False
         self._live: set[Framed] = set()
@@ -68,6 +73,7 @@ class Links:
             boot=boot,
             overrides=dial_overrides or {},
             live=self._live,
+            renumbered=renumbered,
         )
         self._openings = Openings(identity.me, self.settings, self._dialler)
         self._listener = Listener(
@@ -249,10 +255,7 @@ class Links:
 
     async def _answer_stranger(self, purpose: Purpose, message: dict[str, Any]) -> dict[str, Any]:
         if purpose is Purpose.RENUMBER:
-            wish = message.get("wish")
-            former = read_pem(str(wish.get("certificate", "")) if isinstance(wish, dict) else "")
-            if former.number in self._slots:
-                await self._refuse_twin(self._slots[former.number], former.name)
+            return await self._renumbering.answer(message.get("wish"))
         return await answer_stranger(purpose, message, self._identity.authority_pem, self._invitations)
 
     async def _refuse_twin(self, slot: Slot, name: str) -> None:

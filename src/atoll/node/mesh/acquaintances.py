@@ -53,6 +53,7 @@ class Acquaintances:
         self._own_row = own_row
         self._met: dict[int, asyncio.Event] = {}
         self._not_before: dict[int, float] = {}
+        self._renumbered: dict[int, PeerIdentity] = {}
         links.handle("identity.seen", self._tell)
         links.handle("identity.meet", self._meet)
 
@@ -86,8 +87,29 @@ class Acquaintances:
                     except (AtollError, psycopg.Error, OSError) as error:
                         log.debug("could not compare with node %s: %s", number, str(error).strip())
                         self._not_before[number] = loop.time() + AGAIN_SECONDS
+            await self._know_again()
             self._tell_of_twin(bool(up))
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    def note_renumbered(self, former: int, peer: PeerIdentity) -> None:
+        """A peer that was dialled answers under another number: it was restored, and cannot dial us."""
+        self._renumbered[former] = peer
+
+    async def _know_again(self) -> None:
+        for former, peer in list(self._renumbered.items()):
+            try:
+                async with await self._postgres.connect() as connection, connection.transaction():
+                    old = await (await connection.execute(query("recall", "row_of"), (former,))).fetchone()
+                    new = await (
+                        await connection.execute(query("recall", "row_of"), (peer.number,))
+                    ).fetchone()
+                    # A number that is known already and was given up is an older copy of the node.
+                    if old is not None and not old[4] and new is None:
+                        facts = (peer.number, peer.name, *old[1:4])
+                        await connection.execute(query("recall", "know_again"), facts)
+                del self._renumbered[former]
+            except (psycopg.Error, OSError) as error:
+                log.debug("could not note a new number: %s", str(error).strip())
 
     async def until_met(self, number: int) -> None:
         """Wait until a peer may read this node's log; past the bound it is refused by what follows."""

@@ -54,6 +54,7 @@ class Mesh:
             ),
             listen=(settings.link.host, settings.link.port) if settings.link else None,
             dial_overrides={name: str(address) for name, address in settings.dial.items()},
+            renumbered=lambda former, peer: self._acquaintances.note_renumbered(former, peer),
         )
         self._gateway = Gateway(
             self.links,
