@@ -8,12 +8,12 @@ import random
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 
 from support.fix_fleet import Fleet
 
 ROUNDS = int(os.environ.get("ATOLL_QUESTION_ROUNDS", "3"))
-FROM = "from sale"
 GROUPS = [
     "select count(*), count(qty), sum(qty), min(at), max(day), bool_or(is_paid), bool_and(is_paid), every(qty > 0) from sale",
     "select shop, sum(price), avg(price), avg(qty), sum(big), max(note) from sale group by shop order by shop",
@@ -33,6 +33,18 @@ GROUPS = [
     "select count(*) from sale where product in (select product from product where kind = 'fruit')",
     "select sum(qty) from sale where false",
     "select upper(shop), max(length(note)) from sale group by upper(shop) order by upper(shop)",
+]
+ONCE = [
+    "select count(*), sum(length) from visit",
+    "select place, count(*) from visit group by place order by 1",
+    "select id, place from visit order by id",
+    "select count(*), sum(height) from tide",
+    "select id from tide where height > 1 order by height limit 9",
+    "select count(*), count(distinct kind) from product",
+    "select p.name, count(*) from visit v join product p on p.product = v.length group by 1 order by 1",
+    "select count(*) from visit a join visit b using (length)",
+    "select (select count(*) from tide), (select count(*) from visit), (select count(*) from sale)",
+    "select count(*) from sale s join tide t on t.id = s.product",
 ]
 UNIONS = [
     "select * from sale order by id",
@@ -54,6 +66,9 @@ MOVED = [
     "select shop, string_agg(id::text, ',' order by id) from sale where qty = 1 group by shop order by shop",
     "select percentile_disc(0.5) within group (order by qty) from sale",
 ]
+
+
+QUANTILES = (0, 0.01, 0.5, 0.9, 0.99, 1)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -80,3 +95,46 @@ async def test_answers_are_those_of_one_database_with_all_rows(fleet: Fleet, rng
             assert len(told) == len(truth), f"{question}: {told} is not {truth}"
             for row, true_row in zip(told, truth, strict=True):
                 assert all(map(same, row, true_row)), f"{question}: {row} is not {true_row}"
+
+
+async def test_each_row_is_counted_once_however_many_nodes_hold_it(fleet: Fleet, rng: random.Random) -> None:
+    for question in ONCE:
+        told, truth = await fleet.ask(question), fleet.truth(question)
+        assert len(told) == len(truth), f"{question}: {told} is not {truth}"
+        for row, true_row in zip(told, truth, strict=True):
+            assert all(map(same, row, true_row)), f"{question}: {row} is not {true_row}"
+
+
+@pytest.mark.parametrize("name", ["percentile_cont", "percentile_disc"])
+async def test_quantiles_are_within_one_percent(fleet: Fleet, rng: random.Random, name: str) -> None:
+    shares = ", ".join(f"{name}({q}) within group (order by weight)" for q in QUANTILES)
+    question = f"select shop, {shares}, count(*), sum(qty), count(distinct product) from sale group by shop order by 1"
+    assert fleet.plan(question).notes
+    for row, true_row in zip(await fleet.ask(question), fleet.truth(question), strict=True):
+        near = zip(row[1:-3], true_row[1:-3], strict=True)
+        assert all(_is_near(value, truth) for value, truth in near), f"{row} is not near {true_row}"
+        assert (row[0], *row[-3:]) == (true_row[0], *true_row[-3:])
+
+
+def _is_near(value: float | None, truth: float | None) -> bool:
+    """Between a negative and a positive value percentile_cont draws a line: the error is of its ends."""
+    if value is None or truth is None:
+        return value is truth
+    return abs(value - truth) <= 0.0101 * (abs(truth) + 1000.0 * (truth < 1000.0))
+
+
+async def test_quantiles_know_infinity_and_nan(fleet: Fleet) -> None:
+    fleet.fill(random.Random(7), rows=30)
+    databases = [*fleet.nodes.values(), fleet.everything]
+    for number, database in enumerate(databases):
+        with psycopg.connect(database.conninfo("app"), autocommit=True) as connection:
+            connection.execute("truncate sale")
+            for place, value in enumerate(["infinity", "-infinity", "nan", "5e-324", "1.7e308", "0", "-3"]):
+                if database is fleet.everything or place % 3 == number:
+                    connection.execute("insert into sale (id, weight) values (%s, %s)", (place, value))
+    for share in (0.0, 0.15, 0.5, 0.8, 0.84, 1.0):
+        question = f"select percentile_disc({share}) within group (order by weight) from sale"
+        ((value,),), ((truth,),) = await fleet.ask(question), fleet.truth(question)
+        assert (
+            value == truth or math.isclose(value, truth, rel_tol=0.01) or (value != value and truth != truth)
+        )

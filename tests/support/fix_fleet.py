@@ -27,20 +27,22 @@ TABLES = (
     "create table sale (id int primary key, shop text, product int, qty int, big bigint, price numeric(12,2),"
     " weight float8, at timestamptz, day date, is_paid boolean, note text)",
     "create table product (product int primary key, name text, kind text)",
-    "create table visit (id int primary key, shop text, place text, length int)",
+    "create table visit (id int primary key, place text, length int)",
+    "create table tide (id int primary key, height float8)",
     "create aggregate biggest (int) (sfunc = int4larger, stype = int)",
 )
 MEMBERS = (
     Member(1, "lisbon", "eu", "hub", 0.0),
-    Member(2, "nairobi", "af", "edge", 0.1),
+    Member(2, "porto", "eu", "edge", 0.1),
     Member(3, "osaka", "ap", "edge", 0.2),
 )
 SALE = ("id", "shop", "product", "qty", "big", "price", "weight", "at", "day", "is_paid", "note")
 CATALOG = Catalog(
     {
-        '"sale"': Relation(Reach.NODE, None, SALE),
-        '"product"': Relation(Reach.GLOBAL, None, ("product", "name", "kind")),
-        '"visit"': Relation(Reach.ROW, "place", ("id", "shop", "place", "length")),
+        '"sale"': Relation(Reach.NODE, columns=SALE),
+        '"product"': Relation(Reach.GLOBAL, columns=("product", "name", "kind")),
+        '"visit"': Relation(Reach.ROW, "place", "region", ("id", "place", "length")),
+        '"tide"': Relation(Reach.REGION, columns=("id", "height")),
     },
     frozenset({"biggest"}),
 )
@@ -74,9 +76,17 @@ class Fleet:
         """Rows of any kind, with nulls, in new tables; each node has its own, and all know all products."""
         products = [(n, f"product {n}", rng.choice(["fruit", "rope", None])) for n in range(8)]
         sales = {number: [_sale(rng, number, n) for n in range(rng.randrange(rows))] for number in self.nodes}
-        for number, database in self.nodes.items():
-            _write(database, sales[number], products)
-        _write(self.everything, [row for rows in sales.values() for row in rows], products)
+        visits = [(n, *_place(rng), rng.randrange(100)) for n in range(rows)]
+        tides = [(n, rng.choice(["eu", "ap"]), rng.lognormvariate(0, 2)) for n in range(rows)]
+        for member in MEMBERS:
+            own_tides = [(n, height) for n, region, height in tides if region == member.region]
+            own_visits = [
+                (n, place, length) for n, holders, place, length in visits if member.number in holders
+            ]
+            _write(self.nodes[member.number], sales[member.number], products, own_visits, own_tides)
+        all_sales = [row for rows in sales.values() for row in rows]
+        all_visits = [(n, place, length) for n, _, place, length in visits]
+        _write(self.everything, all_sales, products, all_visits, [(n, height) for n, _, height in tides])
 
 
 async def answer_of(database: Database, text: str, path: Sequence[int] = (1,)) -> Answer:
@@ -121,10 +131,24 @@ def _sale(rng: random.Random, node: int, number: int) -> tuple[Any, ...]:
     )
 
 
-def _write(database: Database, sales: Sequence[tuple[Any, ...]], products: Sequence[tuple[Any, ...]]) -> None:
+def _place(rng: random.Random) -> tuple[tuple[int, ...], str | None]:
+    """Which nodes hold a row, and what its scope column says. One that says nothing stays in its region."""
+    places: list[tuple[tuple[int, ...], str | None]] = [
+        ((1, 2, 3), "global"),
+        ((1, 2), "eu"),
+        ((3,), "region:ap"),
+        ((2,), "node:2"),
+        ((3,), "local"),
+        ((1, 2), None),
+        ((3,), ""),
+    ]
+    return rng.choice(places)
+
+
+def _write(database: Database, *tables: Sequence[tuple[Any, ...]]) -> None:
     with psycopg.connect(database.conninfo(APP_ROLE), autocommit=True) as connection:
-        connection.execute("truncate sale, product")
-        for table, rows in (("sale", sales), ("product", products)):
+        connection.execute("truncate sale, product, visit, tide")
+        for table, rows in zip(("sale", "product", "visit", "tide"), tables, strict=True):
             with connection.cursor().copy(cast("LiteralString", f"copy {table} from stdin")) as copy:
                 for row in rows:
                     copy.write_row(row)

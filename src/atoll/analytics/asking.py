@@ -149,6 +149,7 @@ class Asking:
         page = await self.way.request(member.number, "question.open", payload, seconds)
         columns = tuple((str(name), int(oid)) for name, oid in page["columns"])
         values: list[list[str | None]] = [[] for _ in columns]
+        rest = {"id": payload["id"], "seconds": seconds}
         rows = size = 0
         while True:
             if len(page["values"]) != len(columns):
@@ -166,7 +167,7 @@ class Asking:
                 )
             if page["is_last"]:
                 break
-            page = await self.way.request(member.number, "question.more", {"id": payload["id"]}, seconds)
+            page = await self.way.request(member.number, "question.more", rest, seconds)
         took = time.monotonic() - began
         account.rows, account.bytes = account.rows + rows, account.bytes + size
         account.seconds = max(account.seconds, took)

@@ -57,7 +57,13 @@ def relations_of(tree: exp.Query) -> dict[str, list[exp.Table]]:
 
 def make_plan(question: Question, catalog: Catalog, members: Sequence[Member]) -> Plan:
     """Who is asked what. `members` are the chosen nodes."""
-    tree = parse(question.sql)
+    try:
+        return _plan(question, catalog, parse(question.sql), members)
+    except RecursionError as error:
+        raise DataError("question-malformed", "the question is nested too deeply") from error
+
+
+def _plan(question: Question, catalog: Catalog, tree: exp.Query, members: Sequence[Member]) -> Plan:
     tables = relations_of(tree)
     known = {name: _effective(catalog.relations.get(name, Relation()), members) for name in tables}
     narrowest = min((relation.reach for relation in known.values()), default=Reach.NODE)
@@ -82,7 +88,7 @@ def _effective(relation: Relation, members: Sequence[Member]) -> Relation:
 def _without_sketches(tree: exp.Query, text: str) -> str:
     """PostgreSQL has no approx_quantile; where one node answers, it is exact."""
     if tree.find(exp.ApproxQuantile) is None:
-        return text.strip().rstrip(";")
+        return text.strip().rstrip("; \t\n")
 
     def exact(node: exp.Expr) -> exp.Expr:
         if not isinstance(node, exp.ApproxQuantile):

@@ -92,14 +92,15 @@ class Questions:
         from atoll.analytics.merge import Merge
 
         began = time.monotonic()
-        names = planner.relations_of(planner.parse(question.sql))
+        # Parsing is Python, and a question may be long: other tasks go on meanwhile.
+        names = await asyncio.to_thread(lambda: list(planner.relations_of(planner.parse(question.sql))))
         try:
             async with await self._as_app() as connection:
                 known = await catalog.read_catalog(connection, names, question.sql)
                 chosen = members.choose(question.on, await catalog.read_members(connection))
         except psycopg.OperationalError as error:
             raise LinkError("database-away", "the database is away", detail=f"{error}.") from error
-        plan = planner.make_plan(question, known, chosen)
+        plan = await asyncio.to_thread(planner.make_plan, question, known, chosen)
         asking = Asking(self, secrets.token_hex(8), question.seconds_max, say)
         answers, is_complete = await asking.ask(plan, chosen)
         merge = Merge(plan, answers)
@@ -140,7 +141,7 @@ class Questions:
         links = self._links
         assert links is not None
         if to == links.me.number:
-            return await self._answer(path, method, payload)
+            return await self.answer(path, method, payload)
         up = {report.number for report in links.report() if report.state == "up"}
         onward = [*path, links.me.number]
         steps = route.next_steps(to, onward, up, await self._nodes())
@@ -154,7 +155,7 @@ class Questions:
                 failure = error
         raise failure
 
-    async def _answer(self, path: Sequence[int], method: str, payload: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, path: Sequence[int], method: str, payload: dict[str, Any]) -> dict[str, Any]:
         if path and self._mode == "off":
             raise PolicyDenied(
                 "questions-off",
