@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -164,4 +166,27 @@ async def test_a_certificate_is_asked_for_through_others(make_mesh: MeshMaker) -
     await mesh.app(three, PUT, "new")
     await mesh.until(two, f"select ({ALL}) = 'lost here=1 new=1'")
     await mesh.between(one, three).calm()
+    await same_everywhere(mesh, "lost here=1 new=1")
+
+
+async def test_a_database_that_is_put_back_under_a_running_node_is_noticed(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18")
+    one, two = mesh.nodes
+    await mesh.share("goods", GOODS)
+    await keep(mesh, two)
+    await mesh.form()
+    await mesh.app(two, PUT, "lost here")
+    await mesh.until(one, f"select ({ALL}) = 'lost here=1'")
+    assert two.running is not None
+    # As when somebody else's server is recovered to an earlier time while the node waits for it.
+    os.kill(two.running.pid, signal.SIGSTOP)
+    server = two.postmaster()
+    os.kill(server, signal.SIGQUIT)
+    while two.running.server_processes():
+        await asyncio.sleep(0.05)
+    shutil.rmtree(two.home / "data")
+    (mesh.folder / "older" / "data").rename(two.home / "data")
+    os.kill(two.running.pid, signal.SIGCONT)
+    await mesh.until(two, "select atoll.me() > 32767")
+    await mesh.app(two, PUT, "new")
     await same_everywhere(mesh, "lost here=1 new=1")

@@ -8,6 +8,7 @@ number.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,14 @@ import psycopg
 from atoll.domain.errors import AtollError
 from atoll.identity.certificate import Identity, PeerIdentity
 from atoll.link.peers import Links
-from atoll.node.mesh.recall import Seen, Verdict, judge_seen
+from atoll.node.mesh.recall import (
+    DatabaseMemory,
+    HomeMemory,
+    Seen,
+    Verdict,
+    judge_memories,
+    judge_seen,
+)
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.sql import query
@@ -27,6 +35,7 @@ REQUEST_SECONDS_MAX = 10.0
 AGAIN_SECONDS = 1.0
 MEET_SECONDS_MAX = 30.0
 TELL_AGAIN_SECONDS = 10.0
+WATCH_EVERY_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +63,7 @@ class Acquaintances:
         self._met: dict[int, asyncio.Event] = {}
         self._not_before: dict[int, float] = {}
         self._renumbered: dict[int, PeerIdentity] = {}
+        self._displaced: str | None = None
         links.handle("identity.seen", self._tell)
         links.handle("identity.meet", self._meet)
 
@@ -61,6 +71,7 @@ class Acquaintances:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._tell_everything())
             group.create_task(self._meet_all())
+            group.create_task(self._watch())
 
     async def _tell_everything(self) -> None:
         """After a restore nobody knows who lacks what, so everybody is told what is here, once."""
@@ -111,10 +122,33 @@ class Acquaintances:
             except (psycopg.Error, OSError) as error:
                 log.debug("could not note a new number: %s", str(error).strip())
 
-    async def until_met(self, number: int) -> None:
-        """Wait until a peer may read this node's log; past the bound it is refused by what follows."""
-        async with asyncio.timeout(MEET_SECONDS_MAX):
-            await self._event(number).wait()
+    async def may_read(self, number: int) -> bool:
+        """Whether a peer may read this node's log; waits for a while until that is known."""
+        try:
+            async with asyncio.timeout(MEET_SECONDS_MAX):
+                await self._event(number).wait()
+                self._displaced = self._displaced or await self._find_out()
+        except (psycopg.Error, OSError, TimeoutError):
+            return False
+        return self._displaced is None
+
+    async def _watch(self) -> None:
+        """The database may be put back, or be another server's after a failover, while this process runs."""
+        while self._displaced is None:
+            await asyncio.sleep(WATCH_EVERY_SECONDS)
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._displaced = self._displaced or await self._find_out()
+        raise Displaced(self._displaced)
+
+    async def _find_out(self) -> str | None:
+        """Why the database is not the one that this process came up with, if it is not."""
+        async with await self._postgres.connect() as connection:
+            row = await (await connection.execute(query("recall", "facts"))).fetchone()
+        if row is None:
+            return None
+        mine = HomeMemory(self._boot, None, str(row[4] or ""))
+        judgement = judge_memories(mine, DatabaseMemory(row[3], row[0], row[1], row[4], row[5]))
+        return judgement.why if judgement.verdict is Verdict.RESTORED else None
 
     def _event(self, number: int) -> asyncio.Event:
         return self._met.setdefault(number, asyncio.Event())

@@ -84,9 +84,11 @@ async def take_number(
         await subscriptions.take(connection, Step.DROP, peer=peer, me=0, where="")
     known = {number for (number,) in await (await connection.execute(query("recall", "numbers"))).fetchall()}
     number = choose_number(known, rng or random.SystemRandom())
+    certified = certificate.load_identity(home.keys).me.number
     async with connection.transaction():
         await connection.execute(query("recall", "end_links"))
         await connection.execute(query("recall", "take_number"), (number, why))
+        await connection.execute(query("recall", "note_former"), (certified, why))
     log.warning("this node has taken the number %s: %s", number, why)
     if membership.may_admit(home):
         await certify(connection, home, settings)

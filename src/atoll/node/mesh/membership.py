@@ -84,8 +84,8 @@ async def write_rows(
     """Tell the database who it belongs to, and the others what has changed about this node."""
     me = identity.me
     row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
-    former = {number for number, _ in await (await connection.execute(query("recall", "former"))).fetchall()}
-    waits = row is not None and row[0] == me.atoll_id and me.number in former and row[1] != me.number
+    # Under another number it is this node at another time: restored, or waiting for a certificate.
+    waits = row is not None and (row[0], row[2]) == (me.atoll_id, me.name) and row[1] != me.number
     if row is not None and (row[0], row[1]) != (me.atoll_id, me.number) and not waits:
         raise DataError(
             "database-of-another",

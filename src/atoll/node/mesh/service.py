@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from atoll import __version__
-from atoll.domain.errors import ConfigError
+from atoll.domain.errors import ConfigError, LinkError
 from atoll.identity.certificate import Identity, PeerIdentity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
@@ -96,7 +96,9 @@ class Mesh:
 
     async def _serve(self, peer: PeerIdentity, stream: Stream) -> None:
         """A peer's connection to our PostgreSQL, once it is known that what it has seen of us is here."""
-        await self._acquaintances.until_met(peer.number)
+        if not await self._acquaintances.may_read(peer.number):
+            stream.close(LinkError("not-compared", "it is not known yet what the peer has seen of this node"))
+            return
         await self._gateway.serve(peer, stream)
 
     def numbers(self) -> Iterable[Metric]:

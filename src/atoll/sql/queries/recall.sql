@@ -33,6 +33,9 @@ select atoll.end_links();
 -- take_number: the node has another number from now on
 select atoll.take_number(%s, %s);
 
+-- note_former: a number that the certificate has, and the database does not remember
+insert into atoll.former (number, why) values (%s, %s) on conflict do nothing;
+
 -- numbers: every number that was ever given, as far as it is known here
 select number from atoll.node union select number from atoll.former union select number from atoll.self;
 
