@@ -29,12 +29,8 @@ class Expected:
 class Renumbered(PolicyDenied):
     """The node of the expected name answered, under another number: it was restored."""
 
-    def __init__(self, peer: PeerIdentity) -> None:
-        super().__init__(
-            "renumbered",
-            f'node "{peer.name}" has another number now: {peer.number}',
-            hint="It is known again by itself.",
-        )
+    def __init__(self, refusal: PolicyDenied, peer: PeerIdentity) -> None:
+        super().__init__(refusal.code, refusal.message, hint=refusal.hint)
         self.peer = peer
 
 
@@ -85,7 +81,12 @@ def _check_peer(framed: Framed, expected: Expected) -> PeerIdentity:
     der = framed.transport_info("ssl_object").getpeercert(binary_form=True)
     peer = read_peer(der or b"")
     if peer.atoll_id == expected.atoll_id and peer.name == expected.name and peer.number != expected.number:
-        raise Renumbered(peer)
+        refusal = PolicyDenied(
+            "renumbered",
+            f'node "{peer.name}" has another number now: {peer.number}',
+            hint="It is known again by itself.",
+        )
+        raise Renumbered(refusal, peer)
     if peer.atoll_id != expected.atoll_id or expected.number not in (None, peer.number):
         raise PolicyDenied(
             "wrong-node",
