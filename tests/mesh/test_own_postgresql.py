@@ -116,6 +116,25 @@ async def test_a_change_that_was_parked_is_merged_later_and_not_taken_for_a_new_
     assert await mesh.sql(guest, mine) == [(0,)]
 
 
+async def test_a_role_whose_statements_are_cut_short_goes_on(pairing: Pairing) -> None:
+    """What somebody has set for the role does not reach the node's own sessions."""
+    mesh, own, guest = pairing.mesh, pairing.own, pairing.guest
+    for setting in (
+        "statement_timeout = '50ms'",
+        "default_transaction_read_only = on",
+        "idle_session_timeout = '1s'",
+    ):
+        pairing.foreign.superuser(f"alter role manager set {setting}")
+    await mesh.stop(guest)
+    await mesh.up(guest)
+    await pairing.until_guest_says(None)
+    for setting in ("statement_timeout", "default_transaction_read_only", "idle_session_timeout"):
+        pairing.foreign.superuser(f"alter role manager reset {setting}")
+    await mesh.share("short", "id text primary key")
+    await mesh.app(own, "insert into short values ('a')")
+    await mesh.settle()
+
+
 async def test_the_server_is_away_for_a_while(pairing: Pairing) -> None:
     mesh, own, guest = pairing.mesh, pairing.own, pairing.guest
     await mesh.share("tide", "id text primary key, height int")
@@ -163,6 +182,26 @@ async def test_a_changed_shape_is_seen_where_it_cannot_be_refused(pairing: Pairi
     await mesh.app(guest, "alter table crate drop column colour")
     await pairing.until_guest_says(None)
     await mesh.settle()
+
+
+async def test_a_right_that_is_granted_later_is_used(pairing: Pairing) -> None:
+    mesh, own, guest = pairing.mesh, pairing.own, pairing.guest
+    switches = (
+        "select 'session_replication_role=replica' = any (proconfig) from pg_proc"
+        " where pronamespace = 'atoll'::regnamespace and proname = 'retry_parked'"
+    )
+    assert await mesh.sql(guest, switches) == [(False,)]
+    pairing.foreign.superuser("grant set on parameter session_replication_role to manager")
+    await mesh.stop(guest)
+    await mesh.up(guest)
+    assert await mesh.sql(guest, switches) == [(True,)]
+    await mesh.app(own, "create table late (id text primary key)")
+    await mesh.app(guest, "create table late (id text primary key)")
+    await mesh.app(guest, "insert into late values ('there before')")
+    await mesh.app(own, "select atoll.share('late')")
+    await mesh.until_known("late")
+    await mesh.settle()
+    assert await mesh.same("select id from late") == [("there before",)]
 
 
 async def test_commands_know_whose_server_it_is(pairing: Pairing) -> None:

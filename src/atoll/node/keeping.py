@@ -124,7 +124,10 @@ def _keep_foreign(opened: Opened, identity: Identity, readiness: Readiness) -> K
     async def prepare() -> None:
         async with await server.connect() as connection:
             facts = await preflight.look(connection, identity.me.atoll_id)
-        preflight.refuse_unfit(server.place, preflight.judge(facts))
+        findings = preflight.judge(facts)
+        preflight.refuse_unfit(server.place, findings)
+        for finding in findings:
+            log.info("PostgreSQL at %s: %s: %s", server.place, finding.name, finding.problem)
         await server.set_up()
 
     return Kept(server, Watch(server, home, settings.gateway, tls, readiness), None, prepare)

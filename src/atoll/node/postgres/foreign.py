@@ -25,6 +25,15 @@ from atoll.node.postgres.conf import DEFAULT_PORT, LINK_ROLE
 from atoll.node.values import Address
 
 CONNECT_SECONDS_MAX = 5
+# What somebody may have set for the role or the database, and the node's own sessions must not inherit.
+SESSION = {
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+}
 PILOT_SOCKET = "pilot"
 NO_TLS = ("disable", "allow")
 WITH_TLS = ("require", "verify-ca", "verify-full")
@@ -112,7 +121,11 @@ class ForeignPostgres:
             **cast("dict[str, Any]", more),
         )
         connection.peers, connection.door = self.run / "peers", self.door
-        await connection.execute("select set_config('atoll.door', %s, false)", [self.door.mark])
+        wanted = {**SESSION, "atoll.door": self.door.mark}
+        await connection.execute(
+            "select set_config(name, value, false) from unnest(%s::text[], %s::text[]) s (name, value)",
+            [list(wanted), list(wanted.values())],
+        )
         return connection
 
     def harbour(self) -> Harbour:
