@@ -140,3 +140,32 @@ def test_a_change_that_cannot_be_merged_is_parked_and_told(goods: Nodes) -> None
     found = b.owner("select merged from atoll.take_change(%s, false)", json.dumps(facts))
     assert found == [(False,)]
     assert b.parked()[0][0] == "table-unknown"
+
+
+def test_what_the_receiver_may_not_have_does_not_travel(nodes: Nodes) -> None:
+    a, _ = nodes
+    if not a.value("select to_regproc('atoll.scope_of') is not null"):
+        pytest.skip("rows have no scopes yet")
+    a.run("create table visit (id int primary key, place text, what text)")
+    a.run("select atoll.share('visit', scope_column => 'place')")
+    nodes.sync()
+    a.run(
+        "insert into visit values (1, 'global', 'marker-global'), (2, 'eu', 'marker-eu'),"
+        " (3, 'local', 'marker-local'), (4, 'node:1', 'marker-mine'), (5, 'node:2', 'marker-yours')"
+    )
+    a.run("update visit set what = what || '-2' where id in (1, 3)")
+    for receiver, wanted in ((2, {"global-2", "eu"}), (3, {"global-2"})):
+        rows = a.owner(
+            "select vals::text from atoll.rows_as_changes('public.visit', atoll.scopes_for(%s), %s)",
+            receiver,
+            EVERYTHING,
+        )
+        seen = {
+            name
+            for name in ("global-2", "eu", "local", "mine")
+            if any(f"marker-{name}" in row[0] for row in rows)
+        }
+        assert seen == wanted
+    # Told to everybody, each carries its scope, and what is local stays.
+    rows = a.owner("select scope from atoll.rows_as_changes('public.visit', null, %s) order by 1", EVERYTHING)
+    assert {scope for (scope,) in rows} == {"global", "region:eu", "node:1", "node:2"}

@@ -173,4 +173,6 @@ end $$;
 -- What a member may have.
 create or replace function atoll.scopes_for(node integer) returns text[]
 language sql stable set search_path = pg_catalog
-return array['global', 'node:' || node] || (select array_agg('region:' || n.region) from atoll.node n where n.number = node);
+return array['global', 'node:' || node]
+    || array_remove(array['region:' || coalesce((select n.region from atoll.node n where n.number = node),
+                                                (select p.region from atoll.peers() p where p.number = node))], null);
