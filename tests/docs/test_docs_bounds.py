@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from atoll.analytics import answer, merge, planner, route, service
+from atoll.analytics.asking import BYTES_IN_ALL_MAX
 from atoll.cli import demo
 from atoll.data.consistency import receipts
 from atoll.identity import token
@@ -14,10 +16,11 @@ from atoll.link.settings import LinkSettings
 from atoll.node.mesh import asking, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
-from atoll.web import app
+from atoll.web import app, questions
 from docs import pages
 
 LINK = LinkSettings()
+ANSWER = answer.Bounds()
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 TABLE = pages.section(pages.read("ARCHITECTURE.md"), "## Bounds")
 BOUNDS = {
@@ -41,6 +44,13 @@ BOUNDS = {
     "a token": f"{token.LENGTH_MAX // 1024} kB",
     "an answer to an errand": f"{asking.ANSWER_SECONDS_MAX:g} s",
     "spare file": f"{disk.SPARE_BYTES // 1024**2} MB",
+    "an answer to a question": f"{ANSWER.rows_max:,} rows, {ANSWER.bytes_max // 1024**2} MB;"
+    f" pages of {ANSWER.page_bytes_max // 1024} kB",
+    "the answers to a question": f"{BYTES_IN_ALL_MAX // 1024**2} MB; merged within {merge.MEMORY[:-2]} MB",
+    "questions at once": f"{service.ASKED_AT_ONCE_MAX} asked, {ANSWER.at_once_max} answered;"
+    f" {ANSWER.seconds_max:g} s each; a page waits {ANSWER.idle_seconds_max:g} s",
+    "steps of a question": str(route.STEPS_MAX),
+    "a question, as": f"{planner.SQL_LENGTH_MAX:,} characters; {questions.BODY_BYTES_MAX // 1024} kB over HTTP",
     "the demo": f"{demo.WRITES_MAX:,} writes a second per node, {demo.SECONDS_MAX / 3600:g} h of cut",
 }
 

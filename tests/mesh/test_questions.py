@@ -171,7 +171,7 @@ async def test_http_gives_json_lines_and_arrow_to_who_knows_the_password(asked: 
 async def test_who_hangs_up_has_the_question_withdrawn_everywhere(asked: Mesh) -> None:
     question = {"sql": "select pg_sleep(250), 'left alone'", "seconds": 300}
     _, writer = await _connect(asked.nodes[0], question, "*/*", "app")
-    running = "select count(*) {} from pg_stat_activity where usename = 'app' and query like '%%left alone%%' and %s"
+    running = "select count(*) {} from pg_stat_activity where usename = 'app' and query ~ 'left alone' and %s"
     for node in asked.nodes:
         await asked.until(node, running.format("= 1"), True)
     writer.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from atoll.analytics.answer import SESSION, Answering
@@ -109,7 +110,8 @@ async def answer_of(database: Database, text: str, path: Sequence[int] = (1,)) -
         for column, more in zip(values, page["values"], strict=True):
             column += more
     kinds = tuple((name, oid) for name, oid in page["columns"])
-    return Answer(kinds, tuple(map(tuple, values)), len(values[0]) if values else 0, 0, page["seconds"])
+    texts = tuple(pa.chunked_array([column], pa.string()) for column in values)
+    return Answer(kinds, texts, len(values[0]) if values else 0, 0, page["seconds"])
 
 
 def _sale(rng: random.Random, node: int, number: int) -> tuple[Any, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from atoll.analytics.plan import Ask, Plan
 from atoll.analytics.question import Answer, Member, NodeReport
 from atoll.domain.errors import AtollError, DataError, LinkError
@@ -148,14 +150,14 @@ class Asking:
         account = self.accounts[member.number]
         page = await self.way.request(member.number, "question.open", payload, seconds)
         columns = tuple((str(name), int(oid)) for name, oid in page["columns"])
-        values: list[list[str | None]] = [[] for _ in columns]
+        values: list[list[pa.Array]] = [[] for _ in columns]
         rest = {"id": payload["id"], "seconds": seconds}
         rows = size = 0
         while True:
             if len(page["values"]) != len(columns):
                 raise DataError("answer-malformed", "the node's answer is not what was agreed")
             for column, more in zip(values, page["values"], strict=True):
-                column += more
+                column.append(pa.array(more, pa.string()))
             rows, size = rows + int(page["rows"]), size + int(page["bytes"])
             self._bytes += int(page["bytes"])
             if self._bytes > BYTES_IN_ALL_MAX:
@@ -171,7 +173,8 @@ class Asking:
         took = time.monotonic() - began
         account.rows, account.bytes = account.rows + rows, account.bytes + size
         account.seconds = max(account.seconds, took)
-        return Answer(columns, tuple(map(tuple, values)), rows, size, took)
+        texts = tuple(pa.chunked_array(column, pa.string()) for column in values)
+        return Answer(columns, texts, rows, size, took)
 
     async def _close(self, member: Member, name: str) -> None:
         """Tell a node that nobody wants the rest; it would find out by itself, later."""

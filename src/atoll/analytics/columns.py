@@ -6,6 +6,7 @@ too wide for 38 digits becomes a double.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -13,7 +14,6 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Texts = Sequence[str | None]
 DIGITS_MAX = 38
 INTEGERS = {21: pa.int16(), 23: pa.int32(), 20: pa.int64(), 26: pa.int64()}
 FLOATS = {700: pa.float32(), 701: pa.float64()}
@@ -32,9 +32,9 @@ SPAN = re.compile(
 )
 
 
-def arrow_column(oid: int, texts: Texts) -> pa.Array:
-    """The values of a column as what their type says, or as text where that is impossible."""
-    strings = pa.array(texts, pa.string())
+def arrow_column(oid: int, texts: Sequence[pa.Array]) -> pa.Array:
+    """The values of a column, which come in pieces, as what their type says; as text where that cannot be."""
+    strings = pa.concat_arrays(texts) if texts else pa.array([], pa.string())
     convert = CONVERT.get(oid)
     if convert is None:
         return strings
@@ -72,6 +72,11 @@ def _float(strings: pa.Array) -> pa.Array:
     return pa.array([None if text is None else float(text) for text in strings.to_pylist()], pa.float64())
 
 
+def _time(strings: pa.Array) -> pa.Array:
+    read = datetime.time.fromisoformat
+    return pa.array([None if text is None else read(text) for text in strings.to_pylist()], pa.time64("us"))
+
+
 def _time_with_zone(strings: pa.Array) -> pa.Array:
     """The session of the answering node is in UTC, so the offset is always the same."""
     return pc.cast(pc.replace_substring_regex(strings, r"\+00$", "Z"), pa.timestamp("us", "UTC"))
@@ -100,7 +105,7 @@ CONVERT: dict[int, Callable[[pa.Array], pa.Array]] = {
     BYTEA: _bytes,
     NUMERIC: _numeric,
     DATE: _cast(pa.date32()),
-    TIME: _cast(pa.time64("us")),
+    TIME: _time,
     TIMESTAMP: _cast(pa.timestamp("us")),
     TIMESTAMPTZ: _time_with_zone,
     INTERVAL: _span,

@@ -93,7 +93,7 @@ def part_table(answers: Sequence[Answer]) -> pa.Table:
     kinds = answers[0].columns
     oids = [_common({answer.columns[n][1] for answer in answers}) for n in range(len(kinds))]
     columns = [
-        arrow_column(oid, [value for answer in answers for value in answer.values[n]])
+        arrow_column(oid, [chunk for answer in answers for chunk in answer.values[n].chunks])
         for n, oid in enumerate(oids)
     ]
     return pa.Table.from_arrays(columns, [f"o{n}" for n in range(len(kinds))])

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Reach(IntEnum):
@@ -64,10 +67,10 @@ class Catalog:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one node said to one part: PostgreSQL's type of each column, and its values as text."""
+    """What one node said to one part: PostgreSQL's type of each column, and its values as text, in Arrow."""
 
     columns: tuple[tuple[str, int], ...]
-    values: tuple[tuple[str | None, ...], ...]  # by column
+    values: tuple[pa.ChunkedArray, ...]
     rows: int
     bytes: int
     seconds: float

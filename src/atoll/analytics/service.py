@@ -19,8 +19,7 @@ from psycopg import AsyncConnection
 
 from atoll.analytics import catalog, members, route
 from atoll.analytics.answer import Answering, Bounds, Connect
-from atoll.analytics.asking import Asking, Say
-from atoll.analytics.question import Member, Question
+from atoll.analytics.question import Member, NodeReport, Question
 from atoll.domain.errors import ConfigError, LinkError, PolicyDenied
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.control import Handler
@@ -35,6 +34,7 @@ ASKED_AT_ONCE_MAX = 4
 MEMBERS_SECONDS_MAX = 5.0
 MODES = ("on", "scoped", "off")
 METHODS = ("question.open", "question.more", "question.close")
+Say = Callable[[NodeReport], None]
 OwnerConnect = Callable[[], Awaitable[AsyncConnection[tuple[Any, ...]]]]
 
 
@@ -89,6 +89,7 @@ class Questions:
 
     async def _ask(self, question: Question, say: Say) -> Outcome:
         from atoll.analytics import planner
+        from atoll.analytics.asking import Asking
         from atoll.analytics.merge import Merge
 
         began = time.monotonic()
