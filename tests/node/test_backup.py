@@ -48,9 +48,12 @@ def test_a_founder_alone_is_restored_with_its_rows_under_a_new_number(
     done = atoll("restore", str(file), "--home", str(home))
     assert done.returncode == 0, done.stderr
     assert 'node "orchard" as of ' in done.stdout
+    settings = home / "data" / "postgresql.auto.conf"
+    assert "default_transaction_read_only = 'on'" in settings.read_text()
     again = start_node(home=home)
     assert again.status()["is_ready"], again.status()
     assert again.status()["number"] > 32767
+    assert "default_transaction_read_only" not in settings.read_text()
     assert count(again) == 2000
     assert again.sql("insert into fruit (name) values ('new')").returncode == 0
     assert again.end() == 0

@@ -38,6 +38,7 @@ def restore(file: Path, path: Path, account: Account) -> Manifest:
         unfinished.mkdir(mode=0o700)
         archive.extract(file, unfinished)
         _mark(unfinished)
+        _close_writes(unfinished / "data")
         _own(unfinished / "data", account)
         if path.exists():
             (path / "lock").unlink(missing_ok=True)
@@ -59,6 +60,12 @@ def _mark(path: Path) -> None:
     found = homes.open_home(path)
     memory = incarnation.remembered(found) or HomeMemory("")
     incarnation.remember(found, replace(memory, is_restored=True))
+
+
+def _close_writes(data: Path) -> None:
+    """An application may connect before the node has its new number: until then it can only read."""
+    with (data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+        file.write("default_transaction_read_only = 'on'\n")
 
 
 def _own(data: Path, account: Account) -> None:

@@ -60,6 +60,9 @@ async def come_up(connection: Connection, home: Home, settings: Settings) -> Jud
     judgement = judge_memories(memory, found)
     if judgement.verdict is Verdict.RESTORED:
         await take_number(connection, home, settings, judgement.why)
+        if memory is not None and memory.is_restored:
+            for statement in ("open_writes", "reload"):
+                await connection.execute(query("recall", statement))
     await begin(connection, home, memory, found.system_id)
     return judgement
 

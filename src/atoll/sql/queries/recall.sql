@@ -36,6 +36,12 @@ select atoll.take_number(%s, %s);
 -- note_former: a number that the certificate has, and the database does not remember
 insert into atoll.former (number, why) values (%s, %s) on conflict do nothing;
 
+-- open_writes: a restored database is closed to writes until it has its new number
+alter system reset default_transaction_read_only;
+
+-- reload: takes that up
+select pg_reload_conf();
+
 -- numbers: every number that was ever given, as far as it is known here
 select number from atoll.node union select number from atoll.former union select number from atoll.self;
 
