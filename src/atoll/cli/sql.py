@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Annotated
 
@@ -35,11 +36,12 @@ def sql(
     if foreign is not None:
         where, secret = foreign.address()
         environment |= {"PGPASSWORD": secret} if secret else {}
+        psql = _psql_with_tls() if foreign.wants_tls else str(bundled(found.facts.postgres).path("psql"))
     else:
         role = OWNER if admin else APP_ROLE
         environment["PGPASSWORD"] = "" if admin else credentials.password(found)
         where = ["-h", str(found.run), "-p", str(postgres_port(found)), "-U", role, "-d", DATABASE]
-    psql = str(bundled(found.facts.postgres).path("psql"))
+        psql = str(bundled(found.facts.postgres).path("psql"))
     arguments = [psql, "--no-psqlrc", "--no-password", *where]
     if command or file:
         arguments += ["-v", "ON_ERROR_STOP=1"]
@@ -47,3 +49,17 @@ def sql(
     arguments += ["-f", file] if file else []
     sys.stdout.flush()
     os.execve(psql, arguments, environment)  # noqa: S606 (psql takes over the terminal and the exit code)
+
+
+def _psql_with_tls() -> str:
+    """The machine's own psql: the bundled one is built without TLS."""
+    from atoll.domain.errors import ConfigError
+
+    found = shutil.which("psql")
+    if found is None:
+        raise ConfigError(
+            "psql-without-tls",
+            "cannot open psql: the address of the database demands TLS, and the bundled psql speaks none",
+            hint="Install PostgreSQL's psql, or use another client with what `atoll dsn` prints.",
+        )
+    return found

@@ -38,6 +38,7 @@ from atoll.observe.logs import RotatingFile
 
 PASSWORD_BYTES = 24
 SECRETS = "secrets.json"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = logging.getLogger(__name__)
 
 
@@ -118,7 +119,7 @@ def _keep_foreign(opened: Opened, identity: Identity, readiness: Readiness) -> K
             hint="Leave --database away, or join as a new node with a new home.",
         )
     server = foreign_server(home, settings)
-    tls = None if server.door.is_here else make_server_context(identity)
+    tls = make_server_context(identity) if server.door.has_tls else None
     log.info("PostgreSQL at %s is somebody else's: its disk and its log are not watched", server.place)
 
     async def prepare() -> None:
@@ -137,7 +138,16 @@ def foreign_server(home: Home, settings: Settings) -> ForeignPostgres:
     """The server that the setting `database` names, with the secrets that this home has for it."""
     parse(settings.database)
     known = _secrets(home)
-    door = DoorAddress(settings.gateway_advertise or settings.gateway, known["door"])
+    told = settings.gateway_advertise or settings.gateway
+    if told.is_wildcard:
+        raise ConfigError(
+            "gateway-nowhere",
+            f"cannot tell PostgreSQL to dial {told}",
+            detail="It stands for every address of this machine.",
+            hint="Say with --gateway-advertise HOST:PORT where the server finds this node.",
+        )
+    is_here = told.host in LOOPBACK and settings.gateway.host in LOOPBACK
+    door = DoorAddress(told, known["door"], has_tls=not is_here)
     return ForeignPostgres(settings.database, home.run, door, known["link"])
 
 

@@ -47,15 +47,13 @@ class DoorAddress:
 
     address: Address
     password: str = field(repr=False)
-
-    @property
-    def is_here(self) -> bool:
-        return self.address.host in ("127.0.0.1", "::1", "localhost")
+    has_tls: bool
 
     @property
     def mark(self) -> str:
         """Tells one door from another without giving anything away."""
-        return hashlib.sha256(f"{self.address} {self.password}".encode()).hexdigest()[:16]
+        told = f"{self.address} {self.password} {self.has_tls}"
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def conninfo(self, peer: int) -> str:
         return make_conninfo(
@@ -64,7 +62,7 @@ class DoorAddress:
             user=f"node_{peer}",
             dbname="atoll",
             password=self.password,
-            sslmode="disable" if self.is_here else "require",
+            sslmode="require" if self.has_tls else "disable",
             gssencmode="disable",
         )
 
@@ -100,6 +98,10 @@ class ForeignPostgres:
     @property
     def database(self) -> str:
         return str(self.told("dbname", self.told("user", "")))
+
+    @property
+    def wants_tls(self) -> bool:
+        return self.told("sslmode", "prefer") in WITH_TLS
 
     def address(self) -> tuple[list[str], str | None]:
         """What psql takes to come here, and the password apart: arguments can be seen by everybody."""
