@@ -134,8 +134,22 @@ async def test_closing_ends_the_statement(node: Node, make: Make) -> None:
     await until_sessions(node, 2)
     await questions.answer((), "question.close", {"id": "a"})
     await until_sessions(node, 1)
-    opening.cancel()
-    await asyncio.gather(opening, return_exceptions=True)
+    with pytest.raises(DataError, match="not being read"):
+        await opening
+
+
+async def test_a_last_page_that_nobody_fetches_holds_no_place(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, at_once_max=1, idle_seconds_max=0.2))
+    payload = {"id": "a", "sql": "select n from generate_series(1, 30) n", "seconds": 60}
+    first = await questions.answer((), "question.open", payload)
+    assert not first["is_last"]
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await ask(questions, "select 1") == [("1",)]
+                break
+            except LinkError:
+                await asyncio.sleep(0.05)
 
 
 @pytest.fixture

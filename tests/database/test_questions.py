@@ -12,7 +12,9 @@ import psycopg
 import pytest
 
 from support.fix_fleet import Fleet
+from support.questions import question as made_up
 
+QUESTIONS = int(os.environ.get("ATOLL_QUESTIONS", "10"))
 ROUNDS = int(os.environ.get("ATOLL_QUESTION_ROUNDS", "3"))
 GROUPS = [
     "select count(*), count(qty), sum(qty), min(at), max(day), bool_or(is_paid), bool_and(is_paid), every(qty > 0) from sale",
@@ -95,6 +97,18 @@ async def test_answers_are_those_of_one_database_with_all_rows(fleet: Fleet, rng
             assert len(told) == len(truth), f"{question}: {told} is not {truth}"
             for row, true_row in zip(told, truth, strict=True):
                 assert all(map(same, row, true_row)), f"{question}: {row} is not {true_row}"
+
+
+async def test_questions_made_up_at_random_have_the_answer_of_one_database(
+    fleet: Fleet, rng: random.Random
+) -> None:
+    for _ in range(QUESTIONS):
+        question = made_up(rng)
+        assert fleet.plan(question).way in ("groups", "union"), question
+        told, truth = await fleet.ask(question), fleet.truth(question)
+        assert len(told) == len(truth), f"{question}: {told} is not {truth}"
+        for row, true_row in zip(told, truth, strict=True):
+            assert all(map(same, row, true_row)), f"{question}: {row} is not {true_row}"
 
 
 async def test_each_row_is_counted_once_however_many_nodes_hold_it(fleet: Fleet, rng: random.Random) -> None:

@@ -16,7 +16,8 @@ from atoll.link.settings import LinkSettings
 from atoll.node.mesh import asking, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
-from atoll.web import app, questions
+from atoll.web import app
+from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
 
 LINK = LinkSettings()
@@ -50,7 +51,7 @@ BOUNDS = {
     "questions at once": f"{service.ASKED_AT_ONCE_MAX} asked, {ANSWER.at_once_max} answered;"
     f" {ANSWER.seconds_max:g} s each; a page waits {ANSWER.idle_seconds_max:g} s",
     "steps of a question": str(route.STEPS_MAX),
-    "a question, as": f"{planner.SQL_LENGTH_MAX:,} characters; {questions.BODY_BYTES_MAX // 1024} kB over HTTP",
+    "a question, as": f"{planner.SQL_LENGTH_MAX:,} characters; {BODY_BYTES_MAX // 1024} kB over HTTP",
     "the demo": f"{demo.WRITES_MAX:,} writes a second per node, {demo.SECONDS_MAX / 3600:g} h of cut",
 }
 

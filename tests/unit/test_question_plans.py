@@ -235,7 +235,12 @@ def test_a_views_reach_is_that_of_the_narrowest_table_in_it() -> None:
     assert relation([], [scope("region"), scope(None)]).reach is Reach.NODE
     assert relation([], [scope("local")]).reach is relation([], []).reach is Reach.NODE
     assert relation(["a"], [scope("region", "a")]) == Relation(Reach.ROW, "a", "region", ("a",))
-    assert relation([], [scope("global"), scope("region", "a")]).reach is Reach.NODE
+    mixed = relation([], [scope("global"), scope("region", "a")])
+    assert not mixed.is_countable
+    catalog = Catalog({'"seen"': mixed})
+    assert make_plan(Question("select * from seen"), catalog, (PORTO,)).way == "whole"
+    with pytest.raises(AtollError, match='view "seen" cannot be asked'):
+        make_plan(Question("select * from seen"), catalog, ALL)
 
 
 def test_a_question_goes_straight_or_over_hubs_and_never_back() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SESSION = (
     " -c bytea_output=hex -c extra_float_digits=1 -c client_encoding=utf8"
 )
 ROWS_PER_FETCH = 500
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Bounds:
     rows_max: int = 1_000_000
     bytes_max: int = 64 * 1024 * 1024
     page_bytes_max: int = 512 * 1024
-    value_bytes_max: int = 4 * 1024 * 1024
+    value_bytes_max: int = 1024 * 1024  # escaped, it still fits into a message of the link
     seconds_max: float = 300.0
     idle_seconds_max: float = 30.0
     at_once_max: int = 8
@@ -73,7 +75,7 @@ class Answering:
         name = str(payload["id"])
         reading = self._readings.get(name)
         if reading is None:
-            raise DataError("question-gone", "the answer is not being read any more", hint="Ask again.")
+            raise _gone()
         try:
             page = await reading.next()
         except BaseException:
@@ -96,6 +98,8 @@ class Answering:
 
 
 class _Reading:
+    """A question being answered. It ends when its last page is fetched, or nobody fetches for a while."""
+
     def __init__(self, answering: Answering, text: str, path: list[int], seconds: float) -> None:
         self._answering = answering
         self._bounds = answering.bounds
@@ -107,10 +111,16 @@ class _Reading:
 
     def start(self, gone: Callable[[], object]) -> None:
         self._task = asyncio.create_task(self._run(), name="answer a question")
-        self._task.add_done_callback(lambda task: gone() if task.cancelled() else None)
+        self._task.add_done_callback(lambda task: self._end(gone))
+
+    def _end(self, gone: Callable[[], object]) -> None:
+        gone()
+        if self._pages.empty():  # somebody may be waiting
+            self._pages.put_nowait(_gone())
 
     async def next(self) -> dict[str, Any]:
         page = await self._pages.get()
+        self._pages.task_done()
         if isinstance(page, AtollError):
             raise page
         return page
@@ -129,15 +139,21 @@ class _Reading:
             await self._put(error)
         except psycopg.errors.QueryCanceled:
             await self._put(LinkError("question-slow", f"no answer within {self._seconds:g} seconds"))
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, OSError) as error:
             await self._put(LinkError("database-away", "the database is away", detail=f"{error}."))
         except psycopg.Error as error:
             said = error.diag.message_primary or str(error)
-            await self._put(
-                DataError("question-refused", f"PostgreSQL says: {said}", hint=error.diag.message_hint)
-            )
+            refusal = DataError("question-refused", f"PostgreSQL says: {said}", hint=error.diag.message_hint)
+            await self._put(refusal)
+        except Exception:
+            log.exception("could not answer a question")
+            await self._put(LinkError("request-failed", "the node failed while it answered a question"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._bounds.idle_seconds_max):
+                await self._pages.join()
 
     async def _put(self, page: dict[str, Any] | AtollError) -> None:
+        """Wait for the page before this one to be fetched; nobody who wants it waits that long."""
         try:
             async with asyncio.timeout(self._bounds.idle_seconds_max):
                 await self._pages.put(page)
@@ -159,7 +175,7 @@ class _Reading:
             rows: list[tuple[str | None, ...]] = []
             size = rows_in_all = bytes_in_all = 0
             cursor = connection.cursor()
-            found = cast("Rows", cursor.stream(self._text, size=ROWS_PER_FETCH))
+            found = cast("Rows", cursor.stream(self._text, size=_rows_per_fetch()))
             async with contextlib.aclosing(found):
                 async for row in found:
                     length = sum(len(value) for value in row if value is not None) + 3 * len(row)
@@ -186,6 +202,15 @@ class _Reading:
                 f" and {most.value_bytes_max // mega} MB in a row.",
                 hint="Ask for sums, for fewer columns, or with a condition or a LIMIT.",
             )
+
+
+def _rows_per_fetch() -> int:
+    """Older clients of PostgreSQL give rows one by one."""
+    return ROWS_PER_FETCH if psycopg.capabilities.has_stream_chunked() else 1
+
+
+def _gone() -> DataError:
+    return DataError("question-gone", "the answer is not being read any more", hint="Ask again.")
 
 
 async def _describe(connection: AsyncConnection[tuple[Any, ...]], text: str) -> list[list[Any]]:

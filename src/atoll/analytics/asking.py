@@ -19,6 +19,7 @@ from atoll.analytics.question import Answer, Member, NodeReport
 from atoll.domain.errors import AtollError, DataError, LinkError
 
 DUTIES_AT_ONCE_MAX = 32
+CANDIDATES_MAX = 5  # tried for one duty
 BYTES_IN_ALL_MAX = 256 * 1024 * 1024
 CLOSE_SECONDS_MAX = 2.0
 Say = Callable[[NodeReport], None]
@@ -110,7 +111,7 @@ class Asking:
 
     async def _do(self, ask: Ask, deadline: float) -> Answer | None:
         """The answer of the first candidate that gives one."""
-        candidates = list(zip(ask.duty.candidates, ask.sql, strict=True))
+        candidates = list(zip(ask.duty.candidates, ask.sql, strict=True))[:CANDIDATES_MAX]
         for number, (member, text) in enumerate(candidates):
             left = deadline - time.monotonic()
             is_last = number == len(candidates) - 1

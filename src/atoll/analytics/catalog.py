@@ -45,4 +45,5 @@ def relation(columns: list[str], scopes: list[dict[str, Any]]) -> Relation:
         Reach.NODE if scope["scope_column"] else REACHES.get(scope["scope"] or "local", Reach.NODE)
         for scope in scopes
     ]
-    return Relation(min(reaches, default=Reach.NODE), columns=tuple(columns))
+    is_countable = not any(scope["scope_column"] for scope in scopes)
+    return Relation(min(reaches, default=Reach.NODE), columns=tuple(columns), is_countable=is_countable)

@@ -72,6 +72,14 @@ def _plan(question: Question, catalog: Catalog, tree: exp.Query, members: Sequen
         duty = reach.share_out(Reach.GLOBAL, members)[0]
         asked = _without_sketches(tree, question.sql)
         return Plan("whole", (Ask("p0", duty, (asked,) * len(duty.candidates)),))
+    for name, relation in known.items():
+        if not relation.is_countable:
+            raise DataError(
+                "question-view",
+                f"view {name} cannot be asked of several nodes",
+                detail="It reads a table whose rows say where they belong, and nodes share some of them.",
+                hint="Name the table itself, or ask one node with --on node=NAME.",
+            )
     narrow = [node for name, nodes in tables.items() if known[name].reach < Reach.GLOBAL for node in nodes]
     try:
         return _decompose(question, catalog, tree, known, narrow, narrowest, members)

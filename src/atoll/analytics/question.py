@@ -55,6 +55,7 @@ class Relation:
     scope_column: str | None = None
     usual: str = "node"  # the scope of a row whose column says nothing
     columns: tuple[str, ...] = ()
+    is_countable: bool = True  # false for a view over rows that say where they belong: it does not show that
 
 
 @dataclass(frozen=True)
