@@ -148,6 +148,7 @@ def test_a_feed_that_was_left_behind_by_the_bounds_of_the_log_says_so(two: Nodes
     here.run("select atoll.open_feed('slow')")
     here.run("insert into note values (1, 'one')")
     here.owner("select atoll.publish_to(%s)", two[1].number)
+    here.owner("select atoll.make_marks()")
     here.owner("select atoll.trim()")
     assert words(read(here, "slow")) == ["one"], "a cursor keeps what it has not passed"
     here.run("insert into note values (2, 'two')")

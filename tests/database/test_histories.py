@@ -189,6 +189,7 @@ pytestmark = pytest.mark.timeout(300 + EXAMPLES * 5)
 
 limits = settings(
     max_examples=EXAMPLES,
+    derandomize="ATOLL_EXAMPLES" not in os.environ,
     deadline=None,
     report_multiple_bugs=False,
     database=None,

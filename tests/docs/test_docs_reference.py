@@ -131,7 +131,7 @@ def test_source_files_that_a_page_names_exist(page: str) -> None:
 
 
 def test_the_steps_of_a_subscription_are_those_that_are_drawn() -> None:
-    from atoll.data.replication.topology import Step
+    from atoll.data.replication.steps import Step
 
     text = pages.section(pages.read("docs/states.md"), "## Receiving from a peer")
     assert pages.first_cells(text) == [step.name for step in Step]

@@ -24,7 +24,7 @@ async def test_changes_are_kept_for_an_absent_node_and_deleted_once_all_have_the
     await load.verify()
     for node in mesh.nodes:
         await mesh.until(node, EMPTY)
-        assert (await mesh.sql(node, "select count(*) from atoll.mark"))[0][0] < 5
+        assert (await mesh.sql(node, "select count(*) from atoll.waypoint"))[0][0] < 5
 
 
 async def test_a_node_absent_beyond_the_bound_of_the_log_gets_a_copy_of_everything(mesh: Mesh) -> None:

@@ -14,12 +14,14 @@ from typing import Any, LiteralString, cast
 import psycopg
 import pytest
 from psycopg import sql as text
+from psycopg.types.json import Jsonb
 
 from atoll.node.postgres.server import Postgres
 from support.fix_postgres import APP_ROLE, Database, DatabaseMaker, databases
 
 COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"
 ATOLL = uuid.UUID(int=7)
+REGIONS = ("eu", "eu", "us")
 STATES = """
     select format('select %%s, %%s(s, t) from atoll_side.%%I s left join %%s t on %%s order by %%s',
                   atoll.list(name, 'key', 's.{c}::text'), atoll.generated(side, 'read'), side, name,
@@ -84,6 +86,11 @@ class Node:
         rows = self.apply.execute(cast("LiteralString", query), [self.number, self.told]).fetchall()
         self.told = max([self.told, *(row[1] for row in rows)])
         return [Change(row) for row in rows]
+
+    def may_have(self, change: Change) -> bool:
+        """What a publication lets through to this node."""
+        mine = ("global", f"region:{REGIONS[self.number - 1]}", f"node:{self.number}")
+        return change.scope in mine and change.target in (None, self.number)
 
     def receive(self, changes: Sequence[Change]) -> None:
         """Changes arrive, in this order, in one transaction."""
@@ -157,12 +164,12 @@ class Nodes(list[Node]):
     """The nodes of one atoll, and whatever is on its way between them."""
 
     def sync(self) -> None:
-        """Everything written since the last call reaches everybody else."""
-        news = [node.changes() for node in self]
-        for node in self:
-            for sender, changes in zip(self, news, strict=True):
-                if sender is not node:
-                    node.receive(changes)
+        """Everything written since the last call reaches those who may have it, and so do replies to it."""
+        while any(news := [node.changes() for node in self]):
+            for node in self:
+                for sender, changes in zip(self, news, strict=True):
+                    if sender is not node:
+                        node.receive([change for change in changes if node.may_have(change)])
 
     def same(self, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
         """The rows, which have to be the same on all nodes."""
@@ -185,8 +192,15 @@ def settled(server: Postgres) -> Iterator[list[str]]:
         made = [make() for _ in range(3)]
         for number, database in enumerate(made, start=1):
             with psycopg.connect(database.conninfo(), autocommit=True) as session:
-                values = [ATOLL, number, f"n{number}"]
-                session.execute("insert into atoll.self (atoll_id, number, name) values (%s, %s, %s)", values)
+                others = [
+                    {"number": n, "name": f"n{n}", "region": REGIONS[n - 1], "tier": "edge", "addresses": []}
+                    for n in (1, 2, 3)
+                ]
+                session.execute(
+                    "insert into atoll.self (atoll_id, number, name, region, introduced)"
+                    " values (%s, %s, %s, %s, %s)",
+                    [ATOLL, number, f"n{number}", REGIONS[number - 1], Jsonb(others)],
+                )
                 session.execute("select atoll.settle_in()")
         yield [database.name for database in made]
 

@@ -361,6 +361,7 @@ class World:
             self.inbox[place] = []
             node.retry()
             assert node.parked() == []
+            self.heard[place].update(self.writes)  # what had been parked is merged now
             self.receive(place, [change for change in order(self.past) if change.origin != node.number][:3])
         wanted = self.oracle.look(write for writes in self.writes.values() for write in writes)
         for place in range(len(self.nodes)):

@@ -37,6 +37,7 @@ TABLE = Table(
 
 limits = settings(
     max_examples=EXAMPLES,
+    derandomize="ATOLL_EXAMPLES" not in os.environ,
     deadline=None,
     database=None,
     report_multiple_bugs=False,

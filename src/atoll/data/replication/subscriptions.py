@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg import sql as compose
 from psycopg.conninfo import make_conninfo
 
-from atoll.data.replication.topology import Step, Subscription
+from atoll.data.replication.steps import Step, Subscription
 from atoll.sql import query
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from atoll.data.replication import subscriptions
-from atoll.data.replication.topology import Step
+from atoll.data.replication.steps import Step
 from atoll.identity import authority, certificate
 from atoll.node.config import Settings
 from atoll.node.home import Home, write_file

@@ -18,12 +18,14 @@ import psycopg
 from psycopg import AsyncConnection
 
 from atoll.data.replication import subscriptions
-from atoll.data.replication.topology import PeerSide, Step, Subscription, choose_step
+from atoll.data.replication.steps import PeerSide, Step, Subscription, choose_step
+from atoll.data.replication.topology import Member
 from atoll.domain.errors import AtollError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.report import LinkReport, Peer
+from atoll.node.mesh.layout import Layout
 from atoll.node.mesh.seeding import Seeding
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
@@ -63,6 +65,7 @@ class Reconcile:
         self._sockets = sockets
         self._own_row = own_row
         self._me = links.me.number
+        self._layout = Layout(Member(self._me, own_row["region"], own_row["tier"], links.me.name))
         self._tending: dict[int, asyncio.Task[None]] = {}
         self._problems: dict[int, str] = {}
         self._asked_at: dict[int, float] = {}
@@ -131,9 +134,13 @@ class Reconcile:
         revoked = await (await connection.execute(query("nodes", "revoked"))).fetchall()
         self._revoked = frozenset(number for (number,) in revoked)
         rows = await (await connection.execute(query("nodes", "peers"))).fetchall()
-        peers = {row[0]: Peer(row[0], row[1], tuple(row[4])) for row in rows}
-        self._links.set_peers(list(peers.values()))
-        await self._gateway.set_peers(peers)
+        members = [Member(number, region, tier, name) for number, name, region, tier, _ in rows]
+        reports = self._links.report()
+        found = await self._layout.tend(connection, members, reports, time.monotonic())
+        near = {row[0]: Peer(row[0], row[1], tuple(row[4])) for row in rows if row[0] in found}
+        self._links.set_peers(list(near.values()))
+        await self._gateway.set_peers(near)
+        peers = {number: peer for number, peer in near.items() if found[number].in_use}
         await self._tend_publications(connection, peers)
         have = await subscriptions.read(connection)
         self._tend_subscriptions(peers, have)
@@ -145,7 +152,7 @@ class Reconcile:
                 if connection.closed:
                     raise
                 log.warning("could not %s: %s", job.__name__.strip("_").replace("_", " "), str(error).strip())
-        await self._note(connection, peers, have)
+        await self._note(connection, near, have)
 
     async def _mend(self, connection: Connection) -> None:
         if mended := await _value(connection, "mend"):
@@ -171,6 +178,8 @@ class Reconcile:
                     log.warning("mended what is published to node %s", number)
         for number in sorted(published.keys() - peers.keys()):
             await connection.execute(query("mesh", "unpublish_to"), (number,))
+            if number in self._revoked:
+                await connection.execute(query("mesh", "owe_everybody"))
             log.info("nothing is sent to node %s any more", number)
         for (slot,) in await (await connection.execute(query("mesh", "drop_dead_slots"))).fetchall():
             log.warning("dropped slot %s: the WAL that it needed is gone, or its node is", slot)
@@ -251,7 +260,9 @@ class Reconcile:
         answer = await self._links.request(number, "replication.prepare", payload, REQUEST_SECONDS_MAX)
         if is_well:
             self._asked_at[number] = now
-        return PeerSide(answer.get("slot", "none"), bool(answer.get("missed")))
+        return PeerSide(
+            answer.get("slot", "none"), bool(answer.get("missed")), bool(answer.get("wants_us", True))
+        )
 
     def _say_problem(self, number: int, problem: str) -> None:
         if self._problems.get(number) != problem:
@@ -269,6 +280,7 @@ class Reconcile:
             await self._seeding.ask_first(connection, peers=peers, up=up, ready=ready)
             return
         await self._seeding.ask_rest(connection, ready)
+        await self._seeding.ask_missing(connection, ready)
         if not self._is_told:
             await connection.execute(query("nodes", "refresh_own_row"), self._own_row)
             self._is_told = True

@@ -23,6 +23,7 @@ from atoll.sql import query
 
 ASK_AGAIN_SECONDS = 60.0
 PATIENCE_SECONDS = 20.0
+GAP_SECONDS_MAX = 20.0
 REQUEST_SECONDS_MAX = 10.0
 WAITING = "waiting for a copy of what the other nodes have"
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Seeding:
         if set(up) - set(ready) and now - self._ready_at < PATIENCE_SECONDS:
             return
         await connection.execute(query("mesh", "seed_without"), (sorted(set(peers) - set(ready)),))
-        if await self._ask(min(ready)):
+        if await self._ask(await self._nearest(connection, ready)):
             self._asked_at = now
 
     async def ask_rest(self, connection: Connection, ready: Collection[int]) -> None:
@@ -84,6 +85,22 @@ class Seeding:
         for (number,) in rows:
             if number in ready and await self._ask(number):
                 await connection.execute(query("mesh", "seed_asked"), (number,))
+
+    async def ask_missing(self, connection: Connection, ready: Collection[int]) -> None:
+        """Changes that went missing on their way and do not come by themselves: a copy has them too."""
+        now = asyncio.get_running_loop().time()
+        if not ready or now - self._asked_at < ASK_AGAIN_SECONDS:
+            return
+        row = await (await connection.execute(query("fleet", "gaps"), (GAP_SECONDS_MAX,))).fetchone()
+        if row and row[0]:
+            log.warning("changes of %s nodes went missing: asking for a copy", row[0])
+            self._asked_at = now
+            await self._ask(await self._nearest(connection, ready))
+
+    async def _nearest(self, connection: Connection, ready: Collection[int]) -> int:
+        """An upstream has what comes from everywhere; among others the one that answers soonest."""
+        row = await (await connection.execute(query("fleet", "nearest"), (sorted(ready),))).fetchone()
+        return int(row[0]) if row else min(ready)
 
     async def _ask(self, number: int) -> bool:
         try:

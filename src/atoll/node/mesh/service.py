@@ -20,6 +20,7 @@ from atoll.node.home import Home
 from atoll.node.mesh import admission, membership
 from atoll.node.mesh.acquaintances import Acquaintances
 from atoll.node.mesh.errands import Errands
+from atoll.node.mesh.pulse import Pulse
 from atoll.node.mesh.reconcile import Reconcile
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
@@ -71,6 +72,7 @@ class Mesh:
             own_row=own_row,
         )
         self._errands = Errands(postgres, self.links)
+        self._pulse = Pulse(postgres, self.links)
         self._acquaintances = Acquaintances(
             postgres, self.links, readiness, boot=boot, identity=identity, own_row=own_row
         )
@@ -89,6 +91,7 @@ class Mesh:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._reconcile.run())
                 group.create_task(self._errands.run())
+                group.create_task(self._pulse.run())
                 group.create_task(self._acquaintances.run())
         finally:
             await self._gateway.stop()

@@ -4,7 +4,8 @@
 -- A state is jsonb:
 --   b  birth, the stamp of the latest INSERT           d  death, the stamp of the latest DELETE
 --   e  epoch, the death that the latest INSERT had seen; columns with a policy start anew with it
---   t  {column: stamp of its latest write}             v  {column: value as text}
+--   t  {column: stamp of its latest write}             v  {column: value as text}; absent where it is not known,
+--                                                         as for a row that left this node's scopes
 --   x  {column: what its policy keeps}
 --        counter        {node: [stamp, that node's part of the sum]}
 --        set, document  {element or key, as JSON text: [stamp, value] or [stamp] when removed}
@@ -194,9 +195,9 @@ begin
         if policy is null then
             if tb is null or ta > tb
                or (ta = tb and coalesce('=' || (a->'v'->>col), '') collate "C" >= coalesce('=' || (b->'v'->>col), '') collate "C") then
-                vals := vals || jsonb_build_object(col, a->'v'->col);
+                vals := vals || case when a->'v' ? col then jsonb_build_object(col, a->'v'->col) else '{}' end;
             else
-                vals := vals || jsonb_build_object(col, b->'v'->col);
+                vals := vals || case when b->'v' ? col then jsonb_build_object(col, b->'v'->col) else '{}' end;
             end if;
         else
             if behind = 'a' then ta := null; elsif behind = 'b' then tb := null; end if;

@@ -39,7 +39,8 @@ return (
                when 'value' then not is_key
                when 'lww' then policy = 'lww'
                when 'policy' then policy not in ('key', 'lww')
-               when 'plain' then policy in ('lww', 'max', 'min', 'function')
+               when 'scope' then policy = 'scope'
+               when 'plain' then policy in ('lww', 'scope', 'max', 'min', 'function')
                when 'kept' then policy in ('counter', 'first', 'set', 'document')
                when 'unique' then in_unique and not is_key
                else true
@@ -56,7 +57,7 @@ create or replace function atoll.policies(of_table text) returns jsonb
 language sql stable
 return (select coalesce(jsonb_object_agg(name, jsonb_strip_nulls(
                    jsonb_build_object('p', policy, 'type', type, 'f', fold))), '{}')
-          from atoll.local_column where tbl = of_table and policy not in ('key', 'lww'));
+          from atoll.local_column where tbl = of_table and policy not in ('key', 'lww', 'scope'));
 
 -- The name of one of a table's generated functions, with the schema, quoted.
 create or replace function atoll.generated(side text, part text) returns text
@@ -96,7 +97,7 @@ begin
                          ' perform set_config(''plan_cache_mode'', ''force_custom_plan'', true);');
     select vars || jsonb_object_agg('fn_' || part, atoll.generated(t.side, part)) into vars
       from unnest(array['read', 'write', 'revive', 'join', 'absorb', 'insert', 'update', 'delete', 'truncate',
-                        'merge', 'merge_slowly', 'guard', 'seed']) part;
+                        'merge', 'merge_slowly', 'guard', 'seed', 'tell', 'settle']) part;
     foreach a in array aliases loop
         foreach b in array aliases loop
             vars := vars || jsonb_build_object(a || '_is_' || b,
@@ -147,7 +148,7 @@ begin
         'agg_key_literals', atoll.list(t.name, 'key', 'array_agg(r.{c}::{w})::text'),
         'u_values', atoll.list(t.name, 'all', 'r.{c}::{t}'),
         'u_keys', atoll.list(t.name, 'key', 'r.{c}::{t}'))
-        || atoll.change_variables(t.name) || atoll.merge_variables(t.name);
+        || atoll.change_variables(t.name) || atoll.merge_variables(t.name) || atoll.scope_variables(t);
 end $$;
 
 create or replace function atoll.jsonb_of(of_table text, which text, alias text) returns text
@@ -284,3 +285,42 @@ return (
         'arrived_prevs', atoll.source(key_rows || prevs, keys || prev_names, is_single),
         'arrived_deaths', atoll.source(key_rows || 'c.prevs[1]::bigint[]'::text, keys || ', atoll_prev', is_single))
       from part);
+
+-- Where rows may go. A table that is global throughout pays nothing for it: its variables are empty.
+create or replace function atoll.scope_variables(t atoll.local_table) returns jsonb
+language sql stable
+return (
+    with part as (
+        select case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end as usual
+    ), expr as (
+        select alias, case when t.scope_column is null then usual else format('atoll.scope_of(%s.%I::text, %s)', alias, t.scope_column, usual) end as scope
+          from part, unnest(array['r', 'n', 'o']) alias
+    ), one as (
+        select t.scope <> 'global' or t.scope_column is not null as is_scoped, t.scope_column is not null as is_by_row,
+               (select scope from expr where alias = 'r') as r, usual from part
+    )
+    select jsonb_build_object(
+        'and_scope', case when is_scoped then ', scope' else '' end,
+        'and_atoll_scope', case when is_scoped then ', atoll_scope' else '' end,
+        'scope_r', case when is_scoped then ', ' || r else '' end,
+        'as_scope', case when is_scoped then r || ' as atoll_scope, ' else '' end,
+        'and_scope_r', case when is_scoped then ', r.atoll_scope' else '' end,
+        'by_scope', case when is_by_row then ', ' || r else '' end,
+        'plain_r', (case when is_by_row then format('atoll.admits(%s)', r) else 'true' end)
+                   || coalesce(' and ' || atoll.canonical(t.name, 'r.{c} is not distinct from {f}(r.{c})', ' and '), ''),
+        'is_by_row', is_by_row::text,
+        'send_away', case when is_by_row then format('if exists (select from new_rows r where not atoll.admits(%1$s)) then perform atoll.check_scope(%1$s) from new_rows r; perform set_config(''atoll.quiet'', ''on'', true); delete from %2$s m using new_rows r where %3$s and not atoll.admits(%1$s); perform set_config(''atoll.quiet'', '''', true); end if;',
+                r, t.name, atoll.list(t.name, 'key', 'm.{c} operator({=}) r.{c}', ' and ')) else '' end,
+        'scope_name', coalesce(quote_literal(t.scope_column), 'null'),
+        'scope_of_vals', case when is_by_row then format('atoll.scope_of(atoll_vals->>%L, %s)', t.scope_column, usual) else usual end,
+        'scope_of_news', case when is_by_row then format('atoll.scope_of(news->>%L, %s)', t.scope_column, usual) else usual end,
+        'scope_of_olds', case when is_by_row then format('atoll.scope_of(olds->>%L, %s)', t.scope_column, usual) else usual end,
+        'usual_scope', usual,
+        'scope_of_it', case when not is_scoped then '' when is_by_row then format(', atoll.scope_of(atoll_state->''v''->>%L, %s) as atoll_scope', t.scope_column, usual) else format(', %s as atoll_scope', usual) end,
+        'by_state_scope', case when is_scoped then ', r.atoll_scope' else '' end,
+        'may_have_r', case when is_scoped then format('%s = any (atoll_scopes)', r) else 'true' end,
+        'may_have_state', case when not is_scoped then 'true'
+                               when is_by_row then format('atoll.scope_of(atoll_state->''v''->>%L, %s) = any (atoll_scopes)', t.scope_column, usual)
+                               else format('%s = any (atoll_scopes)', usual) end,
+        'settle_join', case when is_by_row then format('perform %s(atoll_key, state, delta, atoll_joined);', atoll.generated(t.side, 'settle')) else '' end)
+      from one);

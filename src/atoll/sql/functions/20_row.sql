@@ -35,6 +35,7 @@ declare
     in_table boolean := t.{{first_key}} is distinct from null;
     atoll_alive    boolean := atoll.is_alive(atoll_row);
     atoll_placed   boolean := true;
+    atoll_gone     boolean := false;    -- out of this node's scopes: only the stamps stay
     rank     bigint;
     q_rank   bigint;
     policies constant jsonb := {{policies}};
@@ -42,7 +43,12 @@ begin
     select atoll_vals || coalesce(jsonb_object_agg(p.key, atoll.shown(p.value, atoll_row->'x'->p.key)), '{}')
       into atoll_vals from jsonb_each(policies) p
      where p.value->>'p' in ('counter', 'first', 'set', 'document') and atoll_row->'t' ? p.key;
-    if atoll_alive then
+    if {{is_by_row}} then
+        atoll_gone := not atoll.admits({{scope_of_vals}});
+        -- Of a row that came back into scope, a value may still be on its way.
+        atoll_placed := not atoll_gone and not exists (select from jsonb_object_keys(atoll_row->'t') k where not atoll_vals ? k);
+    end if;
+    if atoll_alive and atoll_placed then
         {{assign_n}}
         if {{has_unique}} then
             rank := {{state_rank}};
@@ -77,9 +83,9 @@ begin
     update {{side}} m set
         atoll_birth = (atoll_row->>'b')::bigint, atoll_death = (atoll_row->>'d')::bigint, atoll_epoch = (atoll_row->>'e')::bigint,
         {{set_stamps}}
-        atoll_state = nullif(atoll_row->'x', '{}'),
-        atoll_kept = case when atoll_alive and atoll_placed then null else atoll_vals end,
-        atoll_aside = case when atoll_alive and not atoll_placed then true end
+        atoll_state = case when not atoll_gone then nullif(atoll_row->'x', '{}') end,
+        atoll_kept = case when atoll_gone then jsonb_build_object({{scope_name}}::text, atoll_vals->{{scope_name}}::text) when atoll_alive and atoll_placed then null else atoll_vals end,
+        atoll_aside = case when atoll_alive and not (atoll_placed or atoll_gone) then true end
      where {{m_is_s}};
     if {{has_unique}} and and_revive then
         perform {{fn_revive}}();
@@ -108,6 +114,7 @@ declare
     t     {{table}};
     s     {{side}};
     state jsonb;
+    atoll_joined jsonb;
 begin
     select m.* into t from {{table}} m where {{m_is_key}} for update;
     insert into {{side}} ({{keys}}) values ({{key_values}}) on conflict do nothing;
@@ -115,7 +122,56 @@ begin
     select m.* into t from {{table}} m where {{m_is_key}} for update;
     state := {{fn_read}}(s, t);
     perform atoll.note_conflicts({{name}}, atoll_key, {{policies}}, state, delta);
-    perform {{fn_write}}(s, t, atoll.join_state({{policies}}, state, delta), true);
+    atoll_joined := atoll.join_state({{policies}}, state, delta);
+    perform {{fn_write}}(s, t, atoll_joined, true);
+    {{settle_join}}
+end $body$;
+
+-- Tells the nodes in a scope all that is known of a row, or, for an X, that it is theirs no more.
+create or replace function {{fn_tell}}(atoll_key jsonb, atoll_op "char", state jsonb, in_scope text) returns void
+language plpgsql set search_path = pg_catalog as $body$
+declare
+    was text := coalesce(current_setting('atoll.tells', true), '');
+begin
+    if atoll_op = 'X' then
+        state := state || jsonb_build_object('v', jsonb_build_object({{scope_name}}::text, state->'v'->{{scope_name}}::text), 'x', '{}'::jsonb,
+                                            'seen', (select coalesce(jsonb_object_agg(c.key, atoll.stamps_in(c.value)), '{}') from jsonb_each(state->'x') c));
+    end if;
+    perform set_config('atoll.tells', 'on', true);
+    insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, scope)
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, atoll_op, atoll.now(), 1, {{key_name_array}} || '@state'::text,
+           (select array_agg(array[atoll_key->>k]::text order by i) from unnest({{key_name_array}}) with ordinality u (k, i)) || array[state::text]::text, in_scope;
+    perform set_config('atoll.tells', was, true);
+end $body$;
+
+-- A row's scope is settled by its latest move. Whoever made that move tells those who believed another one, and
+-- whoever wrote something that a mover had not seen passes it on to where the row is now. A row that comes where it
+-- is no more is passed on by whoever gets it there.
+create or replace function {{fn_settle}}(atoll_key jsonb, state jsonb, delta jsonb, atoll_joined jsonb) returns void
+language plpgsql set search_path = pg_catalog as $body$
+declare
+    mine   bigint := state->'t'->>{{scope_name}};
+    theirs bigint := delta->'t'->>{{scope_name}};
+    was    text := atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}});
+    told   text := atoll.scope_of(delta->'v'->>{{scope_name}}, {{usual_scope}});
+begin
+    if mine is null or theirs is null or was = told then
+        return;
+    elsif theirs > mine then
+        if atoll.has_own_news({{policies}}, state, delta) then
+            perform {{fn_tell}}(atoll_key, 'S', atoll_joined, told);
+        end if;
+        if atoll.stamp_node(mine) = atoll.me() then   -- the mover may not have known of that move
+            perform {{fn_tell}}(atoll_key, 'X', atoll_joined, was);
+        end if;
+    else
+        if atoll.stamp_node(mine) = atoll.me() then
+            perform {{fn_tell}}(atoll_key, 'X', atoll_joined, told);
+        end if;
+        if not delta ? 'seen' and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
+            perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
+        end if;
+    end if;
 end $body$;
 
 create or replace function {{fn_absorb}}(o {{table}}, n {{table}}) returns void
@@ -135,6 +191,9 @@ declare
     news     jsonb;
     wire     jsonb;
     changed  text[];
+    atoll_joined jsonb;
+    atoll_scope  text;
+    atoll_was    text;
     policies constant jsonb := {{policies}};
 begin
     {{make_canonical}}
@@ -180,15 +239,26 @@ begin
             delta := delta || jsonb_strip_nulls(jsonb_build_object('e', state->'e'));
         end if;
     end if;
+    atoll_scope := case when deletes then {{scope_of_olds}} else {{scope_of_news}} end;
+    atoll_joined := atoll.join_state(policies, state, delta);
+    if {{is_by_row}} then
+        perform atoll.check_scope(atoll_scope);
+        atoll_was := case when inserts and state->'t' = '{}' then atoll_scope else atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}}) end;
+    end if;
     perform set_config('atoll.quiet', 'on', true);
-    perform {{fn_write}}(s, was_n, atoll.join_state(policies, state, delta), true);
+    perform {{fn_write}}(s, was_n, atoll_joined, true);
     perform set_config('atoll.quiet', was, true);
+    if atoll_was <> atoll_scope then
+        perform {{fn_tell}}(jsonb_object({{key_name_array}}, {{k_key_texts}}), 'S', atoll_joined, atoll_scope);
+        perform {{fn_tell}}(jsonb_object({{key_name_array}}, {{k_key_texts}}), 'X', atoll_joined, atoll_was);
+        return;
+    end if;
 
     changed := coalesce((select array_agg(c.name order by c.ordinal) from atoll.local_column c
                           where c.tbl = {{name}} and delta->'t' ? c.name), '{}');
     wire := jsonb_object({{key_name_array}}, {{k_key_texts}}) || news
          || case when inserts or deletes then '{}' else delta->'x' end;
-    insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, epochs, n, cols, vals)
+    insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, epochs, n, cols, vals{{and_scope}})
     select atoll.me(), nextval('atoll.change_seq'), {{name}},
            case when deletes then 'D' when inserts then 'I' else 'U' end::"char", stamp,
            case when inserts or deletes then coalesce(atoll.latest(state), 0) end,
@@ -198,7 +268,7 @@ begin
            case when delta ? 'e' then array[delta->>'e']::text end, 1,
            {{key_name_array}} || changed,
            (select array_agg(array[wire->>c]::text order by i)
-              from unnest({{key_name_array}} || changed) with ordinality u(c, i));
+              from unnest({{key_name_array}} || changed) with ordinality u(c, i)){{and_atoll_scope}};
 end $body$;
 
 $template$ $sql$;

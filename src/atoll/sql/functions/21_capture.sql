@@ -18,11 +18,11 @@ begin
     {{enter_insert}}
     with placed as (
         insert into {{side}} ({{keys}}, atoll_birth)
-        select {{r_keys}}, atoll_now from new_rows r where {{canonical_r}} and not exists (select from new_rows offset 1)
+        select {{r_keys}}, atoll_now from new_rows r where {{plain_r}} and not exists (select from new_rows offset 1)
         on conflict do nothing returning 1
     )
-    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]{{scope_r}}
       from new_rows r, placed;
     if found then
         return null;
@@ -30,14 +30,14 @@ begin
         {{plan_for_many}}
         -- All keys are new, as a rule. Trying costs less than ON CONFLICT, which writes (and sends) each entry twice.
         begin
-            if exists (select from new_rows r where not ({{canonical_r}})) then
+            if exists (select from new_rows r where not ({{plain_r}})) then
                 raise sqlstate 'AT0FF';
             end if;
             insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from new_rows r;
-            insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-            select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
+            insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+            select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]{{scope_r}}
               from (select r.*, {{chunk}} as atoll_chunk from new_rows r) r
-             group by atoll_chunk order by atoll_chunk;
+             group by atoll_chunk{{by_scope}} order by atoll_chunk;
         exception when unique_violation or sqlstate 'AT0FF' then
             {{insert_rows}}
         end;
@@ -71,9 +71,9 @@ begin
          where {{m_is_r}} and ({{any_change}})
         returning r.*
     )
-    insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals)
+    insert into atoll.change (origin, seq, tbl, op, at, prevs, n, cols, vals{{and_scope}})
     select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', r.atoll_at, {{changed_prevs}}, 1,
-           array[{{key_names}}] || {{changed_names}}, array[{{r_key_literals}}] || {{changed_literals}}
+           array[{{key_names}}] || {{changed_names}}, array[{{r_key_literals}}] || {{changed_literals}}{{scope_r}}
       from marked r;
     if found then
         {{revive_any}}
@@ -115,8 +115,8 @@ begin
     ), marked as (
         update {{side}} m set atoll_death = r.atoll_at, atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}}) from gone r where {{m_is_r}}
     )
-    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', r.atoll_at, r.atoll_prev, 1, array[{{key_names}}], array[{{r_key_literals}}]
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', r.atoll_at, r.atoll_prev, 1, array[{{key_names}}], array[{{r_key_literals}}]{{scope_r}}
       from gone r;
     if found then
         {{revive_any}}
@@ -204,13 +204,13 @@ end $$;
 
 create or replace function atoll.insert_rows_template() returns text
 language sql immutable as $sql$ select $template$
-        insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from {{source}} r where {{canonical_r}} on conflict do nothing;
-        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-        select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
+        insert into {{side}} ({{keys}}, atoll_birth) select {{r_keys}}, atoll_now from {{source}} r where {{plain_r}} on conflict do nothing;
+        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+        select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]{{scope_r}}
           from (select r.*, {{chunk}} as atoll_chunk
                   from {{source}} r join {{side}} m on {{m_is_r}}
                  where m.atoll_birth = atoll_now and m.atoll_death is null) r
-         group by atoll_chunk;
+         group by atoll_chunk{{by_scope}};
         for n in select {{cast_row}} from {{source}} r left join {{side}} m on {{m_is_r}}
                   where m.atoll_birth is distinct from atoll_now or m.atoll_death is not null loop
             perform {{fn_absorb}}(null::{{table}}, n);
@@ -228,13 +228,13 @@ language sql immutable as $sql$ select $template$
             update {{side}} m set atoll_death = dead.at, atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}})
               from gone r, dead where {{m_is_r}}
         )
-        insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals)
+        insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals{{and_scope}})
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'D', (select at from dead),
                case when min(atoll_prev) = max(atoll_prev) then min(atoll_prev) end,
                case when min(atoll_prev) < max(atoll_prev) then array[array_agg(atoll_prev)::text] end,
-               count(*), array[{{key_names}}], array[{{agg_key_literals}}]
+               count(*), array[{{key_names}}], array[{{agg_key_literals}}]{{scope_r}}
           from (select r.*, {{chunk}} as atoll_chunk from gone r) r
-         group by atoll_chunk;
+         group by atoll_chunk{{by_scope}};
 $template$ $sql$;
 
 create or replace function atoll.update_rows_template() returns text
@@ -252,13 +252,13 @@ language sql immutable as $sql$ select $template$
         ), chunked as (
             select r.*, {{chunk}} as atoll_chunk from pair r where ({{any_change}}) and {{change_is_plain}}
         ), logged as (
-        insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals)
+        insert into atoll.change (origin, seq, tbl, op, at, prev, prevs, n, cols, vals{{and_scope}})
         select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'U', (select at from moved),
                case when low = high then low end, case when low < high then {{gathered_prevs}} end, rows,
-               array[{{key_names}}] || {{changed_names}}, keys || {{gathered_literals}}
-          from (select {{change_flags}} {{gathered_columns}} count(*) as rows, min({{lowest_prev}}) as low, max({{highest_prev}}) as high,
+               array[{{key_names}}] || {{changed_names}}, keys || {{gathered_literals}}{{and_scope_r}}
+          from (select {{as_scope}}{{change_flags}} {{gathered_columns}} count(*) as rows, min({{lowest_prev}}) as low, max({{highest_prev}}) as high,
                        array[{{agg_key_literals}}] as keys
-                  from chunked r group by {{change_flags}} atoll_chunk) r
+                  from chunked r group by {{change_flags}} atoll_chunk{{by_scope}}) r
         )
         select count(*) = (select count(*) from new_rows), (select count(*) from chunked) > (select count(*) from marked)
           into plain, twice from pair;

@@ -108,6 +108,7 @@ begin
     select f.k,
            case c.op
                when 'S' then (f.v->>'@state')::jsonb
+               when 'X' then (f.v->>'@state')::jsonb
                when 'D' then jsonb_build_object('d', f.at, 'p', coalesce(f.p, 0))
                else jsonb_strip_nulls(jsonb_build_object('b', case when c.op = 'I' then f.at end, 'e', nullif(f.e, 0)))
                  || jsonb_build_object('v', f.v,
@@ -130,7 +131,9 @@ declare
     merged boolean;
 begin
     if new.origin = atoll.me() then
-        return null;
+        return case when current_setting('atoll.tells', true) = 'on' then new end;   -- an echo, or said in reply
+    elsif atoll.relays() and exists (select from atoll.change h where h.origin = new.origin and h.seq = new.seq) then
+        return null;   -- it came another way before
     end if;
     if new.version = 1 and (new.at >> 22) <= atoll.clock_ms() then
         begin
@@ -141,8 +144,11 @@ begin
     else
         merged := atoll.merge(new);
     end if;
-    -- Kept for the feeds, once: what was sent anew after a slot was lost has been here before.
-    if atoll.is_followed() and not exists (select from atoll.change h where h.origin = new.origin and h.seq = new.seq) then
+    -- Kept to be passed on, or for the feeds, once: what was sent anew after a slot was lost has been here before.
+    if atoll.relays() and new.target is null
+       or atoll.is_followed() and new.op <> 'M' and not exists (select from atoll.change h where h.origin = new.origin and h.seq = new.seq) then
+        new.via := atoll.came_from();
+        new.way := coalesce((select left(n.role, 1) from atoll.neighbour n where n.number = new.via), 's');
         return new;
     end if;
     return null;
@@ -218,7 +224,7 @@ begin
                 perform atoll.refuse('table-unknown', format('table %%s is not shared here', c.tbl), state => 'AT002');
             end $body$ $f$,
             case way when 'merge' then 'dispatch' else 'dispatch_slowly' end, tree,
-            case way when 'merge' then 'perform atoll.seeded();' end);
+            case way when 'merge' then 'if c.op = ''M'' then perform atoll.hear(c); else perform atoll.seeded(c); end if;' end);
     end loop;
 end $$;
 

@@ -13,15 +13,16 @@ begin
     if current_setting('atoll.quiet', true) = 'on' then
         return null;
     end if;
-    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]
+    insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+    select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, 1, array[{{col_names}}], array[{{r_literals}}]{{scope_r}}
       from new_rows r where not exists (select from new_rows offset 1);
     if not found then
-        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-        select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]
+        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals{{and_scope}})
+        select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'I', atoll_now, 0, count(*), array[{{col_names}}], array[{{agg_literals}}]{{scope_r}}
           from (select r.*, {{chunk}} as atoll_chunk from new_rows r) r
-         group by atoll_chunk;
+         group by atoll_chunk{{by_scope}};
     end if;
+    {{send_away}}
     return null;
 end $body$;
 

@@ -51,7 +51,7 @@ declare
     bad  text;
 begin
     select * into c from pg_class where oid = t;
-    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass)
+    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass, 'atoll.region'::regclass, 'atoll.tie'::regclass)
        or c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) then
         perform atoll.refuse('table-of-system', format('cannot share table %s: it belongs to the system', t));
     elsif c.relispartition then
@@ -117,6 +117,35 @@ begin
     for col in select key as name, value as spec from jsonb_each(as_merge) loop
         perform atoll.check_policy(t, pk, col.name, col.spec);
     end loop;
+end $$;
+
+create or replace function atoll.check_scoped(t regclass, as_merge jsonb, of_scope text, by_column text) returns void
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    a    pg_attribute;
+    away bigint;
+begin
+    if of_scope not in ('global', 'region', 'node', 'local') then
+        perform atoll.refuse('scope-malformed', format('scope "%s" does not exist', of_scope), hint => 'It is global, region, node or local.');
+    elsif by_column is null then
+        return;
+    end if;
+    select * into a from pg_attribute where attrelid = t and attname = by_column and attnum > 0 and not attisdropped;
+    if a.attname is null then
+        perform atoll.refuse('column-missing', format('cannot share table %s: column "%s" does not exist', t, by_column));
+    elsif a.attgenerated <> '' or exists (select from pg_index where indrelid = t and indisprimary and a.attnum = any (indkey)) then
+        perform atoll.refuse('scope-column', format('cannot scope table %s by column "%s": it is generated or part of the key', t, by_column), hint => 'A row keeps its key when it moves. Use a column of its own.');
+    elsif (select typcategory from pg_type where oid = a.atttypid) not in ('S', 'E') then
+        perform atoll.refuse('scope-column', format('cannot scope table %s by column "%s": its type is %s', t, by_column, format_type(a.atttypid, a.atttypmod)), hint => 'It has to be text.');
+    elsif as_merge ? by_column then
+        perform atoll.refuse('scope-column', format('cannot merge column "%s": it says where a row may go', by_column), hint => 'Its latest value holds. Leave it out of merge.');
+    end if;
+    execute format('select count(*) from %s r where not atoll.admits(atoll.scope_of(r.%I::text, %L))', t, by_column,
+                   case of_scope when 'region' then atoll.here() when 'node' then atoll.here_only() else of_scope end) into away;
+    if away > 0 then
+        perform atoll.refuse('scope-elsewhere', format('cannot share table %s: %s of its rows may not be on this node', t, away),
+            hint => 'Share it while it is empty, and insert those rows afterwards: they go where they may be.');
+    end if;
 end $$;
 
 create or replace function atoll.check_policy(t regclass, pk pg_index, col text, spec jsonb) returns void
@@ -190,14 +219,14 @@ end $$;
 
 -- Declares a table shared, on every node. The name is looked up as the caller sees it; the rest runs with the
 -- node's rights, after the caller's have been checked.
-create or replace function atoll.share(tbl text, merge jsonb default '{}', kind text default 'merge') returns text
+create or replace function atoll.share(tbl text, merge jsonb default '{}', kind text default 'merge', scope text default 'global', scope_column text default null) returns text
 language plpgsql as $$
 begin
-    return atoll.declare_shared(atoll.find_table(tbl), coalesce(merge, '{}'), kind);
+    return atoll.declare_shared(atoll.find_table(tbl), coalesce(merge, '{}'), kind, coalesce(scope, 'global'), scope_column);
 end $$;
-comment on function atoll.share(text, jsonb, text) is 'shares a table with every node of the atoll';
+comment on function atoll.share(text, jsonb, text, text, text) is 'shares a table with the nodes of the atoll that may have its rows';
 
-create or replace function atoll.declare_shared(t regclass, rules jsonb, of_kind text) returns text
+create or replace function atoll.declare_shared(t regclass, rules jsonb, of_kind text, of_scope text, by_column text) returns text
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     full_name text := atoll.qualified(t);
@@ -205,15 +234,16 @@ declare
 begin
     perform atoll.check_owner(t);
     select * into had from atoll.shared_table s where s.name = full_name;
-    if had.kind = of_kind and had.merge = rules then
+    if had.kind = of_kind and had.merge = rules and had.scope = of_scope and had.scope_column is not distinct from by_column then
         return full_name;
     elsif had.name is not null then
         perform atoll.refuse('table-shared', format('table %s is shared already, with other rules', full_name),
-            format('It is %s with %s.', had.kind, had.merge), format('select atoll.unshare(%L) first.', full_name));
+            format('It is %s with %s, scope %s.', had.kind, had.merge, concat_ws(' or by column ', had.scope, had.scope_column)), format('select atoll.unshare(%L) first.', full_name));
     end if;
     perform atoll.check_shareable(t, of_kind, rules);
-    insert into atoll.shared_table (name, kind, merge, definition, declared)
-    values (full_name, of_kind, rules, atoll.definition_of(t), atoll.now());
+    perform atoll.check_scoped(t, rules, of_scope, by_column);
+    insert into atoll.shared_table (name, kind, merge, scope, scope_column, definition, declared)
+    values (full_name, of_kind, rules, of_scope, by_column, atoll.definition_of(t), atoll.now());
     perform atoll.install_tables();
     return full_name;
 end $$;

@@ -16,7 +16,7 @@ begin
     end loop;
     for d in select s.*, l.name is not null as here, l.problem
                from atoll.shared_table s left join atoll.local_table l using (name)
-              where l.name is null or l.problem is not null or l.kind <> s.kind or l.merge <> s.merge
+              where l.name is null or l.problem is not null or (l.kind, l.merge, l.scope, l.scope_column) is distinct from (s.kind, s.merge, s.scope, s.scope_column)
                  or not atoll.is_table(s.name, l.relid)
               order by s.declared
     loop
@@ -24,13 +24,14 @@ begin
             if d.here then
                 perform atoll.uninstall_table(d.name);
             end if;
-            perform atoll.install_table(d.name, d.kind, d.merge, d.definition, d.declared);
+            perform atoll.install_table(d.name, d.kind, d.merge, d.scope, d.scope_column, d.definition, d.declared);
         exception when others then
             get stacked diagnostics reason = message_text;
             if atoll.stamp_node(d.declared) = atoll.me() and not d.here and current_setting('session_replication_role') <> 'replica' then
                 raise;
             end if;
-            insert into atoll.local_table (name, side, kind, merge, relid, problem) values (d.name, d.name, d.kind, d.merge, 0, reason)
+            insert into atoll.local_table (name, side, kind, merge, scope, scope_column, relid, problem)
+            values (d.name, d.name, d.kind, d.merge, d.scope, d.scope_column, 0, reason)
             on conflict (name) do update set problem = excluded.problem;
         end;
     end loop;
@@ -56,7 +57,7 @@ begin
     for part in select p.oid::regprocedure::text from pg_proc p
                  where p.pronamespace = 'atoll_side'::regnamespace and p.proname like replace(replace(left(t.side, 48), '\', '\\'), '_', '\_') || '\_\_%'
                    and format('atoll_side.%I', p.proname) in (select atoll.generated(t.side, x) from unnest(array['read', 'write', 'revive', 'join', 'absorb',
-                       'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'guard']) x) loop
+                       'insert', 'update', 'delete', 'truncate', 'merge', 'merge_slowly', 'seed', 'guard', 'tell', 'settle']) x) loop
         execute 'drop function if exists ' || part || ' cascade';
     end loop;
     delete from atoll.local_column where tbl = of_table;   -- foreign keys do not act where changes arrive
@@ -64,7 +65,7 @@ begin
     perform atoll.render_dispatch();
 end $$;
 
-create or replace function atoll.install_table(of_table text, as_kind text, as_merge jsonb, definition text, declared bigint) returns void
+create or replace function atoll.install_table(of_table text, as_kind text, as_merge jsonb, of_scope text, by_column text, definition text, declared bigint) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
     t regclass := to_regclass(of_table);
@@ -75,15 +76,15 @@ begin
         t := of_table::regclass;
     end if;
     perform atoll.check_shareable(t, as_kind, as_merge);
-    insert into atoll.local_table (name, side, kind, merge, relid, shape)
-    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, t, atoll.shape_of(t));
+    insert into atoll.local_table (name, side, kind, merge, scope, scope_column, relid, shape)
+    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, of_scope, by_column, t, atoll.shape_of(t));
     insert into atoll.local_column (tbl, name, ordinal, type, wire, is_key, equals, policy, together, fold, in_unique)
     select of_table, a.attname, row_number() over (order by k.place nulls last, a.attnum),
            format_type(a.atttypid, -1),
            case when y.typcategory = 'A' or y.typarray = 0 or y.typtype = 'c' or y.typdelim <> ',' then 'text' else format_type(a.atttypid, -1) end,
            k.place is not null,
            case when k.place is not null then atoll.equality(a.atttypid, i.indclass[k.place - 1]) end,
-           case when k.place is not null then 'key' when p.policy is null or p.policy = 'group' then 'lww' else p.policy end,
+           case when k.place is not null then 'key' when a.attname = by_column then 'scope' when p.policy is null or p.policy = 'group' then 'lww' else p.policy end,
            case when p.policy = 'group' then p.arg end,
            case when p.policy = 'function' then p.arg end,
            exists (select from pg_index u where u.indrelid = t and u.indisunique and not u.indisprimary
@@ -223,10 +224,10 @@ begin
         execute format('insert into %s (%s, atoll_birth) select %s, %s from %s', vars->>'side', vars->>'keys', vars->>'keys', at, of_table);
     end if;
     execute format($f$
-        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals)
-        select atoll.me(), nextval('atoll.change_seq'), %L, 'I', %s, 0, count(*), array[%s], array[%s]
-          from (select r.*, %s as atoll_chunk from %s r) r group by atoll_chunk $f$,
-        of_table, at, vars->>'col_names', vars->>'agg_literals', vars->>'chunk', of_table);
+        insert into atoll.change (origin, seq, tbl, op, at, prev, n, cols, vals%s)
+        select atoll.me(), nextval('atoll.change_seq'), %L, 'I', %s, 0, count(*), array[%s], array[%s]%s
+          from (select r.*, %s as atoll_chunk from %s r) r group by atoll_chunk%s $f$,
+        vars->>'and_scope', of_table, at, vars->>'col_names', vars->>'agg_literals', vars->>'scope_r', vars->>'chunk', of_table, vars->>'by_scope');
 end $$;
 
 -- Tables that an older version installed get the functions of this one. `version` names the function files.

@@ -19,26 +19,50 @@ create or replace function atoll.is_member(peer integer) returns boolean
 language sql stable set search_path = pg_catalog
 return exists (select from atoll.peers() p where p.number = peer);
 
+-- Where this node's and other nodes' changes may go, as a condition on the log, given a neighbour's role.
+--
+-- Changes climb and then descend: what came from below goes everywhere, what came from above or from the side goes
+-- down only. So each change takes one way to each node. A tie that people made carries everything. Kin, edges of a
+-- region without a hub, give each other what must not leave the region.
+create or replace function atoll.filter_for(peer integer) returns text
+language sql stable set search_path = pg_catalog
+return (
+    select format('(target is null or target = %s) and scope = any (%L::text[])', p.number,
+                  array['region:' || p.region, 'node:' || p.number] || case when r.role = 'kin' then '{}' else '{global}'::text[] end)
+        || case when r.role in ('down', 'tie') then format(' and origin <> %1$s and (via is null or via <> %1$s)', p.number)
+                when r.role = 'kin' then ' and way is null'
+                else format(' and origin <> %s and (way is null or way = any (''{d,t}''::"char"[]))', p.number) end
+      from atoll.peers() p, lateral (select coalesce((select n.role from atoll.neighbour n where n.number = p.number), 'side') as role) r
+     where p.number = peer);
+
 -- Is what is published to a peer what publish_to would publish? Somebody may have changed it by hand.
 create or replace function atoll.is_published_to(peer integer) returns boolean
 language sql stable set search_path = pg_catalog
 return exists (
-    select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
-     where p.pubname = 'atoll_to_' || peer and p.pubinsert and r.prrelid = 'atoll.change'::regclass
-       and pg_get_expr(r.prqual, r.prrelid) = format('((origin = %s) AND ((target IS NULL) OR (target = %s)))', atoll.me(), peer));
+    select from pg_publication p join pg_publication_rel r on r.prpubid = p.oid join atoll.progress g on g.peer = is_published_to.peer
+     where p.pubname = 'atoll_to_' || is_published_to.peer and p.pubinsert and r.prrelid = 'atoll.change'::regclass
+       and g.wanted = atoll.filter_for(is_published_to.peer) and g.filter = pg_get_expr(r.prqual, r.prrelid));
 
--- What this node publishes to a peer: its own changes, and what is meant for that peer alone. Where that was not so
--- for a while, changes may have passed the peer by: its slot goes too, and it begins anew from the log.
+-- What this node publishes to a peer. Where that was not so for a while, changes may have passed the peer by: its
+-- slot goes too, and it begins anew from the log.
 create or replace function atoll.publish_to(peer integer) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    condition constant text := atoll.filter_for(peer);
 begin
+    if condition is null then
+        perform atoll.refuse('not-a-member', format('node %s is no member that is known here', peer), state => 'AT003');
+    end if;
+    insert into atoll.progress (peer) values (publish_to.peer) on conflict do nothing;
     if not atoll.is_published_to(peer) then
         perform atoll.drop_slot('atoll_to_' || peer);
         execute format('drop publication if exists %I', 'atoll_to_' || peer);
         execute format('create publication %I for table atoll.change (origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope) '
-                       'where (origin = %s and (target is null or target = %s)) with (publish = ''insert'')', 'atoll_to_' || peer, atoll.me(), peer);
+                       'where (%s) with (publish = ''insert'')', 'atoll_to_' || peer, condition);
+        update atoll.progress g set wanted = condition, filter = (select pg_get_expr(r.prqual, r.prrelid)
+                   from pg_publication p join pg_publication_rel r on r.prpubid = p.oid where p.pubname = 'atoll_to_' || publish_to.peer)
+         where g.peer = publish_to.peer;
     end if;
-    insert into atoll.progress (peer) values (peer) on conflict do nothing;
 end $$;
 
 -- Drops a slot that somebody may be reading from.
@@ -63,9 +87,60 @@ begin
     execute format('drop publication if exists %I', 'atoll_to_' || peer);
     perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'atoll_to_' || peer and active_pid is not null;
     delete from atoll.progress p where p.peer = unpublish_to.peer;
-    -- What it wrote last may have reached some of the others only: they tell each other everything once more.
-    update atoll.progress set missed = true, misses = misses + 1;
 end $$;
+
+-- What a node that was shut out wrote last may have reached some of the others only: they tell each other everything
+-- once more.
+create or replace function atoll.owe_everybody() returns void
+language sql security definer set search_path = pg_catalog
+begin atomic
+    update atoll.progress set missed = true, misses = misses + 1;
+end;
+
+-- The nodes to have links to, from the topology: [{"number", "role", "in_use"}, ...].
+create or replace function atoll.set_neighbours(wanted jsonb) returns boolean
+language plpgsql security definer set search_path = pg_catalog as $$
+begin
+    if not exists (select from (select number, role, in_use from atoll.neighbour) h
+                     full join jsonb_to_recordset(wanted) w (number integer, role text, in_use boolean) on h = w
+                    where h.number is null or w.number is null) then
+        return false;
+    end if;
+    delete from atoll.neighbour;
+    insert into atoll.neighbour (number, role, in_use)
+    select number, role, in_use from jsonb_to_recordset(wanted) w (number integer, role text, in_use boolean);
+    perform atoll.set_relay();
+    return true;
+end $$;
+
+-- Whether changes of other nodes pass through here. set_relay replaces it with the constant.
+create or replace function atoll.relays() returns boolean
+language sql stable
+return exists (select from atoll.neighbour where role in ('down', 'tie'));
+
+create or replace function atoll.set_relay() returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    is_relay constant boolean := exists (select from atoll.neighbour where role in ('down', 'tie'));
+begin
+    if is_relay is distinct from atoll.relays() or not exists (select from pg_proc where oid = 'atoll.relays()'::regprocedure and provolatile = 'i') then
+        execute format('create or replace function atoll.relays() returns boolean language sql immutable return %L::boolean', is_relay);
+    end if;
+end $$;
+
+-- The peer that this session applies changes of.
+create or replace function atoll.came_from() returns integer
+language plpgsql set search_path = pg_catalog as $$
+declare
+    known text := nullif(current_setting('atoll.came_from', true), '');
+begin
+    if known is null then
+        select substr(subname, 12) into known from pg_stat_subscription where pid = pg_backend_pid() and subname ~ '^atoll_from_[0-9]+$' limit 1;
+        perform set_config('atoll.came_from', coalesce(known, '0'), false);
+    end if;
+    return known;
+end $$;
+
 
 -- Slots of peers that are no members, or that lost their WAL: dropped, so that they hold nothing back.
 create or replace function atoll.drop_dead_slots() returns setof text
@@ -87,11 +162,16 @@ end $$;
 create or replace function atoll.prepare_for(peer integer, copied boolean) returns jsonb
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
+    role atoll.neighbour := (select n from atoll.neighbour n where n.number = prepare_for.peer);
     slot text := (select case when wal_status = 'lost' then 'lost' when confirmed_flush_lsn is null then 'making' else 'kept' end
                     from pg_replication_slots where slot_name = 'atoll_to_' || peer);
 begin
     if not atoll.is_member(peer) then
         perform atoll.refuse('not-a-member', format('node %s is no member that is known here', peer), state => 'AT003');
+    elsif role.number is null and exists (select from atoll.neighbour) then
+        perform atoll.refuse('not-a-neighbour', format('node %s gets its changes from other nodes', peer), state => 'AT003');
+    elsif not role.in_use then
+        return '{"slot": "none", "missed": false, "wants_us": false}';
     end if;
     perform atoll.publish_to(peer);
     update atoll.progress p set copied = not p.copied
@@ -107,90 +187,6 @@ language sql security definer set search_path = pg_catalog
 begin atomic
     update atoll.progress set missed = true, misses = misses + 1 where peer = to_peer;
 end;
-
--- Notes how far each peer has come. A mark says: whoever has confirmed this place in the WAL has applied every
--- change with a smaller xid (those were committed before the place was read). The longer a peer is away, the
--- further apart the marks, so that there are never more than some thousands.
-create or replace function atoll.note_progress() returns void
-language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
-begin
-    insert into atoll.mark (lsn, xid) select pg_current_wal_insert_lsn(), horizon
-     where exists (select from atoll.change)
-       and not exists (select from atoll.mark where xid = horizon
-                        or made_at > now() - (now() - (select min(made_at) from atoll.mark)) / 1000)
-        on conflict do nothing;
-    update atoll.progress p set xid = m.xid, heard_at = now()
-      from pg_replication_slots s,
-           lateral (select xid from atoll.mark where lsn <= s.confirmed_flush_lsn order by lsn desc limit 1) m
-     where s.slot_name = 'atoll_to_' || p.peer and p.copied and m.xid > p.xid;
-    delete from atoll.mark where lsn < (select min(m.lsn) from (select (select max(lsn) from atoll.mark where xid <= p.xid) as lsn from atoll.progress p) m)
-        or made_at < (select max(made_at) from atoll.mark where made_at < now() - atoll.setting('change_retention')::interval)
-        or not exists (select from atoll.change);
-end $$;
-
--- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
--- those beyond the bounds, and remembers which members and cursors missed them. Says how many went.
-create or replace function atoll.trim(most integer default 20000) returns bigint
-language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
-    read_to xid8;
-    applied xid8;
-    gone    bigint;
-begin
-    perform atoll.note_progress();
-    select min(xid) into read_to from atoll.cursor;
-    -- Without a peer there is nobody to send to: whoever joins is seeded from the tables.
-    select coalesce(min(xid), horizon) into applied from atoll.progress p where atoll.is_member(p.peer);
-    delete from atoll.change c where (c.origin, c.seq) in (
-        select d.origin, d.seq from atoll.change d
-         where (read_to is null or d.xid < read_to)
-           and (d.origin <> atoll.me() and d.xid < horizon
-                or d.target is null and d.xid < applied
-                or d.target is not null and d.xid < coalesce((select p.xid from atoll.progress p where p.peer = d.target), d.xid))
-         order by d.xid, d.seq, d.origin limit most);
-    get diagnostics gone = row_count;
-    gone := gone + atoll.cut_log();
-    delete from atoll.conflict where seen_at < now() - atoll.setting('conflict_retention')::interval
-        or id <= (select max(id) from atoll.conflict) - atoll.setting('conflict_rows_max')::bigint;
-    delete from atoll.expected where seen_at < now() - atoll.setting('change_retention')::interval;
-    delete from atoll.errand where asked_at < now() - interval '1 hour';
-    return gone;
-end $$;
-
--- The bounds of the log: what is older than the retention goes, and when the file has grown beyond its bound, the
--- oldest go until three quarters of it are left. A copy on its way to a peer that confirms now and then stays.
-create or replace function atoll.cut_log() returns bigint
-language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    bound    constant bigint := atoll.setting('change_bytes_max')::bigint;
-    size     constant bigint := pg_table_size('atoll.change');
-    measured constant bigint := nullif(current_setting('atoll.log_measured', true), '')::bigint;
-    old      xid8;
-    gone     bigint := 0;
-begin
-    select max(xid) into old from atoll.mark where made_at < now() - atoll.setting('change_retention')::interval;
-    -- Deleting does not shrink the file: what has been freed is used again before it grows, and only then is it worth a look.
-    if size > bound and size > coalesce(measured, 0) then
-        perform set_config('atoll.log_measured', size::text, false);
-        select greatest(old, max(xid)) into old
-          from (select d.xid, sum(200 + pg_column_size(d.vals) + coalesce(pg_column_size(d.prevs), 0)) over (order by d.xid desc) as kept
-                  from atoll.change d where d.target is null) d
-         where kept > bound / 4 * 3;
-    end if;
-    if old is not null then
-        delete from atoll.change d where d.xid <= old
-           and (d.target is null or exists (select from atoll.progress p where p.peer = d.target and p.heard_at < now() - interval '1 hour'));
-        get diagnostics gone = row_count;
-        if gone > 0 then
-            update atoll.progress set missed = true, misses = misses + 1 where xid <= old;
-            update atoll.cursor set missed = true where xid <= old;
-        end if;
-    end if;
-    return gone;
-end $$;
 
 -- What a node should have and somebody took away: tables declared but not installed, triggers dropped or
 -- switched off. Says how many things were mended.
@@ -211,30 +207,50 @@ begin
     return mended;
 end $$;
 
--- Everything that this node has, as changes meant for one peer: a merge like any other on its side. Ends with
--- a marker, a change of no table.
+-- Everything that this node has and a peer may have, as changes meant for that peer: a merge like any other on its
+-- side. Ends with a marker, a change of no table, that says how far this node had heard everybody when it began.
 create or replace procedure atoll.seed(for_peer integer)
 language plpgsql as $$
 declare
     t       record;
     owed_at constant integer := (select misses from atoll.progress where peer = for_peer and missed);
+    heard   jsonb;
 begin
     if owed_at is null then
         return;
     end if;
-    for t in select l.name, l.side from atoll.local_table l where l.problem is null order by l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at loop
+    select coalesce(jsonb_agg(jsonb_build_object('origin', origin, 'scope', scope, 'n', n, 'horizon', horizon, 'covered', covered, 'others', others)), '[]')
+      into heard from atoll.heard where atoll.may_have(for_peer, scope);
+    commit;
+    for t in select l.name, l.side from atoll.local_table l where l.problem is null order by l.name not like 'atoll.%', l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at loop
         execute format('select %s($1)', atoll.generated(t.side, 'seed')) using for_peer;
         commit;
     end loop;
     insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, target)
-    values (atoll.me(), nextval('atoll.change_seq'), '', 'S', atoll.now(), 0, '{}', '{}', for_peer);
+    values (atoll.me(), nextval('atoll.change_seq'), '', 'S', atoll.now(), 0, '{heard}', array[heard::text], for_peer);
     -- What was deleted while this was written may be missing again.
     update atoll.progress set missed = false where peer = for_peer and misses = owed_at;
     commit;
 end $$;
 
-create or replace function atoll.seeded() returns void
-language sql security definer set search_path = pg_catalog
-begin atomic
+-- All scopes of a node.
+create or replace function atoll.scopes_of(node integer) returns text[]
+language sql stable set search_path = pg_catalog
+return array['global', 'node:' || node]
+    || (select 'region:' || coalesce((select n.region from atoll.node n where n.number = node), (select p.region from atoll.peers() p where p.number = node)));
+
+-- May a node have what is in a scope?
+create or replace function atoll.may_have(node integer, scope text) returns boolean
+language sql stable set search_path = pg_catalog
+return scope = any (atoll.scopes_of(node));
+
+create or replace function atoll.seeded(c atoll.change) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    told record;
+begin
+    for told in select h.* from jsonb_to_recordset(c.vals[1]::jsonb) h (origin integer, scope text, n bigint, horizon xid8, covered bigint, others jsonb) loop
+        perform atoll.note_mark(told.origin, told.scope, told.n, 0, told.horizon, told.covered, told.others);
+    end loop;
     update atoll.self set seeded_at = coalesce(seeded_at, clock_timestamp());
-end;
+end $$;

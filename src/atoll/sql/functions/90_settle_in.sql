@@ -1,11 +1,13 @@
 -- The last step of installing: what depends on who this node is.
 
--- Makes atoll.me() the constant that atoll.self holds.
+-- Makes atoll.me(), atoll.here() and atoll.here_only() the constants that atoll.self says.
 create or replace function atoll.settle_in() returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 begin
     execute format('create or replace function atoll.me() returns integer language sql immutable parallel safe return %s',
                    coalesce((select number from atoll.self), 0));
+    execute format('create or replace function atoll.here() returns text language sql immutable parallel safe return %L::text', 'region:' || coalesce((select region from atoll.self), 'local'));
+    execute format('create or replace function atoll.here_only() returns text language sql immutable parallel safe return %L::text', 'node:' || coalesce((select number from atoll.self), 0));
     perform atoll.set_arrival();
     -- A role of the schema's name would otherwise make its tables there.
     if current_user = 'atoll' then
@@ -19,12 +21,14 @@ begin
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
     perform atoll.set_wake();
+    perform atoll.set_relay();
     if atoll.me() = 0 then
         return;
     end if;
     -- The nodes and the declarations are themselves shared.
     insert into atoll.shared_table (name, kind, merge, definition, declared)
-    values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0)
+    values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0),
+           ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0)
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

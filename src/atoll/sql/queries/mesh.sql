@@ -16,6 +16,9 @@ select atoll.publish_to(%s);
 -- unpublish_to: ends that
 select atoll.unpublish_to(%s);
 
+-- owe_everybody: every neighbour gets a copy of everything
+select atoll.owe_everybody();
+
 -- drop_dead_slots: slots that hold WAL for nobody
 select atoll.drop_dead_slots();
 

@@ -2,8 +2,9 @@
 select atoll_id::text, number, name, seeded_at is not null from atoll.self;
 
 -- write_identity: makes the database the database of this node; a founder has nothing to wait for
-insert into atoll.self (atoll_id, number, name, introduced, seeded_at)
-values (%(atoll_id)s, %(number)s, %(name)s, %(introduced)s, case when %(founds)s then now() end);
+insert into atoll.self (atoll_id, number, name, region, introduced, seeded_at)
+values (%(atoll_id)s, %(number)s, %(name)s, %(region)s, %(introduced)s, case when %(founds)s then now() end)
+on conflict (only_row) do update set region = excluded.region;
 
 -- set_future_bound: how far ahead a stamp may be
 update atoll.setting set value = %s || ' seconds' where name = 'future_bound' and value <> %s || ' seconds';
@@ -53,7 +54,7 @@ insert into atoll.invitation (id, secret_hash, expires_at, wishes) values (%s, %
 -- use_invitation: it serves once
 update atoll.invitation set used_at = now(), used_by = %s where id = %s;
 
--- next_number: a number that no node ever had
+-- next_number: a number that no node ever had; those above are for nodes that have to take one by themselves
 select coalesce(max(number) filter (where number < 32768), 0) + 1 from atoll.node;
 
 -- name_taken: names are unique in an atoll

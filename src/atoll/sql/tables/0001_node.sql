@@ -31,6 +31,7 @@ create table atoll.self (
     atoll_id  uuid     not null,
     number    integer  not null check (number between 1 and 65535),
     name      text     not null,
+    region    text     not null default 'local',
     introduced jsonb   not null default '[]',   -- peers that the inviting node named, until their rows come
     seeded_at timestamptz,                      -- null while a node that joined waits for what the others have
     seeded_without integer[] not null default '{}'  -- peers that were away then: what they deleted meanwhile is still missing

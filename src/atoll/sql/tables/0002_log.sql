@@ -12,7 +12,7 @@ create table atoll.change (
     seq     bigint   not null,
     version smallint not null default 1,
     tbl     text     not null,
-    op      "char"   not null,          -- I insert, U update, D delete, S state
+    op      "char"   not null,          -- I insert, U update, D delete, S state, X out of scope, M mark
     at      bigint   not null,          -- the statement's stamp
     ats     text,                       -- stamps row by row, where they differ
     prev    bigint,                     -- the stamp that was overwritten, where all rows agree on it
@@ -24,10 +24,13 @@ create table atoll.change (
     target  integer,                    -- meant for one member alone: a seed
     scope   text     not null default 'global',
     xid     xid8     not null default pg_current_xact_id(),
+    via     integer,                    -- the neighbour that it came from, and in which role: (u)p, (s)ide, (d)own,
+    way     "char",                     -- (t)ie or (k)in; null for this node's own
     primary key (origin, seq)
 );
 alter table atoll.change alter column vals set storage external;
 create index change_by_xid on atoll.change (xid, seq, origin);
+create index change_marks on atoll.change (xid) where op = 'M';
 
 create table atoll.parked (
     origin    integer not null,
@@ -69,8 +72,8 @@ create table atoll.expected (
     primary key (tbl, key, col, stamp)
 );
 
--- How far each member has come in this node's log, so that the log may be trimmed.
-create table atoll.mark (
+-- How far each neighbour has come in this node's log, so that the log may be trimmed.
+create table atoll.waypoint (
     lsn     pg_lsn primary key,
     xid     xid8   not null,
     made_at timestamptz not null default now()
@@ -79,6 +82,8 @@ create table atoll.progress (
     peer      integer primary key,
     xid       xid8    not null default '0',     -- every change with a smaller xid has been applied there
     copied    boolean not null default false,   -- it says that its first copy is done: what it confirms, it has applied
+    wanted    text,                             -- the row filter that was asked for, and what PostgreSQL made of it
+    filter    text,
     missed    boolean not null default false,   -- changes were deleted that it had not seen: it needs a seed
     misses    integer not null default 0,       -- how often that happened
     heard_at  timestamptz not null default now()

@@ -7,7 +7,8 @@ create table atoll.shared_table (
     name       text   primary key,      -- schema and name, quoted where SQL needs it
     kind       text   not null check (kind in ('merge', 'append')),
     merge      jsonb  not null default '{}',
-    scope      text   not null default 'global',
+    scope      text   not null default 'global' check (scope in ('global', 'region', 'node', 'local')),
+    scope_column text,                  -- says it row by row, where it is not null
     definition text   not null,         -- how a node that lacks the table makes it
     declared   bigint not null          -- stamp
 );
@@ -17,6 +18,8 @@ create table atoll.local_table (
     side    text not null unique,       -- the sidecar's name in schema atoll_side
     kind    text not null,
     merge   jsonb not null,
+    scope   text not null default 'global',
+    scope_column text,
     relid   oid  not null,
     shape   text,                       -- what atoll.shape_of said when it was installed
     problem text,
@@ -31,7 +34,7 @@ create table atoll.local_column (
     wire     text     not null,         -- element type of its array literal in a change
     is_key   boolean  not null,
     equals   text,                      -- the key's equality operator, qualified
-    policy   text     not null check (policy in ('key', 'lww', 'counter', 'max', 'min', 'first', 'set', 'document', 'function')),
+    policy   text     not null check (policy in ('key', 'lww', 'counter', 'max', 'min', 'first', 'set', 'document', 'function', 'scope')),
     together text,                      -- columns of one group move together
     fold     text,                      -- the merge function, qualified
     in_unique boolean not null default false,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from atoll.data.replication.topology import PeerSide, Step, Subscription, choose_step
+from atoll.data.replication.steps import PeerSide, Step, Subscription, choose_step
 
 HERE = "host=/run port=2"
 GOOD = Subscription(2, is_enabled=True, conninfo=HERE, is_copied=True, is_running=True)

@@ -1,0 +1,66 @@
+-- Scopes: where rows may go.
+--
+--   global      every node            region:R    the nodes of region R
+--   node:N      node N alone          local       the node where it was written, and not even the log leaves it
+--
+-- A row's scope is its table's, or what its scope column says. A plain word in that column is the name of a region.
+
+-- The scopes of this node. sql.install replaces both with the constant.
+create or replace function atoll.here() returns text
+language sql immutable parallel safe
+return 'region:local';
+
+create or replace function atoll.here_only() returns text
+language sql immutable parallel safe
+return 'node:0';
+
+create or replace function atoll.scope_of(said text, usual text) returns text
+language sql immutable parallel safe
+return case
+    when said is null or said = '' then usual
+    when said in ('global', 'local') or said like 'region:%' or said like 'node:%' then said
+    else 'region:' || said
+end;
+
+-- May this node keep rows of a scope?
+create or replace function atoll.admits(scope text) returns boolean
+language sql immutable parallel safe
+return scope in ('global', 'local', atoll.here(), atoll.here_only());
+
+-- A row whose scope nobody is in would be lost.
+create or replace function atoll.check_scope(scope text) returns void
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    if scope in ('global', 'local', atoll.here(), atoll.here_only()) then
+        return;
+    elsif scope like 'node:%' then
+        if not exists (select from atoll.peers() p where scope = 'node:' || p.number) then
+            perform atoll.refuse('scope-unknown', format('cannot move a row to scope "%s": there is no such node', scope), hint => 'See who there is: select number, name from atoll.node', state => 'AT003');
+        end if;
+    elsif not exists (select from atoll.peers() p where scope = 'region:' || p.region) then
+        perform atoll.refuse('scope-unknown', format('cannot move a row to scope "%s": no node is in that region', scope),
+            'The row would leave this node and arrive nowhere.', 'See who there is: select name, region from atoll.node', 'AT003');
+    end if;
+end $$;
+
+-- The stamps of what a policy keeps; whose write each was is in them.
+create or replace function atoll.stamps_in(kept jsonb) returns jsonb
+language sql immutable parallel safe
+return case jsonb_typeof(kept)
+    when 'array' then jsonb_build_array(kept->0)
+    when 'object' then (select coalesce(jsonb_agg(e.value->0), '[]') from jsonb_each(kept) e)
+    else '[]'
+end;
+
+-- Did this node write something of a row that whoever moved it had not seen? What was folded into a greatest, least
+-- or merged value cannot be told apart, so that counts as news.
+create or replace function atoll.has_own_news(policies jsonb, state jsonb, delta jsonb) returns boolean
+language sql stable
+return exists (select from jsonb_each_text(state->'t') c
+                where case policies->c.key->>'p'
+                          when 'max' then state->'v' ? c.key when 'min' then state->'v' ? c.key when 'function' then state->'v' ? c.key
+                          else policies->c.key is null and atoll.stamp_node(c.value::bigint) = atoll.me() and c.value::bigint > coalesce((delta->'t'->>c.key)::bigint, 0) end)
+    or exists (select from jsonb_each(state->'x') c, jsonb_array_elements_text(atoll.stamps_in(c.value)) e (stamp)
+                where atoll.stamp_node(e.stamp::bigint) = atoll.me()
+                  and not coalesce(delta->'seen'->c.key, atoll.stamps_in(delta->'x'->c.key)) @> to_jsonb(e.stamp::bigint))
+    or coalesce(atoll.stamp_node((state->>'d')::bigint) = atoll.me() and (state->>'d')::bigint > coalesce((delta->>'d')::bigint, 0), false);

@@ -1,0 +1,117 @@
+-- Trimming: how far every neighbour has come in this node's log, and what of it may be deleted.
+
+-- Notes how far each peer has come. A waypoint says: whoever has confirmed this place in the WAL has applied every
+-- change with a smaller xid (those were committed before the place was read). The longer a peer is away, the
+-- further apart the waypoints, so that there are never more than some thousands.
+create or replace function atoll.note_progress() returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    horizon xid8 := pg_snapshot_xmin(pg_current_snapshot());
+begin
+    insert into atoll.waypoint (lsn, xid) select pg_current_wal_insert_lsn(), horizon
+     where exists (select from atoll.change)
+       and not exists (select from atoll.waypoint where xid = horizon
+                        or made_at > now() - (now() - (select min(made_at) from atoll.waypoint)) / 1000)
+        on conflict do nothing;
+    update atoll.progress p set xid = m.xid, heard_at = now()
+      from pg_replication_slots s,
+           lateral (select xid from atoll.waypoint where lsn <= s.confirmed_flush_lsn order by lsn desc limit 1) m
+     where s.slot_name = 'atoll_to_' || p.peer and p.copied and m.xid > p.xid;
+    delete from atoll.waypoint where lsn < (select min(m.lsn) from (select (select max(lsn) from atoll.waypoint where xid <= p.xid) as lsn from atoll.progress p) m)
+        or made_at < (select max(made_at) from atoll.waypoint where made_at < now() - atoll.setting('change_retention')::interval)
+        or not exists (select from atoll.change);
+end $$;
+
+-- A node that stands by receives from another one, and says how far it has heard everybody: what it has not is kept
+-- for it, but no WAL.
+create or replace function atoll.note_heard(peer integer, told jsonb) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    oldest constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+begin
+    if exists (select from pg_replication_slots where slot_name = 'atoll_to_' || peer and not active) then
+        perform atoll.drop_slot('atoll_to_' || peer);
+    end if;
+    with covered as (
+        select h.origin, h.scope, greatest(h.trimmed, max(m.xid)) as xid
+          from jsonb_array_elements(told) t
+          join atoll.heard h on h.origin = (t->>0)::integer and h.scope = t->>1
+          left join atoll.change m on m.op = 'M' and m.origin = h.origin and m.scope = h.scope and m.vals[1]::bigint <= (t->>2)::bigint
+         group by h.origin, h.scope, h.trimmed
+    )
+    update atoll.progress p set heard_at = now(), xid = greatest(p.xid, least(oldest, (
+               select min(c.xid) from atoll.change c left join covered v using (origin, scope)
+                where c.op <> 'M' and c.target is null and c.origin <> note_heard.peer and c.scope = any (atoll.scopes_of(note_heard.peer))
+                  and (v.xid is null or c.xid > v.xid))))
+     where p.peer = note_heard.peer;
+end $$;
+
+-- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
+-- those beyond the bounds, and remembers which members and cursors missed them. Says how many went.
+create or replace function atoll.trim(most integer default 20000) returns bigint
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    oldest constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    read_to constant xid8 := (select min(xid) from atoll.cursor);
+    applied xid8;
+    gone    bigint;
+begin
+    perform atoll.note_progress();
+    -- Without a peer there is nobody to send to: whoever joins is seeded from the tables.
+    select least(coalesce(min(xid), oldest), read_to) into applied from atoll.progress;
+    -- Marks go first: whoever copies the log later must not find one whose changes are gone.
+    with gone as (
+        delete from atoll.change m where m.op = 'M' and m.xid < applied returning m.origin, m.scope, m.xid
+    )
+    update atoll.heard h set trimmed = g.xid
+      from (select origin, scope, max(xid) as xid from gone group by origin, scope) g
+     where h.origin = g.origin and h.scope = g.scope;
+    delete from atoll.change c where (c.origin, c.seq) in (
+        select d.origin, d.seq from atoll.change d left join atoll.heard h using (origin, scope)
+         where d.op <> 'M' and (read_to is null or d.xid < read_to)
+           and case when d.target is not null then d.xid < coalesce((select p.xid from atoll.progress p where p.peer = d.target), oldest)
+                    when d.scope = 'local' or d.origin <> atoll.me() and not atoll.relays() then d.xid < oldest
+                    else d.xid <= h.trimmed end
+         order by d.xid, d.seq, d.origin limit most);
+    get diagnostics gone = row_count;
+    gone := gone + atoll.cut_log();
+    delete from atoll.conflict where seen_at < now() - atoll.setting('conflict_retention')::interval
+        or id <= (select max(id) from atoll.conflict) - atoll.setting('conflict_rows_max')::bigint;
+    delete from atoll.expected where seen_at < now() - atoll.setting('change_retention')::interval;
+    delete from atoll.errand where asked_at < now() - interval '1 hour';
+    return gone;
+end $$;
+
+-- The bounds of the log: what is older than the retention goes, and when the file has grown beyond its bound, the
+-- oldest go until three quarters of it are left. A copy on its way to a peer that confirms now and then stays.
+create or replace function atoll.cut_log() returns bigint
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    bound    constant bigint := atoll.setting('change_bytes_max')::bigint;
+    size     constant bigint := pg_table_size('atoll.change');
+    measured constant bigint := nullif(current_setting('atoll.log_measured', true), '')::bigint;
+    old      xid8;
+    gone     bigint := 0;
+begin
+    select max(xid) into old from atoll.waypoint where made_at < now() - atoll.setting('change_retention')::interval;
+    -- Deleting does not shrink the file: what has been freed is used again before it grows, and only then is it worth a look.
+    if size > bound and size > coalesce(measured, 0) then
+        perform set_config('atoll.log_measured', size::text, false);
+        select greatest(old, max(xid)) into old
+          from (select d.xid, sum(200 + pg_column_size(d.vals) + coalesce(pg_column_size(d.prevs), 0)) over (order by d.xid desc) as kept
+                  from atoll.change d where d.target is null) d
+         where kept > bound / 4 * 3;
+    end if;
+    if old is not null then
+        delete from atoll.change d where d.xid <= old
+           and (d.target is null or exists (select from atoll.progress p where p.peer = d.target and p.heard_at < now() - interval '1 hour'));
+        get diagnostics gone = row_count;
+        if gone > 0 then
+            delete from atoll.change m where m.op = 'M' and m.xid = (
+                select min(k.xid) from atoll.change k where k.op = 'M' and k.origin = m.origin and k.scope = m.scope and k.xid > old);
+            update atoll.progress set missed = true, misses = misses + 1 where xid <= old;
+            update atoll.cursor set missed = true where xid <= old;
+        end if;
+    end if;
+    return gone;
+end $$;
