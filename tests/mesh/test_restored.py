@@ -120,7 +120,7 @@ async def test_a_copy_that_is_alive_too_is_refused_by_name(make_mesh: MeshMaker)
         said = (await asyncio.to_thread(atoll, "status", "--home", str(copy.home))).stdout
         if "is alive" in said:
             break
-    assert "another node with the number 2 is alive" in said
+    assert "the node with the number 2 is alive elsewhere too" in said
     # The other goes on as before.
     await mesh.stop(copy)
     mesh.nodes.remove(copy)

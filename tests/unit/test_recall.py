@@ -15,6 +15,7 @@ from atoll.node.mesh.recall import (
     Seen,
     Verdict,
     choose_number,
+    judge_links,
     judge_memories,
     judge_seen,
 )
@@ -87,6 +88,19 @@ SEEN = {
 def test_what_a_peer_has_seen(case: str) -> None:
     seen, verdict = SEEN[case]
     assert judge_seen(HISTORY, seen, 300).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("refused", "linked", "verdict"),
+    [
+        (True, False, Verdict.CLONED),
+        (True, True, Verdict.SAME),
+        (False, False, Verdict.SAME),
+        (False, True, Verdict.SAME),
+    ],
+)
+def test_a_copy_is_the_one_that_nobody_has_a_link_to(refused: bool, linked: bool, verdict: Verdict) -> None:
+    assert judge_links(refused_as_twin=refused, has_link=linked).verdict is verdict
 
 
 def test_a_number_is_one_that_nobody_is_known_to_have() -> None:

@@ -23,6 +23,7 @@ from atoll.node.mesh.recall import (
     HomeMemory,
     Seen,
     Verdict,
+    judge_links,
     judge_memories,
     judge_seen,
 )
@@ -154,10 +155,11 @@ class Acquaintances:
         return self._met.setdefault(number, asyncio.Event())
 
     def _tell_of_twin(self, has_link: bool) -> None:
-        if not has_link and self._links.refusals().get("node-twice"):
+        refused = bool(self._links.refusals().get("node-twice"))
+        judgement = judge_links(refused_as_twin=refused, has_link=has_link)
+        if judgement.verdict is Verdict.CLONED:
             self._readiness.hold(
-                "number",
-                f"another node with the number {self._links.me.number} is alive: one is a copy of the other",
+                "number", f"the node with the number {self._links.me.number} {judgement.why}"
             )
         else:
             self._readiness.clear("number")

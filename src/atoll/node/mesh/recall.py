@@ -100,6 +100,15 @@ def judge_seen(history: Sequence[tuple[str, int]], seen: Seen, end_of_wal: int) 
     return Judgement(Verdict.SAME)
 
 
+def judge_links(*, refused_as_twin: bool, has_link: bool) -> Judgement:
+    """When peers answer that they have a link to this number already: not who has one is too many."""
+    if refused_as_twin and not has_link:
+        return Judgement(
+            Verdict.CLONED, "is alive elsewhere too: one of the two homes is a copy of the other"
+        )
+    return Judgement(Verdict.SAME)
+
+
 def choose_number(known: Collection[int], rng: random.Random) -> int:
     """A number that nobody is known to have, drawn so that two nodes hardly ever draw the same."""
     free = [number for number in range(TAKEN_MIN, TAKEN_MAX + 1) if number not in known]
