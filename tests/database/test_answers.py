@@ -64,9 +64,13 @@ async def until_sessions(node: Node, count: int) -> None:
 
 async def test_values_are_texts_in_pages_whose_types_are_known_without_rows(make: Make) -> None:
     questions = make(bounds=Bounds(page_bytes_max=200))
-    first = await questions.answer((), "question.open", {"id": "a", "sql": "select 1 a, 'x'::text a limit 0", "seconds": 9})
+    first = await questions.answer(
+        (), "question.open", {"id": "a", "sql": "select 1 a, 'x'::text a limit 0", "seconds": 9}
+    )
     assert (first["columns"], first["values"], first["is_last"]) == ([["a", 23], ["a", 25]], [[], []], True)
-    rows = await ask(questions, "select n, null::int, n::float8 / 3, now() > 'epoch' from generate_series(1, 500) n")
+    rows = await ask(
+        questions, "select n, null::int, n::float8 / 3, now() > 'epoch' from generate_series(1, 500) n"
+    )
     assert [row[0] for row in rows] == [str(n) for n in range(1, 501)]
     assert rows[0] == ("1", None, "0.3333333333333333", "t")
 
@@ -159,14 +163,20 @@ def scoped(node: Node) -> Node:
         node.run(f"create table {table} (id int primary key, secret text)")
         node.share(table)
         node.run(f"insert into {table} values (1, 'marker')")
-        node.apply.execute("update atoll.shared_table set scope = %s where name = %s", (scope, f"public.{table}"))
+        node.apply.execute(
+            "update atoll.shared_table set scope = %s where name = %s", (scope, f"public.{table}")
+        )
     node.run(
         "create function told_in_words(words text) returns text language plpgsql"
         " as 'declare found text; begin execute words into found; return found; end'"
     )
     node.run("create view seen as select * from own")
-    node.run("create function told() returns text language plpgsql as 'begin return (select secret from own); end'")
-    node.run("create function told_by_owner() returns text language sql security definer as 'select secret from own'")
+    node.run(
+        "create function told() returns text language plpgsql as 'begin return (select secret from own); end'"
+    )
+    node.run(
+        "create function told_by_owner() returns text language sql security definer as 'select secret from own'"
+    )
     node.run("analyze own")
     return node
 
