@@ -190,3 +190,26 @@ async def test_a_database_that_is_put_back_under_a_running_node_is_noticed(make_
     await mesh.until(two, "select atoll.me() > 32767")
     await mesh.app(two, PUT, "new")
     await same_everywhere(mesh, "lost here=1 new=1")
+
+
+async def test_what_an_edge_has_reaches_all_through_its_hub(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh(room=3)
+    hub = await mesh.add("18", "--tier", "hub")
+    edge = await mesh.add("18", "--tier", "edge")
+    other = await mesh.add("18", "--tier", "edge")
+    await mesh.app(hub, f"create table goods ({GOODS})")
+    await mesh.app(hub, "select atoll.share('goods')")
+    await mesh.until_known("goods")
+    await mesh.app(edge, PUT, "first")
+    await mesh.until(other, f"select ({ALL}) = 'first=1'")
+    assert await mesh.sql(edge, "select number from atoll.neighbour") == [(1,)]
+    await keep(mesh, edge)
+    await mesh.app(edge, PUT, "lost here")
+    await mesh.until(other, f"select ({ALL}) = 'first=1 lost here=1'")
+    await put_back(mesh, edge, "data")
+    await mesh.around(edge).cut()
+    await mesh.up(edge)
+    await mesh.app(edge, PUT, "new")
+    await mesh.around(edge).calm()
+    for node in mesh.live():
+        await mesh.until(node, f"select ({ALL}) = 'first=1 lost here=1 new=1'")
