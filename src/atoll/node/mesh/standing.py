@@ -103,6 +103,8 @@ class Standing:
                     row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
                     peers = await (await connection.execute(query("nodes", "peers"))).fetchall()
                     if row is None or row[1] == identity.me.number:
+                        # Else it would take its own old row for a peer, and dial itself.
+                        await connection.execute(query("recall", "retire_former"))
                         self._readiness.clear("number")
                         return identity
                     if membership.may_admit(self._home):

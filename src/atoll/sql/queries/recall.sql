@@ -57,6 +57,10 @@ select number, why from atoll.former order by until;
 -- retire: numbers that are not used any more
 update atoll.node set revoked_at = now() where number = any (%s) and revoked_at is null;
 
+-- retire_former: nor are those that this node gave up
+update atoll.node n set revoked_at = now() from atoll.former f
+ where n.number = f.number and n.number <> atoll.me() and n.revoked_at is null;
+
 -- know_again: a member has taken another number
 select atoll.know_again(%s, %s, %s, %s, %s);
 
