@@ -62,6 +62,16 @@ async def until_sessions(node: Node, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
+async def until_room(questions: Questions) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await ask(questions, "select 1") == [("1",)]
+                return
+            except LinkError:
+                await asyncio.sleep(0.05)
+
+
 async def test_values_are_texts_in_pages_whose_types_are_known_without_rows(make: Make) -> None:
     questions = make(bounds=Bounds(page_bytes_max=200))
     first = await questions.answer(
@@ -117,17 +127,26 @@ async def test_what_is_too_large_or_too_slow_ends_with_its_reason(node: Node, ma
     await until_sessions(node, 1)
 
 
-async def test_readings_that_nobody_fetches_end_and_make_room(node: Node, make: Make) -> None:
-    questions = make(bounds=Bounds(page_bytes_max=100, at_once_max=2, idle_seconds_max=0.2))
+async def test_there_is_room_for_so_many_questions(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, at_once_max=2))
     payload = {"sql": "select n from generate_series(1, 1000000) n", "seconds": 60}
     for name in ("a", "b"):
         await questions.answer((), "question.open", {"id": name, **payload})
     with pytest.raises(LinkError, match="already"):
         await questions.answer((), "question.open", {"id": "c", **payload})
+    await questions.answer((), "question.close", {"id": "a"})
+    assert await ask(questions, "select 1")
+    await questions.answer((), "question.close", {"id": "b"})
+
+
+async def test_readings_that_nobody_fetches_end(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, idle_seconds_max=0.2, at_once_max=1))
+    payload = {"sql": "select n from generate_series(1, 1000000) n", "seconds": 60}
+    await questions.answer((), "question.open", {"id": "a", **payload})
+    await until_room(questions)
     await until_sessions(node, 1)
     with pytest.raises(DataError, match="not being read"):
         await questions.answer((), "question.more", {"id": "a"})
-    assert await ask(questions, "select 1")
 
 
 async def test_closing_ends_the_statement(node: Node, make: Make) -> None:
@@ -147,13 +166,7 @@ async def test_a_last_page_that_nobody_fetches_holds_no_place(node: Node, make: 
     payload = {"id": "a", "sql": "select n from generate_series(1, 30) n", "seconds": 60}
     first = await questions.answer((), "question.open", payload)
     assert not first["is_last"]
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                assert await ask(questions, "select 1") == [("1",)]
-                break
-            except LinkError:
-                await asyncio.sleep(0.05)
+    await until_room(questions)
 
 
 @pytest.fixture
@@ -161,11 +174,8 @@ def scoped(node: Node) -> Node:
     """A table that may not leave the node, one of the region, one for all, and ways around their names."""
     for table, scope in (("own", "node"), ("here", "region"), ("all_of_it", "global")):
         node.run(f"create table {table} (id int primary key, secret text)")
-        node.share(table)
+        node.run("select atoll.share(%s, scope => %s)", table, scope)
         node.run(f"insert into {table} values (1, 'marker')")
-        node.apply.execute(
-            "update atoll.shared_table set scope = %s where name = %s", (scope, f"public.{table}")
-        )
     node.run(
         "create function told_in_words(words text) returns text language plpgsql"
         " as 'declare found text; begin execute words into found; return found; end'"

@@ -180,6 +180,50 @@ async def test_who_hangs_up_has_the_question_withdrawn_everywhere(asked: Mesh) -
     assert (await query(asked.nodes[0], "select 1", "--on", "node=n1"))[0] == 0
 
 
+async def test_scoped_rows_count_once_and_are_told_only_where_they_may_be(mesh: Mesh) -> None:
+    one, two, three = mesh.nodes
+    tables = {"ward": "node", "district": "region", "parcel": "global"}
+    for table, scope in tables.items():
+        await mesh.app(one, f"create table {table} (id int primary key, place text)")
+        by_column = "place" if table == "parcel" else None
+        await mesh.app(
+            one, "select atoll.share(%s, scope => %s, scope_column => %s)", table, scope, by_column
+        )
+        await mesh.until_known(table)
+    for node in mesh.nodes:
+        places = ["global", "", "local", f"node:{node.number}", "region:local", "local"]
+        for number, place in enumerate(places, 10 * node.number):
+            for table in tables:
+                await mesh.app(node, f"insert into {table} values (%s, %s)", number, place)
+    for node in mesh.nodes:
+        await mesh.until(node, "select count(*) = 18 from district")
+        await mesh.until(node, "select count(*) = 12 from parcel")
+    try:
+        assert await _count(two, "district") == (0, 18, {})
+        refused = {"n1": "question-scope", "n3": "question-scope"}
+        assert await _count(two, "ward") == (3, 6, refused)
+        assert await _count(two, "parcel") == (3, 12, refused)
+        for node in (one, three):
+            await mesh.stop(node)
+            node.flags = (*node.flags, "--questions", "on")
+            await mesh.up(node)
+        await mesh.form()
+        assert await _count(two, "ward") == (0, 18, {})
+        assert await _count(two, "parcel") == (0, 18, {})
+        assert await _count(two, "parcel", "--on", "node=n1,n3") == (0, 15, {})
+    finally:
+        for table in tables:
+            await mesh.app(one, "select atoll.unshare(%s)", table)
+
+
+async def _count(node: MeshNode, table: str, *flags: str) -> tuple[int, int, dict[str, str]]:
+    """How it ended, how many rows there are, and who refused."""
+    code, found, said = await query(node, f"select count(*) from {table}", *flags)
+    assert found, said
+    refused = {n["node"]: n["code"] for n in found["report"]["nodes"] if n["state"] == "failed"}
+    return code, found["rows"][0][0], refused
+
+
 async def test_a_hub_hands_questions_on_to_nodes_behind_it(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", "18", "18", flags=("--tier", "hub"))
     one, two, three = mesh.nodes

@@ -89,6 +89,8 @@ def test_rows_that_say_where_they_belong_are_left_to_who_speaks_for_them() -> No
     assert "'global', 'eu', 'region:eu', 'ap', 'region:ap'" in str(told["porto"])
     assert "not in ('global', 'eu', 'region:eu')" in str(told["osaka"])
     assert rows_of(visit, KOBE, (KOBE,), "place") is None
+    here, there = Member(1, "here", "local"), Member(2, "there", "local", distance=1.0)
+    assert str(rows_of(visit, there, (here, there), "place")).endswith("not in ('global', 'region:local')")
 
 
 @pytest.mark.parametrize(

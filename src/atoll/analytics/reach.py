@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from atoll.analytics.question import Member, Reach, Relation
 
+SCOPE_WORDS = ("global", "local")
+
 
 @dataclass(frozen=True)
 class Duty:
@@ -55,12 +57,17 @@ def rows_of(relation: Relation, member: Member, members: Sequence[Member], colum
         spoken.setdefault(other.region, other.number)
     others = [region for region, number in spoken.items() if number != member.number]
     taken = [] if ordered[0].number == member.number else ["global"]
-    taken += [value for region in others for value in (region, f"region:{region}")]
+    taken += [value for region in others for value in _said_of(region)]
     if not taken:
         return None
     usual = f"region:{member.region}" if relation.usual == "region" else relation.usual
     listed = ", ".join(map(_literal, taken))
     return f"coalesce(nullif({column}::text, ''), {_literal(usual)}) not in ({listed})"
+
+
+def _said_of(region: str) -> tuple[str, ...]:
+    """How a row names a region; its bare name means something else where it is a word of its own."""
+    return (f"region:{region}",) if region in SCOPE_WORDS else (region, f"region:{region}")
 
 
 def _literal(text: str) -> str:
