@@ -23,9 +23,11 @@ from atoll.cli import (
     nodes,
     preflight,
     query,
+    scope,
     sql,
     status,
     tables,
+    topology,
     transfer,
     up,
 )
@@ -47,9 +49,13 @@ app.command()(preflight.preflight)
 app.command()(status.status)
 app.command()(nodes.nodes)
 app.command()(nodes.revoke)
+app.command()(topology.topology)
+app.command()(topology.link)
 app.command()(tables.share)
 app.command()(tables.unshare)
 app.command()(tables.tables)
+app.command()(scope.scope)
+app.command()(scope.regions)
 app.command()(check.check)
 app.command()(conflicts.conflicts)
 app.command()(conflicts.revert)

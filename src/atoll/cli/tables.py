@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,14 +22,22 @@ def share(
     append: Annotated[
         bool, typer.Option("--append", help="Rows are facts: inserted, never changed.")
     ] = False,
+    scope: Annotated[
+        str, typer.Option(metavar="SCOPE", help="Where rows may go: global, region, node or local.")
+    ] = "global",
+    scope_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="A column that says it row by row.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
-    """Share a table with every node of the atoll."""
+    """Share a table with the nodes of the atoll that may have its rows."""
     from atoll.cli.rows import fetch
 
     rules = json.dumps(dict(_rule(text) for text in merge or ()))
     postgres = running_postgres(find_home(home))
-    found = fetch(postgres, "tables", "share", (table, rules, "append" if append else "merge"))
+    found = fetch(
+        postgres, "tables", "share", (table, rules, "append" if append else "merge", scope, scope_column)
+    )
     typer.echo(f"{found[0]['share']} is shared")
 
 
@@ -65,10 +73,14 @@ def tables(
     if not found:
         typer.echo("no table is shared yet; share one with: atoll share TABLE")
         return
-    titles = ("table", "kind", "rows", "conflicts", "parked", "merge", "problem")
+    titles = ("table", "kind", "scope", "rows", "conflicts", "parked", "merge", "problem")
     rows = []
     for row in found:
         rules = ", ".join(f"{column}={policy}" for column, policy in row["merge"].items())
         counts = [str(row[name]) for name in ("rows", "conflicts", "parked")]
-        rows.append([row["name"], row["kind"], *counts, rules, row["problem"] or ""])
+        rows.append([row["name"], row["kind"], _scope(row), *counts, rules, row["problem"] or ""])
     print_table(titles, rows, right=("rows", "conflicts", "parked"))
+
+
+def _scope(row: dict[str, Any]) -> str:
+    return f"{row['scope_column']}, or {row['scope']}" if row["scope_column"] else str(row["scope"])

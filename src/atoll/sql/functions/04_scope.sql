@@ -64,3 +64,17 @@ return exists (select from jsonb_each_text(state->'t') c
                 where atoll.stamp_node(e.stamp::bigint) = atoll.me()
                   and not coalesce(delta->'seen'->c.key, atoll.stamps_in(delta->'x'->c.key)) @> to_jsonb(e.stamp::bigint))
     or coalesce(atoll.stamp_node((state->>'d')::bigint) = atoll.me() and (state->>'d')::bigint > coalesce((delta->>'d')::bigint, 0), false);
+
+-- Of a state, its scope and what was written later than that.
+create or replace function atoll.written_after(state jsonb, scope_name text) returns jsonb
+language sql stable parallel safe
+return (
+    with moved as (select (state->'t'->>scope_name)::bigint as at)
+    select jsonb_build_object(
+        'v', (select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(state->'v')
+               where key = scope_name or (state->'t'->>key)::bigint > moved.at),
+        'x', (select coalesce(jsonb_object_agg(c.key, case when jsonb_typeof(c.value) = 'array' then c.value else
+                         (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(c.value) e where (e.value->>0)::bigint > moved.at) end), '{}')
+                from jsonb_each(coalesce(state->'x', '{}')) c
+               where jsonb_typeof(c.value) = 'object' or jsonb_typeof(c.value) = 'array' and (c.value->>0)::bigint > moved.at))
+      from moved);

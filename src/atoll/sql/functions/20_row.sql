@@ -35,7 +35,8 @@ declare
     in_table boolean := t.{{first_key}} is distinct from null;
     atoll_alive    boolean := atoll.is_alive(atoll_row);
     atoll_placed   boolean := true;
-    atoll_gone     boolean := false;    -- out of this node's scopes: only the stamps stay
+    atoll_gone     boolean := false;    -- out of this node's scopes: only the stamps stay,
+    atoll_left     jsonb;               -- and what was written later than the move: it may be on its way back
     rank     bigint;
     q_rank   bigint;
     policies constant jsonb := {{policies}};
@@ -45,6 +46,9 @@ begin
      where p.value->>'p' in ('counter', 'first', 'set', 'document') and atoll_row->'t' ? p.key;
     if {{is_by_row}} then
         atoll_gone := not atoll.admits({{scope_of_vals}});
+        if atoll_gone then
+            atoll_left := atoll.written_after(atoll_row, {{scope_name}});
+        end if;
         -- Of a row that came back into scope, a value may still be on its way.
         atoll_placed := not atoll_gone and not exists (select from jsonb_object_keys(atoll_row->'t') k where not atoll_vals ? k);
     end if;
@@ -83,8 +87,8 @@ begin
     update {{side}} m set
         atoll_birth = (atoll_row->>'b')::bigint, atoll_death = (atoll_row->>'d')::bigint, atoll_epoch = (atoll_row->>'e')::bigint,
         {{set_stamps}}
-        atoll_state = case when not atoll_gone then nullif(atoll_row->'x', '{}') end,
-        atoll_kept = case when atoll_gone then jsonb_build_object({{scope_name}}::text, atoll_vals->{{scope_name}}::text) when atoll_alive and atoll_placed then null else atoll_vals end,
+        atoll_state = nullif(case when atoll_gone then atoll_left->'x' else atoll_row->'x' end, '{}'),
+        atoll_kept = case when atoll_gone then atoll_left->'v' when atoll_alive and atoll_placed then null else atoll_vals end,
         atoll_aside = case when atoll_alive and not (atoll_placed or atoll_gone) then true end
      where {{m_is_s}};
     if {{has_unique}} and and_revive then
