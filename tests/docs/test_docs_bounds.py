@@ -13,7 +13,7 @@ from atoll.data.consistency import receipts
 from atoll.identity import token
 from atoll.link import compression, gateway, startup
 from atoll.link.settings import LinkSettings
-from atoll.node.mesh import asking, reconcile
+from atoll.node.mesh import asking, pulse, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.web import app
@@ -44,6 +44,7 @@ BOUNDS = {
     "a startup packet": f"{startup.STARTUP_BYTES_MAX // 1000} kB; {startup.QUERY_BYTES_MAX // 1024**2} MB",
     "a token": f"{token.LENGTH_MAX // 1024} kB",
     "an answer to an errand": f"{asking.ANSWER_SECONDS_MAX:g} s",
+    "marks that applications ask for": f"{1 / pulse.ASKED_EVERY_SECONDS:g} a second",
     "spare file": f"{disk.SPARE_BYTES // 1024**2} MB",
     "an answer to a question": f"{ANSWER.rows_max:,} rows, {ANSWER.bytes_max // 1024**2} MB;"
     f" pages of {ANSWER.page_bytes_max // 1024} kB",

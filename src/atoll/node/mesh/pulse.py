@@ -27,6 +27,9 @@ MEMBERS_PER_SECOND = 50
 TELL_EVERY_SECONDS = 10.0
 REQUEST_SECONDS_MAX = 10.0
 AGAIN_SECONDS = 1.0
+ASKED_EVERY_SECONDS = 0.02
+LOOK_SECONDS_MIN = 0.01
+LOOK_SECONDS_MAX = 1.0
 CHANNEL = "atoll_mark"
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ class Pulse:
         self._postgres = postgres
         self._links = links
         self._told_at = float("-inf")
+        self._marked_at = float("-inf")
+        self._asked_to = 0
+        self._look_seconds = LOOK_SECONDS_MIN
         links.handle("replication.heard", self._hear)
 
     async def run(self) -> None:
@@ -59,14 +65,33 @@ class Pulse:
     async def _beat(self, connection: Connection) -> None:
         row = await (await connection.execute(query("fleet", "members_and_standbys"))).fetchone()
         members, standbys = (row[0], row[1]) if row else (1, [])
-        is_asked = False
-        async for _ in connection.notifies(timeout=interval_seconds(members), stop_after=1):
-            is_asked = True
-        await connection.execute(query("fleet", "make_marks"), (is_asked,))
-        now = asyncio.get_running_loop().time()
-        if standbys and now - self._told_at >= TELL_EVERY_SECONDS:
-            self._told_at = now
+        loop = asyncio.get_running_loop()
+        due = self._marked_at + interval_seconds(members)
+        await self._listen(connection, due - loop.time())
+        is_due = loop.time() >= due
+        is_coverable = self._asked_to > 0 and await self._is_over(connection, self._asked_to)
+        if is_coverable or is_due:
+            await connection.execute(query("fleet", "make_marks"), (is_coverable,))
+            self._marked_at = loop.time()
+        if is_coverable:
+            self._asked_to = 0
+            await asyncio.sleep(ASKED_EVERY_SECONDS)
+        if standbys and loop.time() - self._told_at >= TELL_EVERY_SECONDS:
+            self._told_at = loop.time()
             await self._tell(connection, standbys)
+
+    async def _listen(self, connection: Connection, seconds: float) -> None:
+        """Wait until somebody asks for a mark; not for long while a running transaction is in its way."""
+        looked = self._look_seconds if self._asked_to else LOOK_SECONDS_MIN / 2
+        self._look_seconds = min(looked * 2, LOOK_SECONDS_MAX)
+        patience = min(seconds, self._look_seconds) if self._asked_to else seconds
+        async for asked in connection.notifies(timeout=max(patience, 0.0), stop_after=1):
+            self._asked_to = max(self._asked_to, int(asked.payload) if asked.payload.isdecimal() else 1)
+
+    async def _is_over(self, connection: Connection, horizon: int) -> bool:
+        """Has every transaction before this one ended, so that a mark covers them?"""
+        row = await (await connection.execute(query("fleet", "is_over"), (str(horizon),))).fetchone()
+        return bool(row and row[0])
 
     async def _tell(self, connection: Connection, standbys: list[int]) -> None:
         row = await (await connection.execute(query("fleet", "heard"))).fetchone()

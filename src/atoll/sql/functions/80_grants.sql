@@ -7,11 +7,11 @@ declare
     api constant text[] := array[
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
-        'list', 'fill'];
+        'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
-        'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
+        'confirm', 'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
         'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
     f   record;
 begin
