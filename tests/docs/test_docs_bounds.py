@@ -16,7 +16,7 @@ from atoll.link.settings import LinkSettings
 from atoll.node.mesh import asking, pulse, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
-from atoll.web import app
+from atoll.web import app, feed
 from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
 
@@ -45,6 +45,8 @@ BOUNDS = {
     "a token": f"{token.LENGTH_MAX // 1024} kB",
     "an answer to an errand": f"{asking.ANSWER_SECONDS_MAX:g} s",
     "marks that applications ask for": f"{1 / pulse.ASKED_EVERY_SECONDS:g} a second",
+    "feeds read over HTTP": f"{feed.READERS_MAX}; {feed.UNCONFIRMED_MAX:,} rows or"
+    f" {feed.UNCONFIRMED_SECONDS_MAX:g} s; {feed.SLOW_SECONDS_MAX:g} s",
     "spare file": f"{disk.SPARE_BYTES // 1024**2} MB",
     "an answer to a question": f"{ANSWER.rows_max:,} rows, {ANSWER.bytes_max // 1024**2} MB;"
     f" pages of {ANSWER.page_bytes_max // 1024} kB",

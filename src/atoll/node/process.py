@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import psycopg
+from starlette.routing import BaseRoute
 
 from atoll import __version__, sql
 from atoll.analytics.service import Questions
 from atoll.domain.errors import DataError
 from atoll.identity.certificate import Identity
 from atoll.node import credentials, keeping, listen
+from atoll.node.applications import Connection, log_in
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.keeping import Keeper, Kept
@@ -38,6 +40,7 @@ from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
 from atoll.observe.metrics import Metrics
 from atoll.web.app import WebServer, make_app
+from atoll.web.feed import feed_route
 from atoll.web.questions import question_route
 
 SET_UP_PAUSE_SECONDS = 1.0
@@ -111,8 +114,7 @@ async def run_node(
                 if node.disk is not None:
                     services.create_task(node.disk.run())
                 if listener is not None:
-                    route = question_route(node.questions.ask, lambda: credentials.password(node.home))
-                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry, [route])
+                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry, _routes(node))
                     services.create_task(WebServer(app, listener).run())
                 services.create_task(bring_up(services))
         except* _Stopped:
@@ -122,6 +124,18 @@ async def run_node(
                 say("stopping")
             kept.keeper.stop()
             await supervising
+
+
+def _routes(node: Node) -> list[BaseRoute]:
+    """What applications may ask over HTTP."""
+
+    def password() -> str:
+        return credentials.password(node.home)
+
+    async def follow() -> Connection:
+        return await log_in(node.home, node.settings, node.postgres, "atoll feed")
+
+    return [question_route(node.questions.ask, password), feed_route(follow, password)]
 
 
 async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Kept]:

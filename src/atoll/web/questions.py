@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -21,11 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.analytics.question import NodeReport, Question
 from atoll.analytics.service import Outcome
-from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError, PolicyDenied
+from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.web.callers import check_login, failure, told, until_gone
 
 BODY_BYTES_MAX = 256 * 1024
 SECONDS_MAX = 300.0
-USER = "app"
 ARROW = "application/vnd.apache.arrow.stream"
 LINES = "application/x-ndjson"
 FIELDS = {"sql", "on", "seconds", "exact", "local_joins", "arrow"}
@@ -36,7 +34,7 @@ Ask = Callable[[Question, Say], Awaitable[Outcome]]
 def question_route(ask: Ask, password: Callable[[], str]) -> Route:
     async def query(request: Request) -> Response:
         try:
-            _check_login(request, password())
+            check_login(request, password())
             question, wants_arrow = _read(await _body(request))
         except AtollError as error:
             return failure(error)
@@ -61,7 +59,7 @@ class _Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._lines(send) if self._kind == LINES else self._whole(scope, receive, send)
         working = asyncio.ensure_future(answer)
-        leaving = asyncio.ensure_future(_until_gone(receive))
+        leaving = asyncio.ensure_future(until_gone(receive))
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -109,53 +107,16 @@ class _Answer:
                     found = await asyncio.to_thread(results.as_json, outcome.table)
                 await _line(send, {"result": {**found, "report": outcome.report}})
             except AtollError as error:
-                await _line(send, {"error": _told(error)})
+                await _line(send, {"error": told(error)})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
 
-def failure(error: AtollError) -> Response:
-    headers = {"WWW-Authenticate": 'Basic realm="atoll"'} if error.code == "login-wrong" else None
-    return JSONResponse({"error": _told(error)}, status_code=_status(error), headers=headers)
-
-
-def _status(error: AtollError) -> int:
-    if error.code == "login-wrong":
-        return 401
-    if error.code == "question-crowded":
-        return 429
-    families = ((PolicyDenied, 403), (DataError, 400), (LinkError, 503), (ConfigError, 501))
-    return next((status for family, status in families if isinstance(error, family)), 500)
-
-
-def _told(error: AtollError) -> dict[str, str | None]:
-    return {"code": error.code, "message": error.message, "detail": error.detail, "hint": error.hint}
-
-
 async def _line(send: Send, found: dict[str, Any]) -> None:
     body = json.dumps(found).encode() + b"\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _check_login(request: Request, password: str) -> None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    try:
-        found = base64.b64decode(given, validate=True) if scheme.lower() == "basic" else b""
-    except binascii.Error:
-        found = b""
-    if not hmac.compare_digest(found, f"{USER}:{password}".encode()):
-        raise PolicyDenied(
-            "login-wrong",
-            "the user or password is wrong",
-            hint=f"The user is {USER}; atoll dsn shows the password.",
-        )
 
 
 async def _body(request: Request) -> bytes:

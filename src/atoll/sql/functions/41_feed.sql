@@ -36,8 +36,15 @@ begin
     end if;
 end $$;
 
--- The next changes, row by row. A row that came in a copy of everything has op S, or D if it is no more. Reading does not move the cursor; say how far you are with atoll.move_feed.
+-- The next changes, row by row, from where the cursor is.
 create or replace function atoll.read_feed(feed text, most integer default 1000)
+returns table (xid xid8, pos bigint, origin integer, "table" text, op "char", at timestamptz, "row" jsonb)
+language sql stable set search_path = pg_catalog as $$
+    select * from atoll.read_feed_after(feed, null, null, most)
+$$;
+
+-- The same from a place after the cursor, for whoever has read on without saying yet how far it is. A row that came in a copy of everything has op S, or D if it is no more. Reading does not move the cursor; say how far you are with atoll.move_feed.
+create or replace function atoll.read_feed_after(feed text, after_xid xid8, after_pos bigint, most integer)
 returns table (xid xid8, pos bigint, origin integer, "table" text, op "char", at timestamptz, "row" jsonb)
 language plpgsql stable security definer set search_path = pg_catalog as $$
 #variable_conflict use_column
@@ -53,6 +60,9 @@ begin
             'Read the tables anew; then atoll.close_feed and atoll.open_feed.', 'AT002');
     elsif most is null or most not between 1 and 100000 then
         perform atoll.refuse('feed-limit', 'a feed is read in steps of 1 to 100000 changes');
+    elsif (after_xid, after_pos) > (c.xid, c.pos) then
+        c.xid := after_xid;
+        c.pos := after_pos;
     end if;
     return query
     select l.xid, (l.seq << 16) | l.origin, l.origin, l.tbl,

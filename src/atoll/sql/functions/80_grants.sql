@@ -11,7 +11,7 @@ declare
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
-        'confirm', 'open_feed', 'make_cursor', 'read_feed', 'move_feed', 'close_feed',
+        'confirm', 'open_feed', 'make_cursor', 'read_feed', 'read_feed_after', 'move_feed', 'close_feed',
         'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
     f   record;
 begin

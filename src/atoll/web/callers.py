@@ -1,0 +1,61 @@
+"""Whoever calls over HTTP: whether they may, what they are told where they may not, and when they are gone.
+
+Applications show the password of the application's role (HTTP Basic, user `app`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
+
+from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError, PolicyDenied
+
+USER = "app"
+STATUSES = {
+    "login-wrong": 401,
+    "feed-unknown": 404,
+    "feed-position": 409,
+    "feed-exists": 409,
+    "question-crowded": 429,
+    "feed-crowded": 429,
+}
+FAMILIES = ((PolicyDenied, 403), (DataError, 400), (LinkError, 503), (ConfigError, 501))
+
+
+def check_login(request: Request, password: str) -> None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    try:
+        found = base64.b64decode(given, validate=True) if scheme.lower() == "basic" else b""
+    except binascii.Error:
+        found = b""
+    if not hmac.compare_digest(found, f"{USER}:{password}".encode()):
+        raise PolicyDenied(
+            "login-wrong",
+            "the user or password is wrong",
+            hint=f"The user is {USER}; atoll dsn shows the password.",
+        )
+
+
+def failure(error: AtollError) -> Response:
+    headers = {"WWW-Authenticate": 'Basic realm="atoll"'} if error.code == "login-wrong" else None
+    return JSONResponse({"error": told(error)}, status_code=_status(error), headers=headers)
+
+
+def told(error: AtollError) -> dict[str, str | None]:
+    return {"code": error.code, "message": error.message, "detail": error.detail, "hint": error.hint}
+
+
+def _status(error: AtollError) -> int:
+    if error.code in STATUSES:
+        return STATUSES[error.code]
+    return next((status for family, status in FAMILIES if isinstance(error, family)), 500)
+
+
+async def until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
