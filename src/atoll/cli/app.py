@@ -20,6 +20,7 @@ from atoll.cli import (
     dsn,
     join,
     logs,
+    migrate,
     nodes,
     preflight,
     query,
@@ -54,6 +55,7 @@ app.command()(topology.link)
 app.command()(tables.share)
 app.command()(tables.unshare)
 app.command()(tables.tables)
+app.command()(migrate.migrate)
 app.command()(scope.scope)
 app.command()(scope.regions)
 app.command()(check.check)

@@ -124,7 +124,9 @@ begin
         'texts', vars->>'t_texts',
         'key_name_array', 'array[' || atoll.list(t.name, 'key', '{l}') || ']',
         'assign_n', atoll.list(t.name, 'key', 'n.{c} := s.{c};', E'\n        ') || E'\n        '
-                 || coalesce(atoll.list(t.name, 'value', 'n.{c} := (atoll_vals->>{l})::{t};', E'\n        '), ''),
+                 || coalesce((select string_agg(format('n.%I := %s::%s;', c.name, case when c.fill is null then format('(atoll_vals->>%L)', c.name)
+                                                          else format('(case when atoll_vals ? %1$L then atoll_vals->>%1$L else %2$L end)', c.name, c.fill) end, c.type), E'\n        ' order by c.ordinal)
+                               from atoll.local_column c where c.tbl = t.name and not c.is_key), ''),
         'state_rank', 'greatest((atoll_row->>''b'')::bigint' || coalesce(', ' || atoll.list(t.name, 'unique', '(atoll_row->''t''->>{l})::bigint'), '') || ')',
         'side_rank', 'greatest(qs.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'qs.{c}'), '') || ')',
         'side_rank_m', 'greatest(m.atoll_birth' || coalesce(', ' || atoll.list(t.name, 'unique', 'm.{c}'), '') || ')',

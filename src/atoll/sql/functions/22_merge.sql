@@ -179,7 +179,7 @@ declare
 begin
     perform atoll.yield_to_application(failure);
     begin
-        return atoll_side.dispatch_slowly(c);
+        return atoll_side.dispatch_slowly(atoll.adapt(c));
     exception when others then
         get stacked diagnostics failure = returned_sqlstate, reason = message_text, code = constraint_name;
     end;
@@ -238,7 +238,7 @@ begin
                       atoll.branches(way, tables[:middle]), atoll.branches(way, tables[middle + 1:]));
     end if;
     return (select format(E'if c.tbl = %L then\n%s\nreturn %s(c);\nend if;', l.name,
-                          case when l.name = 'atoll.shared_table' then format('perform %s(c); perform atoll.install_tables(); return true;',
+                          case when l.name in ('atoll.shared_table', 'atoll.schema_change') then format('perform %s(c); perform atoll.install_tables(); return true;',
                                                                               atoll.generated(l.side, way)) end,
                           atoll.generated(l.side, way))
               from atoll.local_table l where l.name = tables[1]);

@@ -35,6 +35,7 @@ begin
             on conflict (name) do update set problem = excluded.problem;
         end;
     end loop;
+    perform atoll.apply_schema();
 end $$;
 
 create or replace function atoll.is_table(name text, relid oid) returns boolean
@@ -61,6 +62,7 @@ begin
         execute 'drop function if exists ' || part || ' cascade';
     end loop;
     delete from atoll.local_column where tbl = of_table;   -- foreign keys do not act where changes arrive
+    delete from atoll.local_shape where tbl = of_table;
     delete from atoll.local_table where name = of_table;
     perform atoll.render_dispatch();
 end $$;
@@ -68,6 +70,7 @@ end $$;
 create or replace function atoll.install_table(of_table text, as_kind text, as_merge jsonb, of_scope text, by_column text, definition text, declared bigint) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
+    merge constant jsonb := as_merge;
     t regclass := to_regclass(of_table);
     c atoll.local_column;
 begin
@@ -75,9 +78,11 @@ begin
         perform atoll.make_table(of_table, definition);
         t := of_table::regclass;
     end if;
+    delete from atoll.schema_item i where i.tbl = of_table and i.stamp <= declared;
+    as_merge := atoll.merge_now(of_table, as_merge);
     perform atoll.check_shareable(t, as_kind, as_merge);
     insert into atoll.local_table (name, side, kind, merge, scope, scope_column, relid, shape)
-    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, as_merge, of_scope, by_column, t, atoll.shape_of(t));
+    values (of_table, case when length(of_table) <= 48 then of_table else left(of_table, 40) || '~' || left(md5(of_table), 7) end, as_kind, merge, of_scope, by_column, t, atoll.shape_of(t));
     insert into atoll.local_column (tbl, name, ordinal, type, wire, is_key, equals, policy, together, fold, in_unique)
     select of_table, a.attname, row_number() over (order by k.place nulls last, a.attnum),
            format_type(a.atttypid, -1),
@@ -95,6 +100,8 @@ begin
       left join lateral (select place from unnest(i.indkey[0:i.indnkeyatts - 1]::int2[]) with ordinality x (num, place) where num = a.attnum) k on true
       left join lateral (select split_part(v, ':', 1) as policy, nullif(substr(v, strpos(v || ':', ':') + 1), '') as arg from (select as_merge->>a.attname as v) x) p on true
      where a.attrelid = t and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
+    perform atoll.order_columns(of_table);
+    perform atoll.note_shape(of_table);
     if as_kind = 'append' then
         perform atoll.install_append(of_table);
     else

@@ -1,5 +1,5 @@
--- A shared table keeps its shape: its columns, key and unique constraints are known to the functions made for it
--- and to every other node. Event triggers refuse what would change that on one node alone.
+-- The shape of a shared table is known to the functions made for it and to every other node. Event triggers see what
+-- changes it, and either tell the other nodes or refuse.
 
 -- What must stay as it is, as text.
 create or replace function atoll.shape_of(t oid) returns text
@@ -14,18 +14,13 @@ return concat_ws(E'\n',
 
 create or replace function atoll.guard_shape() returns event_trigger
 language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    bad text;
 begin
     -- A new partition is captured from its first row.
     perform atoll.set_triggers(l.name) from atoll.local_table l join pg_class c on c.oid = l.relid
       where c.relkind = 'p' and l.problem is null and to_regproc(atoll.generated(l.side, 'merge')) is not null;
-    select l.name into bad from atoll.local_table l
-     where l.problem is null and l.shape is distinct from atoll.shape_of(l.relid) and exists (select from pg_class where oid = l.relid) limit 1;
-    if bad is not null then
-        perform atoll.refuse('table-shape', format('cannot change columns, key or unique constraints of shared table %s', bad),
-            'The other nodes would go on with the old ones.',
-            format('End the sharing with atoll.unshare(%L), change the table on every node, and share it again.', bad));
+    -- A new table changes nothing about those that are there.
+    if tg_tag <> 'CREATE TABLE' and current_setting('atoll.altering', true) is distinct from 'on' then
+        perform atoll.capture_shapes();
     end if;
 end $$;
 
@@ -45,9 +40,11 @@ end $$;
 create or replace function atoll.set_guards() returns void
 language plpgsql set search_path = pg_catalog as $$
 begin
-    if not exists (select from pg_event_trigger where evtname = 'atoll_guard_shape') then
+    if not exists (select from pg_event_trigger where evtname = 'atoll_guard_shape' and cardinality(evttags) = 5) then
+        drop event trigger if exists atoll_guard_shape;
+        drop event trigger if exists atoll_guard_drop;
         create event trigger atoll_guard_shape on ddl_command_end
-            when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE INDEX', 'DROP INDEX') execute function atoll.guard_shape();
+            when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE INDEX', 'DROP INDEX', 'ALTER INDEX') execute function atoll.guard_shape();
         create event trigger atoll_guard_drop on sql_drop execute function atoll.guard_drop();
     end if;
 exception when insufficient_privilege then

@@ -7,7 +7,7 @@ declare
     api constant text[] := array[
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
-        'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait'];
+        'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
@@ -22,7 +22,7 @@ begin
     for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (api) loop
         execute format('grant execute on function %s to public', f.signature);
     end loop;
-    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting to public;
+    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change to public;
     if exists (select from pg_roles where rolname = 'app') then
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);

@@ -17,6 +17,7 @@ begin
             execute format('alter role atoll in database %I set deadlock_timeout = ''200ms''', current_database());
         end if;
     end if;
+    perform atoll.note_shape(l.name) from atoll.local_table l where l.problem is null and not exists (select from atoll.local_shape s where s.tbl = l.name);
     perform atoll.set_guards();
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
@@ -28,7 +29,8 @@ begin
     -- The nodes and the declarations are themselves shared.
     insert into atoll.shared_table (name, kind, merge, definition, declared)
     values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0),
-           ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0)
+           ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0),
+           ('atoll.schema_change', 'append', '{}', '', 0)
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

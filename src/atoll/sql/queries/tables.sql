@@ -13,3 +13,6 @@ select l.name, l.kind, l.merge, l.scope, l.scope_column, l.problem,
   from atoll.local_table l
  where l.name not like 'atoll.%%'
  order by l.name;
+
+-- migrate: runs DDL, and says what the other nodes will do
+select tbl as "table", step from atoll.migrate(%s, %s);
