@@ -28,7 +28,10 @@ async def upstream(mesh: Mesh, node: MeshNode) -> MeshNode:
 
 
 async def write(mesh: Mesh, node: MeshNode, key: int) -> None:
-    await mesh.until(node, "select to_regclass('item') is not null and to_regclass('atoll_side.\"public.item\"') is not null")
+    await mesh.until(
+        node,
+        "select to_regclass('item') is not null and to_regclass('atoll_side.\"public.item\"') is not null",
+    )
     await mesh.app(node, "insert into item values (%s, %s)", key, f"{node.name} wrote {key}")
 
 
@@ -39,7 +42,9 @@ async def test_an_edge_goes_on_through_the_other_hub(make_mesh: MeshMaker) -> No
         await write(mesh, node, node.number)
     await mesh.settle()
     for edge in edges:
-        assert not await mesh.sql(edge, "select from atoll.neighbour where number = any (%s)", [e.number for e in edges])
+        assert not await mesh.sql(
+            edge, "select from atoll.neighbour where number = any (%s)", [e.number for e in edges]
+        )
     gone = await upstream(mesh, edges[0])
     await mesh.kill(gone)
     for node in mesh.live():
@@ -80,7 +85,9 @@ async def test_a_chain_and_a_ring_made_by_hand(make_mesh: MeshMaker) -> None:
             await mesh.run("link", f"n{a}", f"n{b}", *flags, "--home", str(first.home))
     for node in mesh.nodes:
         mine = sorted({n for pair in chain for n in pair if node.number in pair} - {node.number})
-        await mesh.until(node, "select array_agg(number order by number) = %s::int[] from atoll.neighbour", mine)
+        await mesh.until(
+            node, "select array_agg(number order by number) = %s::int[] from atoll.neighbour", mine
+        )
         await write(mesh, node, node.number)
     await mesh.settle()
     await mesh.run("link", "n1", "n4", "--home", str(first.home))

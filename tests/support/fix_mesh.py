@@ -63,6 +63,7 @@ class MeshNode:
     running: RunningNode | None = None
     is_behind_nat: bool = False
     is_revoked: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -333,6 +334,14 @@ class Mesh:
         logs = "\n".join(node.log() for node in self.live())
         pytest.fail(f"the nodes did not settle within {seconds:.0f} s: {missing}\n{logs}")
 
+    async def catch_up(self, seconds: float = DEADLINE) -> None:
+        """Wait until all links are up and what has been written so far has arrived where it may."""
+        await self.form(seconds)
+        fences, deadline = await self._raise_fences(), time.monotonic() + seconds
+        while missing := await self._missing_fences(fences) or await self._missing_work():
+            assert time.monotonic() < deadline, missing
+            await asyncio.sleep(POLL_SECONDS)
+
     async def form(self, seconds: float = DEADLINE) -> None:
         """Wait until every node has what the others have, and a link to each."""
         deadline = time.monotonic() + seconds
@@ -466,7 +475,7 @@ def _start(node: MeshNode) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        env=clean_environment(MYSELF),
+        env=clean_environment(MYSELF) | node.environment,
         cwd="/",
     )
 

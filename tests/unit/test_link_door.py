@@ -39,7 +39,7 @@ def run_folder() -> Iterator[Path]:
 async def door_to(path: Path, shore: Shore | None = None) -> AsyncIterator[Door]:
     """A door that leads node 7 to a socket; with TLS where a shore gives it a certificate."""
     tls = make_server_context(shore.identity(1)) if shore else None
-    rules = Rules(user="postgres", database="postgres")
+    rules = Rules(user="postgres", database="postgres", only_subscriptions=False)
     door = Door(
         password=SECRET, socket_of=lambda number: path.with_name(f"{path.name}{number}"), tls=tls, rules=rules
     )

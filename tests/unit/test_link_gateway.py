@@ -94,7 +94,7 @@ async def parrot(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 @pytest.fixture
 async def strait(shore: Shore, run_folder: Path) -> AsyncIterator[Strait]:
     server = await asyncio.start_unix_server(parrot, str(run_folder / "server"))
-    strait = await make_strait(shore, run_folder, run_folder / "server", Rules())
+    strait = await make_strait(shore, run_folder, run_folder / "server", Rules(only_subscriptions=False))
     yield strait
     for gateway in (strait.near, strait.far):
         await gateway.stop()
@@ -184,7 +184,8 @@ async def test_a_client_that_comes_while_the_link_is_away_gets_through_when_it_i
     reader, writer = await strait.visit()
     writer.write(startup())
     again = await shore.links(1, identity=identity, listen=("127.0.0.1", port), boot="second")
-    far = Gateway(again, folder=run_folder / "far", postgres_socket=run_folder / "server")
+    rules = Rules(only_subscriptions=False)
+    far = Gateway(again, folder=run_folder / "far", postgres_socket=run_folder / "server", rules=rules)
     assert await reader.readexactly(len(startup())) == startup()
     writer.close()
     await eventually(lambda: far.open_bridges == 0)
@@ -245,7 +246,7 @@ async def sea(shore: Shore, run_folder: Path, bare_server: Postgres) -> AsyncIte
             await connection.execute(
                 text.SQL("create database {} template template0").format(text.Identifier(name))
             )
-    rules = Rules(database=publisher)
+    rules = Rules(database=publisher, only_subscriptions=False)
     strait = await make_strait(shore, run_folder, bare_server.socket, rules, bare_server.account.uid)
     yield Sea(strait, bare_server, publisher, subscriber)
     for gateway in (strait.near, strait.far):

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from atoll.domain.errors import AtollError, ConfigError, LinkError
@@ -78,7 +79,8 @@ class Gateway:
 
     async def serve(self, peer: PeerIdentity, stream: Stream) -> None:
         """The far end: connect an arriving stream to our PostgreSQL, behind the filter."""
-        guard = FrontendGuard(self._rules)
+        rules = self._rules
+        guard = FrontendGuard(replace(rules, peer=peer.number) if rules.only_subscriptions else rules)
         who = f'node "{peer.name}"'
 
         def refused(message: str) -> None:

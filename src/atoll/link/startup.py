@@ -2,7 +2,8 @@
 
 The far end of a stream reaches PostgreSQL over a socket where the node's own operating-system user could be
 anybody, a superuser included. So only one role and one database pass, and of the replication commands only
-the logical ones: a role that can replicate could otherwise copy the whole cluster.
+the logical ones: a role that can replicate could otherwise copy the whole cluster. What a peer may say
+further is the subscriber's part.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 import struct
 from dataclasses import dataclass
 from typing import NoReturn
+
+from atoll.link import subscriber
 
 PROTOCOL_MAJOR = 3
 STARTUP_BYTES_MAX = 10_000
@@ -43,6 +46,9 @@ class Rules:
     user: str = "atoll_link"
     database: str = "atoll"
     plugin: str = "pgoutput"
+    only_subscriptions: bool = True
+    peer: int | None = None
+    """Whose subscription it has to be; anybody's if none is named."""
 
 
 class Refused(Exception):
@@ -81,8 +87,9 @@ class FrontendGuard:
         elif not self._started:
             size = self._startup_size()
             if size:
-                check_startup(bytes(pending[:size]), self._rules)
-                self._started = True
+                self._take_startup(bytes(pending[:size]), passed)
+                del pending[:size]
+                return True
         elif len(pending) < MESSAGE_HEADER_BYTES:
             return False
         else:
@@ -90,6 +97,16 @@ class FrontendGuard:
         passed += pending[:size]
         del pending[:size]
         return size > 0
+
+    def _take_startup(self, packet: bytes, passed: bytearray) -> None:
+        check_startup(packet, self._rules)
+        if self._rules.peer is not None:
+            try:
+                packet = subscriber.announce(packet, self._rules.peer)
+            except subscriber.Unusual as error:
+                _refuse(str(error))
+        passed += packet
+        self._started = True
 
     def _startup_size(self) -> int:
         if len(self._pending) < 8:
@@ -106,7 +123,8 @@ class FrontendGuard:
         kind: int
         size: int
         kind, size = struct.unpack_from("!BI", self._pending)
-        if kind not in CLIENT_TYPES or size < 4:
+        allowed = CLIENT_TYPES if self._rules.peer is None else subscriber.MESSAGE_TYPES
+        if kind not in allowed or size < 4:
             _refuse(f"message type {kind} is not allowed on a link", "08P01")
         if kind != ord("Q"):
             self._pass = 1 + size - MESSAGE_HEADER_BYTES
@@ -145,6 +163,11 @@ def check_query(query: bytes, rules: Rules) -> None:
     """Refuses replication commands that are not logical; everything else is PostgreSQL's to judge."""
     if query[-1:] != b"\0" or b"\0" in query[:-1]:
         _refuse("the query is malformed", "08P01")
+    if rules.peer is not None:
+        try:
+            subscriber.check(query[:-1], rules.peer)
+        except subscriber.Unusual as error:
+            _refuse(str(error), "42501")
     first = FIRST_WORD.match(query)
     word = first[1].upper() if first else b""
     if word in NEVER:
