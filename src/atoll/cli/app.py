@@ -19,11 +19,13 @@ from atoll.cli import (
     demo,
     dsn,
     join,
+    leave,
     logs,
     migrate,
     nodes,
     preflight,
     query,
+    repair,
     scope,
     sql,
     status,
@@ -49,6 +51,7 @@ app.command()(join.join)
 app.command()(preflight.preflight)
 app.command()(status.status)
 app.command()(nodes.nodes)
+app.command()(leave.leave)
 app.command()(nodes.revoke)
 app.command()(topology.topology)
 app.command()(topology.link)
@@ -59,6 +62,8 @@ app.command()(migrate.migrate)
 app.command()(scope.scope)
 app.command()(scope.regions)
 app.command()(check.check)
+app.command()(repair.receipt)
+app.command()(repair.repair)
 app.command()(conflicts.conflicts)
 app.command()(conflicts.revert)
 app.command()(conflicts.parked)

@@ -29,13 +29,15 @@ def nodes(
 def _cells(row: dict[str, Any]) -> list[str]:
     start = [str(row["number"]), row["name"], row["region"], row["tier"]]
     if row["revoked_at"]:
-        return [*start, "revoked", *[""] * 6]
+        return [*start, "left" if row["ended"] == "left" else "revoked", *[""] * 6]
     if row["is_me"]:
         return [*start, "this node", *[""] * 6]
     if row["state"] is None:
         return [*start, "-", *[""] * 6]
     rtt = f"{row['rtt_ms']:.1f} ms" if row["rtt_ms"] is not None else "-"
     problem = (row["problem"] or "") + ("; waits for a copy" if row["missed"] else "")
+    if row["kept_until"] and row["state"] != "up":
+        problem += f"; its changes are kept until {row['kept_until']:%Y-%m-%d %H:%M}"
     return [
         *start,
         row["state"],
@@ -77,5 +79,13 @@ def revoke(
         raise ConfigError("node-itself", "a node cannot revoke itself", hint="Run this on another node.")
     if not yes:
         typer.confirm(f'Shut node "{known[0]["name"]}" out for good?', abort=True)
+    heard = fetch(postgres, "members", "last_heard", {"node": node})
     fetch(postgres, "nodes", "revoke", {"node": node})
     typer.echo(f'node "{known[0]["name"]}" is revoked')
+    if heard and heard[0]["n"]:
+        typer.echo(
+            f"what it wrote up to {heard[0]['covered']:%Y-%m-%d %H:%M:%S} is here"
+            f" (last heard {heard[0]['heard_at']:%Y-%m-%d %H:%M:%S}); what it wrote later stays on it"
+        )
+    else:
+        typer.echo("nothing that it wrote has been heard here; what it wrote stays on it")

@@ -40,6 +40,7 @@ STEP_SECONDS_MAX = 300.0
 SLOT_SECONDS_MAX = 3.0
 REQUEST_SECONDS_MAX = 10.0
 LOCK_TIMEOUT = "2s"
+PAGES_SWEPT = 50
 log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -165,6 +166,7 @@ class Reconcile:
 
     async def _trim(self, connection: Connection) -> None:
         await _value(connection, "trim")
+        await connection.execute(query("members", "forget_deleted"), (PAGES_SWEPT,))
 
     # Sending: publications and slots
 
@@ -178,7 +180,8 @@ class Reconcile:
                     log.warning("mended what is published to node %s", number)
         for number in sorted(published.keys() - peers.keys()):
             await connection.execute(query("mesh", "unpublish_to"), (number,))
-            if number in self._revoked:
+            evicted = await (await connection.execute(query("members", "evicted"))).fetchall()
+            if (number,) in evicted:
                 await connection.execute(query("mesh", "owe_everybody"))
             log.info("nothing is sent to node %s any more", number)
         for (slot,) in await (await connection.execute(query("mesh", "drop_dead_slots"))).fetchall():

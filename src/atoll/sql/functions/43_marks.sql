@@ -30,7 +30,8 @@ begin
     update atoll.pulse set n = n + 1, xid = horizon, made_at = clock_timestamp() returning n into p.n;
     scopes := array_remove(scopes, 'global') || '{global}'::text[];
     select jsonb_object_agg(h.scope, h.n) into latest from atoll.heard h where h.origin = atoll.me();
-    latest := coalesce(latest, '{}') || (select jsonb_object_agg(s, p.n) from unnest(scopes) s);
+    latest := coalesce(latest, '{}') || (select jsonb_object_agg(s, p.n) from unnest(scopes) s)
+           || jsonb_build_object('@heard', atoll.heard_up_to());
     foreach in_scope in array scopes loop
         insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, scope)
         values (atoll.me(), nextval('atoll.change_seq'), '', 'M', atoll.now(), 0, '{n,after,horizon,covered,others}',

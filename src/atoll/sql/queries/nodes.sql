@@ -28,7 +28,7 @@ select number, name, region, tier, addresses from atoll.node where revoked_at is
 select number from atoll.node where revoked_at is not null;
 
 -- revoke: shuts a node out
-update atoll.node set revoked_at = now() where (name = %(node)s or number::text = %(node)s) and revoked_at is null returning number, name;
+update atoll.node set revoked_at = now(), ended = 'evicted' where (name = %(node)s or number::text = %(node)s) and revoked_at is null returning number, name;
 
 -- nodes_seen: every node with how its link is
 select n.number, n.name, n.region, n.tier, n.addresses, n.joined_at, n.revoked_at, n.number = atoll.me() as is_me,
@@ -36,7 +36,7 @@ select n.number, n.name, n.region, n.tier, n.addresses, n.joined_at, n.revoked_a
        extract(epoch from now() - l.seen_at)::float8 as seen_ago,
        (select count(*) from atoll.change c where c.origin = atoll.me() and (c.target is null or c.target = n.number)
            and c.xid >= coalesce(p.xid, '0'::xid8) and p.peer is not null) as unconfirmed,
-       p.missed
+       p.missed, n.ended, atoll.kept_until(n.number) as kept_until
   from atoll.node n
   left join atoll.link_state l on l.peer = n.number
   left join atoll.progress p on p.peer = n.number
@@ -70,5 +70,7 @@ select n.number, n.name, n.region, n.tier,
        (select count(*) from atoll.local_table t where t.name not like 'atoll.%') as tables,
        (select coalesce(json_object_agg(t.name, t.problem), '{}') from atoll.local_table t where t.problem is not null) as table_problems,
        (select count(*) from atoll.parked) as parked,
-       (select count(*) from atoll.conflict c where c.reverted_at is null) as conflicts
+       (select count(*) from atoll.conflict c where c.reverted_at is null) as conflicts,
+       (select coalesce(json_object_agg(d.tbl, d.n), '{}') from (select tbl, count(*) as n from atoll.difference group by tbl) d) as differences,
+       (select count(*) from atoll.repair where at > now() - interval '1 day') as repairs
   from atoll.self s left join atoll.node n on n.number = s.number;

@@ -23,6 +23,7 @@ insert into atoll.setting values
     ('chunk_bytes',        '1000000', 'Bytes in one change, about.'),
     ('change_retention',   '7 days',  'A change that a member has not acknowledged is kept this long.'),
     ('change_bytes_max',   '2147483648', 'The change log may grow to this size for absent members.'),
+    ('tombstone_retention', '30 days', 'A deleted row is remembered at least this long; no backup older than that may be restored.'),
     ('conflict_retention', '30 days', 'A conflict stays listed this long.'),
     ('conflict_rows_max',  '100000',  'Conflicts listed at most; the oldest go first.');
 
@@ -44,7 +45,8 @@ create table atoll.node (
     tier       text        not null check (tier in ('edge', 'hub', 'cloud')),
     addresses  text[]      not null default '{}',
     joined_at  timestamptz not null default now(),
-    revoked_at timestamptz
+    revoked_at timestamptz,
+    ended      text                     -- why it is no member any more: left, evicted
 );
 
 create table atoll.invitation (

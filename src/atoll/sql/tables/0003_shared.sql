@@ -21,6 +21,7 @@ create table atoll.local_table (
     scope   text not null default 'global',
     scope_column text,
     relid   oid  not null,
+    swept   bigint not null default 0,  -- the page of the sidecar up to which it was gone through
     shape   text,                       -- what atoll.shape_of said when it was installed
     problem text,
     made_at timestamptz not null default now()
