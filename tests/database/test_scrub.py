@@ -280,7 +280,9 @@ def test_what_is_compared_is_what_both_may_have(three_nodes: Nodes) -> None:
         assert mine == theirs
         receipts = {node.value("select atoll.receipt('public.person', %s)", shared) for node in (a, b)}
         assert len(receipts) == 1
-    assert one.value("select atoll.receipt('public.person')") != three.value("select atoll.receipt('public.person')")
+    assert one.value("select atoll.receipt('public.person')") != three.value(
+        "select atoll.receipt('public.person')"
+    )
 
 
 def test_a_receipt_of_all_scopes_is_the_receipt(two: Nodes) -> None:

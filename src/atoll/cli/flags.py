@@ -38,6 +38,10 @@ QuestionsDatabase = Annotated[
 WalKeep = Annotated[str | None, typer.Option(metavar="SIZE", help="WAL kept for an absent peer.")]
 LinkCompression = Annotated[str | None, typer.Option(help="auto, on or off.")]
 LinkRate = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second on each link.")]
+Receipts = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="Share of a core for comparing with peers, or off.")
+]
+Repair = Annotated[str | None, typer.Option(help="Whether rows that differ are mended unasked: auto or off.")]
 FutureBound = Annotated[
     str | None, typer.Option(metavar="TIME", help="Changes stamped further ahead are parked.")
 ]

@@ -85,6 +85,8 @@ def join(
     wal_keep: flags.WalKeep = None,
     link_compression: flags.LinkCompression = None,
     link_rate: flags.LinkRate = None,
+    receipts: flags.Receipts = None,
+    repair: flags.Repair = None,
     future_bound: flags.FutureBound = None,
     disk_floor: flags.DiskFloor = None,
     log_level: flags.LogLevel = None,

@@ -39,6 +39,10 @@ def _disk(seen: Status) -> str:
     return f"{seen.disk_free_bytes // 1024**2} MB free, writes stop below {floor} MB"
 
 
+def _differ(count: int) -> str:
+    return f"{count} row{'s' if count > 1 else ''} differ from other nodes; see: atoll repair --dry-run"
+
+
 def _describe(seen: Status) -> str:
     state = "ready" if seen.is_ready else "not ready" if seen.is_running else "not running"
     number = f", number {seen.number}" if seen.number is not None else ""
@@ -57,4 +61,7 @@ def _describe(seen: Status) -> str:
         waiting = f", {seen.parked} changes parked" if seen.parked else ""
         rows.append(("tables", f"{seen.tables} shared, {seen.conflicts} conflicts{waiting}"))
         rows += [("", f"{table}: {problem}") for table, problem in seen.table_problems.items()]
+        rows += [("", f"{table}: {_differ(count)}") for table, count in seen.differences.items()]
+        if seen.repairs:
+            rows.append(("", f"{seen.repairs} rows mended within a day; see: atoll repair --list"))
     return "\n".join(f"{label:<9} {text}" for label, text in rows)

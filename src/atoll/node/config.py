@@ -39,6 +39,8 @@ class Settings:
     wal_keep: int
     link_compression: str
     link_rate: int | None
+    receipts: float | None
+    repair: str
     future_bound: float
     disk_floor: int
     log_level: str
@@ -102,6 +104,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("wal_keep", "1GB", values.size, "WAL kept at most for a peer that is away."),
     Option("link_compression", "auto", values.one_of("auto", "on", "off"), "Compression between nodes."),
     Option("link_rate", "off", values.size_or_off, "Bytes a second sent on each link at most, or off."),
+    Option("receipts", "2%", values.share_or_off, "Share of a core for comparing with peers, or off."),
+    Option("repair", "auto", values.one_of("auto", "off"), "Whether rows that differ are mended unasked."),
     Option("future_bound", "5min", values.duration, "Changes stamped further ahead than this are parked."),
     Option("disk_floor", "256MB", values.size, "Below this much free disk the node accepts no writes."),
     Option("log_level", "info", values.one_of("debug", "info", "warning", "error"), "What is logged."),

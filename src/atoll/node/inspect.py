@@ -54,6 +54,8 @@ class Status:
     table_problems: dict[str, str]
     parked: int | None
     conflicts: int | None
+    differences: dict[str, int]
+    repairs: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,6 +94,8 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         table_problems=row.get("table_problems") or {},
         parked=row.get("parked"),
         conflicts=row.get("conflicts"),
+        differences=row.get("differences") or {},
+        repairs=row.get("repairs"),
     )
 
 

@@ -70,6 +70,16 @@ def size_or_off(value: object) -> int | None:
     return None if _text(value) in ("off", "", "0") else size(value)
 
 
+def share_or_off(value: object) -> float | None:
+    """A part of one: a percentage up to 50%."""
+    if _text(value) in ("off", "", "0"):
+        return None
+    share = _measured(value, {"%": 0.01}, "a share such as 2%, or off")
+    if not 0 < share <= 0.5:
+        raise ValueError("it must be at most 50%")
+    return share
+
+
 def duration(value: object) -> float:
     """Seconds: a number, or a number with ms, s, min, h or d."""
     return _measured(value, DURATIONS, "a duration such as 5min")
@@ -106,7 +116,7 @@ def _text(value: object) -> str:
 
 
 def _measured(value: object, units: Mapping[str, float], meaning: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", _text(value))
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)", _text(value))
     if match is None or match[2].lower() not in units:
         raise ValueError(f"it must be {meaning}")
     return float(match[1]) * units[match[2].lower()]

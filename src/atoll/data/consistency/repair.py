@@ -80,10 +80,11 @@ def _judge_values(mine: Vote, known: Sequence[Vote]) -> Judgement:
     if mine.odd == "vanished":
         return Judgement(Will.JOIN, (others[0].node,), "the row was deleted here past the triggers")
     votes = [mine, *voters]
+    # That a stretch was altered says nothing of its other rows, so it only decides where votes do not.
     trusted = [vote for vote in votes if not vote.is_altered] or votes
-    counts = Counter(vote.values for vote in trusted)
-    most = max(counts.values())
-    leading = [values for values, count in counts.items() if count == most]
+    leading = _leading(votes)
+    if len(leading) > 1:
+        leading = _leading(trusted)
     if len(leading) > 1:
         like = tuple(sorted({vote.values: vote.node for vote in others}.values()))
         return Judgement(
@@ -91,9 +92,13 @@ def _judge_values(mine: Vote, known: Sequence[Vote]) -> Judgement:
         )
     if leading[0] == mine.values:
         return Judgement(Will.NONE)
-    winner = next(vote.node for vote in trusted if vote.values == leading[0])
-    why = f"the values here were changed past the triggers: {most} of {len(trusted)} that count have these"
-    return Judgement(Will.VALUE, (winner,), why)
+    winner = next(vote.node for vote in others if vote.values == leading[0])
+    return Judgement(Will.VALUE, (winner,), "the values here were changed past the triggers")
+
+
+def _leading(votes: Sequence[Vote]) -> list[str]:
+    counts = Counter(vote.values for vote in votes)
+    return [values for values, count in counts.items() if count == max(counts.values())]
 
 
 def are_same(mine: Vote, others: Iterable[Vote]) -> bool:

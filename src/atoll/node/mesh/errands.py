@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from psycopg import AsyncConnection
@@ -30,11 +30,21 @@ log = logging.getLogger(__name__)
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
+class Mend(Protocol):
+    """Compares tables now, and mends what differs here."""
+
+    async def __call__(self, tables: Sequence[str], *, dry: bool) -> dict[str, Any]: ...
+
+
 class Errands:
-    def __init__(self, postgres: Postgres, links: Links) -> None:
+    def __init__(self, postgres: Postgres, links: Links, *, mend: Mend) -> None:
         self._postgres = postgres
         self._links = links
-        self._kinds: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {"check": self._check}
+        self._mend = mend
+        self._kinds: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "check": self._check,
+            "repair": self._repair,
+        }
         links.handle("receipt.buckets", self._tell_buckets)
         links.handle("receipt.rows", self._tell_rows)
 
@@ -72,6 +82,9 @@ class Errands:
                     "error": {"code": "database", "message": str(error).strip(), "detail": None, "hint": None}
                 }
             await connection.execute(query("errands", "answer"), (Jsonb(answer), number))
+
+    async def _repair(self, details: dict[str, Any]) -> dict[str, Any]:
+        return await self._mend(details.get("tables") or [], dry=bool(details.get("dry")))
 
     # check
 

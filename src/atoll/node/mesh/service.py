@@ -22,6 +22,7 @@ from atoll.node.mesh.acquaintances import Acquaintances
 from atoll.node.mesh.errands import Errands
 from atoll.node.mesh.pulse import Pulse
 from atoll.node.mesh.reconcile import Reconcile
+from atoll.node.mesh.scrub import Scrub
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.observe.metrics import gauge
@@ -71,7 +72,8 @@ class Mesh:
             sockets=home.peers,
             own_row=own_row,
         )
-        self._errands = Errands(postgres, self.links)
+        self._scrub = Scrub(postgres, self.links, share=settings.receipts, is_auto=settings.repair == "auto")
+        self._errands = Errands(postgres, self.links, mend=self._scrub.mend)
         self._pulse = Pulse(postgres, self.links)
         self._acquaintances = Acquaintances(
             postgres, self.links, readiness, boot=boot, identity=identity, own_row=own_row
@@ -92,6 +94,7 @@ class Mesh:
                 group.create_task(self._reconcile.run())
                 group.create_task(self._errands.run())
                 group.create_task(self._pulse.run())
+                group.create_task(self._scrub.run())
                 group.create_task(self._acquaintances.run())
         finally:
             await self._gateway.stop()
@@ -109,6 +112,7 @@ class Mesh:
             if name in self._reconcile.numbers:
                 yield gauge(f"atoll_{name}", help_text, self._reconcile.numbers[name])
         yield from self._link_numbers()
+        yield from self._scrub.numbers()
         refused = CounterMetricFamily(
             "atoll_link_refusals", "Connections refused, by reason.", labels=["reason"]
         )

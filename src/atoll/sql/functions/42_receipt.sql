@@ -37,8 +37,26 @@ begin
         atoll.receipt_source(of_table), buckets, most) using wanted;
 end $$;
 
--- The rows of a table in one line, the same on every node that has converged.
-create or replace function atoll.receipt(of_table text) returns text
-language sql stable
-return (select coalesce(sum(row_count), 0) || ' rows ' || left(md5(coalesce(string_agg(bucket || ':' || hash, ',' order by bucket), '')), 16)
-          from atoll.receipt_buckets(of_table));
+-- The rows of a table in one line, the same on every node that has converged: all that are here, or those in some
+-- scopes, for two nodes that do not have all scopes in common.
+drop function if exists atoll.receipt(text);
+create or replace function atoll.receipt(of_table text, scopes text[] default null) returns text
+language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
+declare
+    t     constant atoll.local_table := (select l from atoll.local_table l where l.name = of_table);
+    usual constant text := case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end;
+    told  text;
+begin
+    execute format($f$
+        with r as (
+            select (('x' || left(md5(key), 6))::bit(24)::integer %% 256) as bucket, hash from (%s m where $1 is null or %s = any ($1)) r
+        ), b as (
+            select bucket, count(*) as n, to_hex(bit_xor(('x' || left(hash, 16))::bit(64)::bigint)) || to_hex(bit_xor(('x' || right(hash, 16))::bit(64)::bigint)) as hash
+              from r group by bucket
+        )
+        select coalesce(sum(n), 0) || ' rows ' || left(md5(coalesce(string_agg(bucket || ':' || hash, ',' order by bucket), '')), 16) from b $f$,
+        atoll.receipt_source(of_table), case when t.scope_column is null then usual else format('atoll.scope_of(m.%I::text, %s)', t.scope_column, usual) end)
+       into told using scopes;
+    return told;
+end $$;

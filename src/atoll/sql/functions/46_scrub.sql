@@ -59,7 +59,7 @@ begin
         perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
     end if;
     usual := case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end;
-    vars := jsonb_build_object('table', t.name, 'side', format('atoll_side.%I', t.side), 'condition', condition, 'read', atoll.generated(t.side, 'read'),
+    vars := jsonb_build_object('table', t.name, 'side', format('atoll_side.%I', t.side), 'condition', condition,
         'keys', atoll.list(t.name, 'key', 'm.{c}'),
         'key', 'array[' || atoll.list(t.name, 'key', 'coalesce(a.{c}, b.{c})::text') || ']::text',
         'a_key', 'array[' || atoll.list(t.name, 'key', 'a.{c}::text') || ']::text',
@@ -78,20 +78,18 @@ begin
     vars := vars || jsonb_build_object(
         'scope', case when t.scope_column is null then usual else format('atoll.scope_of(%s, %s)', said, usual) end,
         -- What a policy keeps may be written down or follow from the value; only read tells both alike.
-        'is_plain', case when exists (select from atoll.local_column c where c.tbl = t.name and c.policy in ('counter', 'first', 'set', 'document')) then 'false'
-            else '(b.atoll_m).atoll_birth is not null and (b.atoll_m).atoll_death is null and (b.atoll_m).atoll_epoch is null and (b.atoll_m).atoll_aside is null'
-                 || coalesce(' and ' || atoll.list(t.name, 'value', '(b.atoll_m).{c} is null', ' and '), '') end,
+        'kept', case when exists (select from atoll.local_column c where c.tbl = t.name and c.policy in ('counter', 'first', 'set', 'document'))
+            then format('case when is_known then nullif(%s(atoll_m, atoll_r)->''x'', ''{}'')::text end', atoll.generated(t.side, 'read')) else 'null' end,
+        'stamps', 'array[(b.atoll_m).atoll_birth, (b.atoll_m).atoll_death, (b.atoll_m).atoll_epoch, ((b.atoll_m).atoll_aside)::integer'
+            || coalesce(', ' || atoll.list(t.name, 'value', 'greatest((b.atoll_m).{c}, (b.atoll_m).atoll_birth)'), '') || ']::text',
         'latest', 'greatest((b.atoll_m).atoll_birth' || coalesce(', ' || atoll.list(t.name, 'value', '(b.atoll_m).{c}'), '') || ')');
     return atoll.render($q$
-        select key, scope, is_alive,
-               case when not is_known then 'none' when state is null then birth::text else md5((state - 'v' - 'x')::text || coalesce(' ' || is_aside, '')) end as stamps,
-               md5(coalesce(shown, jsonb_strip_nulls(state->'v')::text, '') || coalesce(nullif(state->'x', '{}')::text, '')) as vals,
-               case when shown is not null and not is_alive then 'unrecorded' when shown is null and is_alive and not is_kept then 'vanished' end as odd
+        select key, scope, is_alive, case when is_known then md5(stamps) else 'none' end as stamps,
+               md5(coalesce(shown, jsonb_strip_nulls((atoll_m).atoll_kept)::text, '') || coalesce({{kept}}, '')) as vals,
+               case when shown is not null and not is_alive then 'unrecorded' when shown is null and is_alive and (atoll_m).atoll_kept is null then 'vanished' end as odd
           from (select {{key}} as key, {{scope}} as scope, {{first_b}} is not null as is_known,
                        coalesce((b.atoll_m).atoll_birth > coalesce((b.atoll_m).atoll_epoch, 0) and {{latest}} > coalesce((b.atoll_m).atoll_death, 0), false) as is_alive,
-                       (b.atoll_m).atoll_birth as birth, (b.atoll_m).atoll_aside as is_aside, (b.atoll_m).atoll_kept is not null as is_kept,
-                       case when {{first_a}} is not null then {{shown}} end as shown,
-                       case when {{first_b}} is not null and not ({{is_plain}} and {{first_a}} is not null) then {{read}}(b.atoll_m, a.atoll_r) end as state
+                       {{stamps}} as stamps, case when {{first_a}} is not null then {{shown}} end as shown, a.atoll_r, b.atoll_m
                   from (select {{keys}}, m as atoll_r from {{table}} m where {{condition}}) a
                   full join (select {{keys}}, m as atoll_m from {{side}} m where {{condition}}) b on {{same_key}}
                 offset 0) r$q$, vars);
@@ -249,6 +247,7 @@ declare
     here constant text := atoll.key_among(of_table, array[key]);
     keys constant text[] := (select array_agg(name order by ordinal) from atoll.local_column where tbl = of_table and is_key);
     quiet constant text := coalesce(current_setting('atoll.quiet', true), '');
+    scopes constant text[] := array[atoll.here(), atoll.here_only(), 'global', 'local'];
     seen record;
     was  jsonb;
     c    atoll.change;
@@ -258,7 +257,7 @@ begin
     if t.kind = 'merge' then
         execute format('select from atoll_side.%I m where %s for update', t.side, here);
     end if;
-    select * into seen from atoll.slice_keys(of_table, array[key], array[atoll.here(), atoll.here_only(), 'global', 'local']);
+    select * into seen from atoll.slice_keys(of_table, array[key], scopes);
     if (coalesce(seen.stamps, ''), coalesce(seen.vals, '')) <> (coalesce(seen_stamps, ''), coalesce(seen_vals, '')) then
         return false;
     end if;
@@ -283,9 +282,11 @@ begin
         perform atoll_side.dispatch_slowly(c);
     end if;
     perform set_config('atoll.quiet', quiet, true);
+    if not exists (select from atoll.slice_keys(of_table, array[key], scopes) r where (r.stamps, r.vals) is distinct from (seen_stamps, seen_vals))
+       and exists (select from atoll.slice_keys(of_table, array[key], scopes)) then
+        return false;   -- it had all of that already: the other node is to be mended
+    end if;
     insert into atoll.repair (tbl, key, kind, like_node, was, became, why) values (of_table, key, how, like_node, was, atoll.shown_row(of_table, key), why);
-    -- The stretch is not what it was found to be.
-    execute format('delete from atoll.slice s where s.tbl = %L and %s', of_table, atoll.key_within(of_table, key));
     return true;
 end $$;
 
@@ -304,7 +305,6 @@ begin
     end if;
     execute format('select %s(null::%s, m) from %s m where %s', atoll.generated(t.side, 'absorb'), t.name, t.name, here);
     insert into atoll.repair (tbl, key, kind, became, why) values (of_table, key, 'adopt', atoll.shown_row(of_table, key), why);
-    execute format('delete from atoll.slice s where s.tbl = %L and %s', of_table, atoll.key_within(of_table, key));
     return true;
 end $$;
 
@@ -341,23 +341,3 @@ begin atomic
     delete from atoll.repair where at < now() - atoll.setting('conflict_retention')::interval
         or id <= (select max(id) from atoll.repair) - atoll.setting('conflict_rows_max')::bigint;
 end;
-
--- The rows of a table that are in some scopes, in one line: for two nodes that do not have all scopes in common.
-create or replace function atoll.receipt(of_table text, scopes text[]) returns text
-language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
-set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' as $$
-declare
-    t    constant atoll.local_table := (select l from atoll.local_table l where l.name = of_table);
-    usual constant text := case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end;
-    told text;
-begin
-    execute format($f$
-        with r as (
-            select (('x' || left(md5(key), 6))::bit(24)::integer %% 256) as bucket, hash from (%s m where %s = any ($1)) r
-        ), b as (
-            select bucket, count(*) as n, to_hex(bit_xor(('x' || left(hash, 16))::bit(64)::bigint)) || to_hex(bit_xor(('x' || right(hash, 16))::bit(64)::bigint)) as hash from r group by 1
-        )
-        select coalesce(sum(n), 0) || ' rows ' || left(md5(coalesce(string_agg(bucket || ':' || hash, ',' order by bucket), '')), 16) from b $f$,
-        atoll.receipt_source(of_table), case when t.scope_column is null then usual else format('atoll.scope_of(m.%I::text, %s)', t.scope_column, usual) end) into told using scopes;
-    return told;
-end $$;
