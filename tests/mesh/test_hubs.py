@@ -1,4 +1,4 @@
-"""Edges below hubs: what is written on one edge reaches the others through hubs, also when hubs come and go."""
+"""Edges below hubs: what one edge writes reaches the others through hubs, also when hubs come and go."""
 
 from __future__ import annotations
 

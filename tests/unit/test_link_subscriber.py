@@ -9,8 +9,8 @@ import pytest
 from atoll.link.startup import FrontendGuard, Refused, Rules
 from atoll.link.subscriber import Unusual, announce, check
 
-OWN = """START_REPLICATION SLOT "atoll_to_7" LOGICAL 0/1A2B (proto_version '4', streaming 'parallel', origin 'any',\
- publication_names '"atoll_to_7"', binary 'true')"""
+OWN = """START_REPLICATION SLOT "atoll_to_7" LOGICAL 0/1A2B (proto_version '4', streaming 'parallel',\
+ origin 'any', publication_names '"atoll_to_7"', binary 'true')"""
 SAID = [
     "SELECT pg_catalog.set_config('search_path', '', false);",
     "IDENTIFY_SYSTEM",
