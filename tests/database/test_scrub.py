@@ -258,6 +258,18 @@ def test_histories_leave_equal_stretches(lasting_nodes: Nodes) -> None:
         assert sum(part[8] for part in found[0]) == 0, "nothing is odd"
 
 
+def test_deletions_that_nodes_may_forget_are_no_difference(two: Nodes) -> None:
+    one, other = two
+    rows = sum(found[2] for found in slices(one, "public.stock"))
+    for node in two:
+        node.owner("update atoll.setting set value = '1 ms' where name = 'tombstone_retention'")
+    other.owner('delete from atoll_side."public.stock" where atoll_death is not null and id <> 10')
+    whole = "select * from atoll.slice('public.stock', '', null, '{global}')"
+    assert one.owner(whole) == other.owner(whole)
+    assert one.owner(whole)[0][0] == rows - 5
+    assert keys(one, "{20}")["{20}"][3] == "fading"
+
+
 def test_what_is_compared_is_what_both_may_have(three_nodes: Nodes) -> None:
     one, two, three = three_nodes
     one.run("create table person (id integer primary key, home text, name text)")

@@ -24,6 +24,7 @@ def vote(node: int, values: str = "a", stamps: str | None = "s", **more: object)
 
 UNKNOWN = Vote(1, None)
 UNRECORDED = Vote(1, "none", "a", odd="unrecorded")
+FADING = Vote(2, "s2", "", odd="fading")
 DEAD = Vote(2, "s2", "", is_alive=False)
 
 
@@ -38,6 +39,10 @@ DEAD = Vote(2, "s2", "", is_alive=False)
         (UNKNOWN, [vote(2)], Will.JOIN, (2,)),
         (UNKNOWN, [Vote(2, "none", "a", odd="unrecorded")], Will.NONE, ()),
         (vote(1), [Vote(2, None)], Will.NONE, ()),
+        (FADING, [Vote(2, None)], Will.NONE, ()),
+        (UNKNOWN, [FADING], Will.NONE, ()),
+        (FADING, [vote(2)], Will.JOIN, (2,)),
+        (vote(1), [FADING], Will.JOIN, (2,)),
         (UNRECORDED, [], Will.ADOPT, ()),
         (UNRECORDED, [Vote(2, None), DEAD], Will.ADOPT, ()),
         (UNRECORDED, [vote(2)], Will.JOIN, (2,)),
@@ -123,6 +128,12 @@ def test_what_nobody_will_hear_of_any_more_is_not_waited_for_without_end() -> No
     for second in (0, 10, 20, PATIENCE_SECONDS - 1):
         assert suspect.look(look(second, *pair, heard=(marks(7), marks(6)))) is Finding.WAIT
     assert suspect.look(look(PATIENCE_SECONDS, *pair, heard=(marks(7), marks(6)))) is Finding.LASTS
+
+
+def test_who_forgot_a_deletion_and_who_remembers_it_are_the_same() -> None:
+    assert Suspect(0.0).look(look(0, FADING, Vote(2, None))) is Finding.SAME
+    assert Suspect(0.0).look(look(0, Vote(2, None), FADING)) is Finding.SAME
+    assert Suspect(0.0).look(look(0, vote(1), FADING)) is Finding.WAIT
 
 
 def test_a_row_without_history_is_never_the_same() -> None:

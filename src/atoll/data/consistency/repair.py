@@ -44,6 +44,11 @@ class Vote:
     """Its values have changed since they were found right, and its stamps have not."""
 
     @property
+    def is_nothing(self) -> bool:
+        """Who has forgotten a deletion and who is about to do so have the same."""
+        return self.stamps is None or self.odd == "fading"
+
+    @property
     def has_history(self) -> bool:
         return self.stamps is not None and self.stamps != "none"
 
@@ -57,7 +62,7 @@ class Judgement:
 
 def judge(mine: Vote, others: Sequence[Vote]) -> Judgement:
     """What this node should do about its own copy."""
-    known = [vote for vote in others if vote.has_history]
+    known = [vote for vote in others if vote.has_history and not (mine.is_nothing and vote.is_nothing)]
     if mine.odd == "unrecorded" and not any(vote.is_alive for vote in known):
         return Judgement(Will.ADOPT, (), "the row was written past the triggers, and no other node has it")
     apart = {vote.stamps: vote.node for vote in known if vote.stamps != mine.stamps}
@@ -103,8 +108,9 @@ def _leading(votes: Sequence[Vote]) -> list[str]:
 
 def are_same(mine: Vote, others: Iterable[Vote]) -> bool:
     """Is there nothing to tell apart?"""
-    return mine.odd is None and all(
-        (vote.stamps, vote.values) == (mine.stamps, mine.values) for vote in others
+    return mine.odd in (None, "fading") and all(
+        (mine.is_nothing and vote.is_nothing) or (vote.stamps, vote.values) == (mine.stamps, mine.values)
+        for vote in others
     )
 
 

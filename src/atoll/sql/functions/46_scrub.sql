@@ -46,7 +46,8 @@ return coalesce((
                       from (select name, equals, type, row_number() over (order by ordinal) as i from atoll.local_column where tbl = of_table and is_key) k) c), 'false');
 
 -- The rows of a table that a condition names, as key, scope, stamps, vals, is_alive, odd. Odd are a row that no history
--- knows (unrecorded) and one that should be there and is not (vanished).
+-- knows (unrecorded) and one that should be there and is not (vanished). One that was deleted so long ago that nodes may
+-- begin to forget it (fading) is no part of a stretch.
 create or replace function atoll.scrub_source(of_table text, condition text) returns text
 language plpgsql stable set search_path = pg_catalog as $$
 declare
@@ -82,11 +83,13 @@ begin
             then format('case when is_known then nullif(%s(atoll_m, atoll_r)->''x'', ''{}'')::text end', atoll.generated(t.side, 'read')) else 'null' end,
         'stamps', 'array[(b.atoll_m).atoll_birth, (b.atoll_m).atoll_death, (b.atoll_m).atoll_epoch, ((b.atoll_m).atoll_aside)::integer'
             || coalesce(', ' || atoll.list(t.name, 'value', 'greatest((b.atoll_m).{c}, (b.atoll_m).atoll_birth)'), '') || ']::text',
+        'fading', ((atoll.clock_ms() - (extract(epoch from atoll.setting('tombstone_retention')::interval) * 500)::bigint) << 22) || '::bigint',
         'latest', 'greatest((b.atoll_m).atoll_birth' || coalesce(', ' || atoll.list(t.name, 'value', '(b.atoll_m).{c}'), '') || ')');
     return atoll.render($q$
         select key, scope, is_alive, case when is_known then md5(stamps) else 'none' end as stamps,
                md5(coalesce(shown, jsonb_strip_nulls((atoll_m).atoll_kept)::text, '') || coalesce({{kept}}, '')) as vals,
-               case when shown is not null and not is_alive then 'unrecorded' when shown is null and is_alive and (atoll_m).atoll_kept is null then 'vanished' end as odd
+               case when shown is not null and not is_alive then 'unrecorded' when shown is null and is_alive and (atoll_m).atoll_kept is null then 'vanished'
+                    when shown is null and not is_alive and (atoll_m).atoll_death < {{fading}} then 'fading' end as odd
           from (select {{key}} as key, {{scope}} as scope, {{first_b}} is not null as is_known,
                        coalesce((b.atoll_m).atoll_birth > coalesce((b.atoll_m).atoll_epoch, 0) and {{latest}} > coalesce((b.atoll_m).atoll_death, 0), false) as is_alive,
                        {{stamps}} as stamps, case when {{first_a}} is not null then {{shown}} end as shown, a.atoll_r, b.atoll_m
@@ -129,7 +132,7 @@ begin
         select count(*) filter (where fits), to_hex(coalesce(bit_xor(s) filter (where fits), 0)), to_hex(coalesce(bit_xor(v) filter (where fits), 0)),
                count(*), to_hex(coalesce(bit_xor(s), 0)), to_hex(coalesce(bit_xor(v), 0)), count(odd), atoll.shape_hash(%L)
           from (select scope = any ($1) as fits, odd, ('x' || left(md5(key || stamps), 16))::bit(64)::bigint as s, ('x' || left(md5(key || vals), 16))::bit(64)::bigint as v
-                  from (%s) r) r $f$, of_table, atoll.scrub_source(of_table, atoll.key_range(of_table, after, upto))) using scopes;
+                  from (%s) r where odd is distinct from 'fading') r $f$, of_table, atoll.scrub_source(of_table, atoll.key_range(of_table, after, upto))) using scopes;
 end $$;
 
 -- The rows of a stretch one by one. Says nothing of rows beyond `most`.
@@ -138,7 +141,7 @@ returns table (key text, stamps text, vals text, is_alive boolean, odd text)
 language plpgsql stable security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set bytea_output = 'hex'
 set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' set xmlbinary = 'base64' set enable_seqscan = off as $$
 begin
-    return query execute format('select key, stamps, vals, is_alive, odd from (%s) r where scope = any ($1) limit %s',
+    return query execute format('select key, stamps, vals, is_alive, odd from (%s) r where scope = any ($1) and odd is distinct from ''fading'' limit %s',
         atoll.scrub_source(of_table, atoll.key_range(of_table, after, upto)), most) using scopes;
 end $$;
 
