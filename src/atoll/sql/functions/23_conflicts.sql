@@ -160,6 +160,8 @@ begin
         perform atoll.refuse('conflict-unknown', format('conflict %s does not exist', coalesce(conflict_id::text, 'null')), hint => 'List them with: select * from atoll.conflicts');
     elsif c.reverted_at is not null then
         perform atoll.refuse('conflict-reverted', format('conflict %s has been reverted already', conflict_id));
+    elsif c.kind = 'schema' then
+        perform atoll.refuse('conflict-of-schema', format('cannot revert conflict %s: it is about the shape of table %s', conflict_id, c.tbl), hint => 'Alter the table again: atoll migrate');
     end if;
     keys := atoll.list(c.tbl, 'key', 'm.{c} operator({=}) ($1->>{l})::{t}', ' and ');
     if keys is null then

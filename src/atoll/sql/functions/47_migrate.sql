@@ -68,6 +68,7 @@ declare
     is_merge constant boolean := l.kind = 'merge';
     of_item constant text := atoll.item_of(l.name, op);
     had   atoll.schema_item;
+    was_quiet constant text := coalesce(current_setting('atoll.quiet', true), '');
 begin
     select * into had from atoll.schema_item i where i.tbl = l.name and i.item = of_item;
     case op->>'do'
@@ -88,6 +89,12 @@ begin
             if exists (select from atoll.local_column c where c.tbl = l.name and c.name = col) then
                 delete from atoll.local_column c where c.tbl = l.name and c.name = col;
                 if is_merge then
+                    -- A row that only a write to this column had kept from its deletion is deleted, as it is where that
+                    -- write has not been seen.
+                    perform set_config('atoll.quiet', 'on', true);
+                    execute atoll.render('with gone as (delete from {{table}} t using {{side}} s where {{t_is_s}} and s.atoll_death > greatest(s.atoll_birth{{s_stamps}}) returning t.*)
+                        update {{side}} m set atoll_kept = jsonb_object({{stamp_names}}, {{r_texts}}) from gone r where {{m_is_r}}', atoll.variables(l.name));
+                    perform set_config('atoll.quiet', was_quiet, true);
                     execute format('alter table %s drop column %I', side, col);
                     execute format('update %s set atoll_kept = atoll_kept - %L where atoll_kept ? %L', side, col, col);
                     execute format('update %s set atoll_state = nullif(atoll_state - %L, ''{}'') where atoll_state ? %L', side, col, col);

@@ -55,6 +55,12 @@ begin
         end case;
     end loop;
     perform atoll.refit(z.tbl);
+    -- Each node has converted what it had; the latest of them says what holds.
+    for op in select i.op from atoll.schema_item i where i.tbl = z.tbl and i.stamp = z.stamp and i.item like 'c:%' and (i.op->>'contested')::boolean loop
+        perform set_config('atoll.tells', 'on', true);
+        perform atoll.touch_column(z.tbl, op->>'column');
+        perform set_config('atoll.tells', '', true);
+    end loop;
 end $$;
 
 -- Is there a later word on an item? If it says something else, that is a conflict to be listed.
@@ -74,7 +80,7 @@ end $$;
 create or replace function atoll.note_overruled(of_table text, of_item text, lost_at bigint, lost jsonb, won_at bigint, won jsonb) returns void
 language plpgsql set search_path = pg_catalog as $$
 begin
-    if lost - '{fill,dropped,was}'::text[] <> won - '{fill,dropped,was}'::text[] then
+    if not atoll.is_same_op(lost, won) then
         perform atoll.note(of_table, jsonb_build_object('item', of_item), null, 'schema', coalesce(atoll.say_op(lost), lost::text), null, lost_at,
                            coalesce(atoll.say_op(won), won::text), won_at, 'a later change of the same table, by a node that had not seen this one');
     end if;
@@ -92,16 +98,18 @@ declare
     col  constant text := op->>'column';
     of_item constant text := 'c:' || (op->>'column');
     had  atoll.schema_item;
-    is_type text;
 begin
-    if atoll.is_overruled(l.name, of_item, at, op) then
-        return;
-    end if;
     select * into had from atoll.schema_item i where i.tbl = l.name and i.item = of_item;
-    if had.op->>'do' = 'came' and atoll.has_column(l.relid, col) then
+    if atoll.is_overruled(l.name, of_item, at, op) then
+        if had.op->>'do' = 'add' and not atoll.is_same_op(had.op, op) then
+            perform atoll.set_item(l.name, of_item, had.stamp, had.op || '{"contested": true}');
+            perform atoll.forget_kept(l, col, had.op->>'fill');
+        end if;
+        return;
+    elsif had.op->>'do' = 'came' and atoll.has_column(l.relid, col) then
         -- Another column had been given this name by somebody who did not know of the new one.
         perform atoll.note_overruled(l.name, of_item, had.stamp, had.op, at, op);
-        perform atoll.alter_table(l, 'drop column %I', col);
+        perform atoll.alter_table(l, 'drop column %I cascade', col);
         perform atoll.follow_op(l, had.stamp, jsonb_build_object('do', 'drop', 'column', col));
     end if;
     if not atoll.has_column(l.relid, col) then
@@ -110,21 +118,47 @@ begin
                                   when 'v' then format(' generated always as (%s) virtual', op->>'expression')
                                   else coalesce(' default ' || quote_literal(op->>'fill'), '') end,
             case when (op->>'not_null')::boolean then ' not null' else '' end);
-        if op ? 'fill' and op->>'default' is distinct from quote_literal(op->>'fill') then
+        if op ? 'fill' then
             perform atoll.alter_table(l, coalesce('alter column %I set default ' || replace(op->>'default', '%', '%%'), 'alter column %I drop default'), col);
         end if;
-    elsif had.op->>'do' = 'add' and not op ? 'generated' then
+    elsif had.op->>'do' = 'add' and not op ? 'generated' and not atoll.is_same_op(had.op, op) then
         perform atoll.note_overruled(l.name, of_item, had.stamp, had.op, at, op);
-        select format_type(a.atttypid, a.atttypmod) into is_type from pg_attribute a where a.attrelid = l.relid and a.attname = col;
-        perform atoll.set_trait(l, at, op || '{"do": "default"}', 'drop default');
-        if is_type <> op->>'type' then
-            perform atoll.set_trait(l, at, op || '{"do": "type"}', atoll.type_step(col, op));
-        end if;
-        perform atoll.set_trait(l, at, op || '{"do": "default"}', coalesce('set default ' || (op->>'default'), 'drop default'));
-        perform atoll.set_trait(l, at, op || '{"do": "not_null"}', case when (op->>'not_null')::boolean then 'set not null' else 'drop not null' end);
+        perform atoll.convert_column(l, at, had.op, op);
+        op := op || '{"contested": true}';
     end if;
     perform atoll.follow_op(l, at, op);
 end $$;
+
+-- A column becomes what a later change says that it is. What rows have in it is kept where it fits.
+create or replace function atoll.convert_column(l atoll.local_table, at bigint, was jsonb, op jsonb) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    col constant text := op->>'column';
+begin
+    perform atoll.set_trait(l, at, op || '{"do": "default"}', 'drop default');
+    perform atoll.set_trait(l, at, op || '{"do": "not_null"}', 'drop not null');
+    perform atoll.set_trait(l, at, op || '{"do": "type"}', format('type %1$s%2$s using case when pg_input_is_valid(%3$I::text, %1$L) then %3$I::text else %4$L end::%1$s',
+        op->>'type', coalesce(' collate ' || (op->>'collation'), ''), col, op->>'fill'));
+    if (op->>'not_null')::boolean and op ? 'fill' then
+        perform atoll.run_as_owner(l.relid, format('update %s set %I = %L where %2$I is null', l.name, col, op->>'fill'));
+    end if;
+    perform atoll.set_trait(l, at, op || '{"do": "default"}', coalesce('set default ' || (op->>'default'), 'drop default'));
+    perform atoll.set_trait(l, at, op || '{"do": "not_null"}', case when (op->>'not_null')::boolean then 'set not null' else 'drop not null' end);
+    perform atoll.forget_kept(l, col, op->>'fill');
+end $$;
+
+-- Rows that are not in the table have the new column's value too.
+create or replace function atoll.forget_kept(l atoll.local_table, col text, fill text) returns void
+language plpgsql set search_path = pg_catalog as $$
+begin
+    if l.kind = 'merge' then
+        execute format('update atoll_side.%I set atoll_kept = atoll_kept || jsonb_build_object(%L, %L::text) where atoll_kept is not null', l.side, col, fill);
+    end if;
+end $$;
+
+create or replace function atoll.is_same_op(one jsonb, other jsonb) returns boolean
+language sql immutable
+return one - '{dropped,was,contested}'::text[] = other - '{dropped,was,contested}'::text[];
 
 create or replace function atoll.type_step(col text, op jsonb) returns text
 language sql immutable
@@ -195,14 +229,14 @@ declare
     taken atoll.schema_item;
     had   atoll.schema_item;
 begin
-    if atoll.is_overruled(l.name, 'c:' || was, at, op) then
+    select * into had from atoll.schema_item i where i.tbl = l.name and i.item = 'c:' || col;
+    if atoll.is_overruled(l.name, 'c:' || was, at, op) or had.op->>'do' = 'came' and had.stamp > at then
         -- Its writer wrote by that name for a while.
         if not exists (select from atoll.schema_item i where i.tbl = l.name and i.item = 'c:' || goal) and not atoll.has_column(l.relid, goal) and col <> goal then
             perform atoll.set_item(l.name, 'c:' || goal, at, jsonb_build_object('do', 'rename', 'column', goal, 'to', col));
         end if;
         return;
     end if;
-    select * into had from atoll.schema_item i where i.tbl = l.name and i.item = 'c:' || col;
     select * into taken from atoll.schema_item i where i.tbl = l.name and i.item = 'c:' || goal;
     if col = goal then
         null;
@@ -212,7 +246,7 @@ begin
         if not atoll.has_column(l.relid, goal) then
             perform atoll.refuse('column-unknown', format('could not rename column "%s" of %s: it is not known here', col, l.name), state => 'AT002');
         end if;
-    elsif atoll.has_column(l.relid, goal) and taken.stamp > at then
+    elsif taken.stamp > at and (taken.op->>'do' = 'drop' or atoll.has_column(l.relid, goal)) then
         perform atoll.note_overruled(l.name, 'c:' || goal, at, op, taken.stamp, taken.op);
         perform atoll.alter_table(l, 'drop column %I cascade', col);
         perform atoll.follow_op(l, at, jsonb_build_object('do', 'drop', 'column', col));
@@ -272,6 +306,9 @@ declare
     places integer[];
     keys   integer;
 begin
+    if exists (select from atoll.schema_item i where i.tbl = c.tbl and i.op ? 'contested') then
+        c := atoll.fitting(c);
+    end if;
     select array_agg(k.name order by k.ordinal), count(*) filter (where k.is_key) into mine, keys from atoll.local_column k where k.tbl = c.tbl;
     if mine is null or c.op in ('M', 'D') or c.cols = mine
        or c.op = 'U' and c.cols <@ mine and not exists (select from atoll.schema_item i where i.tbl = c.tbl and i.op ? 'dropped') then
@@ -298,6 +335,28 @@ begin
     select array_agg(coalesce(c.vals[array_position(names, k.name)], array_fill(k.fill, array[c.n])::text) order by k.ordinal)
       into c.vals from atoll.local_column k where k.tbl = c.tbl;
     c.cols := mine;
+    return c;
+end $$;
+
+-- Values for a column that has another type by now, because two nodes had added one of that name: those that do not
+-- fit are the new column's default. The node that wrote them comes to the same when it hears of it.
+create or replace function atoll.fitting(c atoll.change) returns atoll.change
+language plpgsql stable set search_path = pg_catalog as $$
+declare
+    k record;
+begin
+    for k in select l.name, l.fill, i.op->>'type' as type from atoll.local_column l join atoll.schema_item i on i.tbl = l.tbl and i.item = 'c:' || l.name
+              where l.tbl = c.tbl and i.op ? 'contested' loop
+        if c.op in ('S', 'X') then
+            c.vals := c.vals[:cardinality(c.vals) - 1] || (
+                select array_agg(case when s->'v' ? k.name and not pg_input_is_valid(s->'v'->>k.name, k.type) then jsonb_set(s, array['v', k.name], coalesce(to_jsonb(k.fill), 'null')) else s end order by i)::text
+                  from unnest((c.vals[cardinality(c.vals)])::jsonb[]) with ordinality u (s, i));
+        elsif k.name = any (c.cols) then
+            c.vals[array_position(c.cols, k.name)] := (
+                select array_agg(case when v is null or pg_input_is_valid(v, k.type) then v else k.fill end order by i)::text
+                  from unnest((c.vals[array_position(c.cols, k.name)])::text[]) with ordinality u (v, i));
+        end if;
+    end loop;
     return c;
 end $$;
 
