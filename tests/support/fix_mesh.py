@@ -475,7 +475,8 @@ def _start(node: MeshNode) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        env=clean_environment(MYSELF) | node.environment,
+        # What replication got wrong must not be mended before a test sees it.
+        env=clean_environment(MYSELF) | {"ATOLL_REPAIR": "off"} | node.environment,
         cwd="/",
     )
 
