@@ -92,9 +92,13 @@ class Mending:
     async def tend(
         self, on: Connection, neighbours: Sequence[Neighbour], *, may_mend: bool | None = None
     ) -> list[dict[str, Any]]:
-        """Look again at what is due; mend what lasts, if that is wished. Says what was mended."""
+        """Look again at what is due; mend what lasts, if that is wished. Says what was mended.
+
+        `may_mend` is what somebody who asks now wants instead, and for them everything is due.
+        """
         now = asyncio.get_running_loop().time()
-        due = [case for case in self.cases.values() if now - case.looked_at >= LOOK_EVERY_SECONDS]
+        every = LOOK_EVERY_SECONDS if may_mend is None else 0.0
+        due = [case for case in self.cases.values() if now - case.looked_at >= every]
         by_table: dict[str, list[Case]] = {}
         for case in sorted(due, key=lambda case: case.looked_at)[: LOOKS_AT_ONCE_MAX * KEYS_PER_REQUEST_MAX]:
             by_table.setdefault(case.table, []).append(case)

@@ -83,7 +83,8 @@ class Scrub:
     async def mend(self, tables: Sequence[str], *, dry: bool) -> dict[str, Any]:
         """Compare tables with every neighbour now, and mend what differs here unless it is a rehearsal."""
         loop = asyncio.get_running_loop()
-        ends = loop.time() + ASKED_SECONDS_MAX
+        began = loop.time()
+        ends = began + ASKED_SECONDS_MAX
         done: list[dict[str, Any]] = []
         async with self._turn, await self._postgres.connect() as connection:
             near = await self._neighbours(connection)
@@ -101,7 +102,7 @@ class Scrub:
             while loop.time() < ends:
                 done += await self._mending.tend(connection, near, may_mend=not dry)
                 open_ = [case for case in self._mending.cases.values() if case.table in wanted]
-                if all(case.suspect.lasts for case in open_):
+                if all(case.suspect.lasts and case.looked_at >= began for case in open_):
                     break
                 await asyncio.sleep(1.0)
             left = [
