@@ -22,8 +22,8 @@ SAID = [
     "DROP_REPLICATION_SLOT pg_1_sync_2_3 WAIT",
     "SELECT t.pubname FROM\n pg_catalog.pg_publication t WHERE\n t.pubname IN ('atoll_to_7')",
     "SELECT DISTINCT  (CASE WHEN (array_length(gpt.attrs, 1) = c.relnatts)   THEN NULL ELSE gpt.attrs END)"
-    "  FROM pg_publication p,  LATERAL pg_get_publication_tables(p.pubname) gpt,  pg_class c WHERE gpt.relid = 17 AND"
-    " c.oid = gpt.relid   AND p.pubname IN ( 'atoll_to_7' )",
+    "  FROM pg_publication p,  LATERAL pg_get_publication_tables(p.pubname) gpt,  pg_class c WHERE"
+    " gpt.relid = 17 AND c.oid = gpt.relid   AND p.pubname IN ( 'atoll_to_7' )",
     "SELECT a.attnum,       a.attname,       a.atttypid,       a.attnum = ANY(i.indkey)  FROM"
     " pg_catalog.pg_attribute a  LEFT JOIN pg_catalog.pg_index i       ON (i.indexrelid ="
     " pg_get_replica_identity_index(17)) WHERE a.attnum > 0::pg_catalog.int2   AND NOT a.attisdropped"
