@@ -111,7 +111,7 @@ class Foreign:
         """What a role does on this server; each call is a transaction."""
         with psycopg.connect(self.dsn(user, database), autocommit=True) as connection:
             cursor = connection.execute(cast("LiteralString", statement), values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     def superuser(self, statement: str, database: str = DATABASE) -> list[Any]:
         return self.run(statement, user="postgres", database=database)

@@ -307,7 +307,7 @@ class Mesh:
             dsn, autocommit=True, connect_timeout=10
         ) as connection:
             cursor = await connection.execute(cast("LiteralString", query), values or None)
-            return await cursor.fetchall() if cursor.description else []
+            return await cursor.fetchall() if cursor.description is not None else []
 
     # Converging
 

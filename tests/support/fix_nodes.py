@@ -60,14 +60,14 @@ class Node:
     def run(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What an application does; each call is a transaction."""
         cursor = self.app.execute(cast("LiteralString", query), values or None)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
     def owner(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the node itself does."""
         with self.apply.transaction():
             self.apply.execute("set local session_replication_role = origin")
             cursor = self.apply.execute(cast("LiteralString", query), values or None)
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     def value(self, query: str, *values: Any) -> Any:
         return self.run(query, *values)[0][0]

@@ -139,7 +139,7 @@ class Writer:
 
 async def _do(connection: psycopg.AsyncConnection[Any], query: str, *values: Any) -> list[tuple[Any, ...]]:
     cursor = await connection.execute(cast("LiteralString", query), values or None)
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if cursor.description is not None else []
 
 
 @dataclass
