@@ -63,7 +63,8 @@ async def test_two_regions_below_a_cloud(make_mesh: MeshMaker) -> None:
         await write(mesh, node, node.number)
     await mesh.settle()
     edge, far = mesh.nodes[3], mesh.nodes[4]
-    assert (await mesh.sql(edge, "select array_agg(number) from atoll.neighbour"))[0][0] == [2]
+    found = await mesh.sql(edge, "select number, in_use from atoll.neighbour order by 1")
+    assert found == [(1, False), (2, True)], "a cloud stands by for the only hub"
     drawn = await mesh.run("topology", "--home", str(far.home))
     assert "└─ n4 (edge, eu)" in drawn, drawn
     await mesh.around(mesh.nodes[0]).cut()

@@ -114,17 +114,18 @@ def _choose_upstreams(member: Member, members: Sequence[Member]) -> list[Member]
     if member.tier == "cloud":
         return []
     tiers: tuple[Tier, ...] = ("hub", "cloud") if member.tier == "edge" else ("cloud",)
-    above = [m for m in members if m.tier in tiers]
-    for candidates in (
-        [m for m in above if m.region == member.region and m.tier == tiers[0]],
-        [m for m in above if m.region == member.region],
-        [m for m in above if m.tier == "cloud"],
-        above,
-    ):
-        if candidates:
-            key = str(member.number) if member.tier == "edge" else member.region
-            return sorted(candidates, key=lambda m: _draw(key, m.number))[:UPSTREAMS_MAX]
-    return []
+    key = str(member.number) if member.tier == "edge" else member.region
+
+    def distance(m: Member) -> tuple[bool, bool, bool, bytes]:
+        is_near = m.region == member.region
+        return (
+            not is_near,
+            is_near and m.tier != tiers[0],
+            m.tier != "cloud" and not is_near,
+            _draw(key, m.number),
+        )
+
+    return sorted((m for m in members if m.tier in tiers), key=distance)[:UPSTREAMS_MAX]
 
 
 def _draw(key: str, number: int) -> bytes:

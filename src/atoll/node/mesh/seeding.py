@@ -117,6 +117,8 @@ class Seeding:
 
         Who only asks for what is owed gets nothing when it has just been written.
         """
+        if not self._is_seeded:
+            raise AtollError("not-seeded", f'node "{self._links.me.name}" waits for a copy itself')
         running = self._writing.get(peer.number)
         if running is None or running.done():
             try:
