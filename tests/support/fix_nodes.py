@@ -23,10 +23,11 @@ COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols,
 ATOLL = uuid.UUID(int=7)
 REGIONS = ("eu", "eu", "us")
 STATES = """
-    select format('select %%s, %%s(s, t) from atoll_side.%%I s left join %%s t on %%s order by %%s',
-                  atoll.list(name, 'key', 's.{c}::text'), atoll.generated(side, 'read'), side, name,
-                  atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '),
-                  atoll.list(name, 'key', 's.{c}::text collate "C"'))
+    select format('select %%s, %%s(atoll_s, atoll_t) from atoll_side.%%I atoll_s'
+                  ' left join %%s atoll_t on %%s order by %%s',
+                  atoll.list(name, 'key', 'atoll_s.{c}::text'), atoll.generated(side, 'read'), side, name,
+                  atoll.list(name, 'key', 'atoll_s.{c} operator({=}) atoll_t.{c}', ' and '),
+                  atoll.list(name, 'key', 'atoll_s.{c}::text collate "C"'))
       from atoll.local_table where name = %s
 """
 Rows = dict[tuple[str, ...], dict[str, Any]]

@@ -20,6 +20,7 @@ SAID = [
     OWN.replace("atoll_to_7", "pg_16384_sync_16390_7412", 1),
     "CREATE_REPLICATION_SLOT \"pg_1_sync_2_3\" LOGICAL pgoutput (SNAPSHOT 'use')",
     "DROP_REPLICATION_SLOT pg_1_sync_2_3 WAIT",
+    'DROP_REPLICATION_SLOT "atoll_to_7" WAIT',
     "SELECT t.pubname FROM\n pg_catalog.pg_publication t WHERE\n t.pubname IN ('atoll_to_7')",
     "SELECT DISTINCT  (CASE WHEN (array_length(gpt.attrs, 1) = c.relnatts)   THEN NULL ELSE gpt.attrs END)"
     "  FROM pg_publication p,  LATERAL pg_get_publication_tables(p.pubname) gpt,  pg_class c WHERE"

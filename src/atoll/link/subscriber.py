@@ -31,7 +31,9 @@ SYNC_SLOT = rb'"?pg_[0-9]+_sync_[0-9]+_[0-9]+"?'
 MAKE_SLOT = re.compile(
     rb"CREATE_REPLICATION_SLOT " + SYNC_SLOT + rb"(?: TEMPORARY)? LOGICAL pgoutput \(SNAPSHOT 'use'\)"
 )
-DROP_SLOT = re.compile(rb"DROP_REPLICATION_SLOT " + SYNC_SLOT + rb"(?: WAIT)?")
+DROP_SLOT = re.compile(
+    rb'DROP_REPLICATION_SLOT (?:"?(?P<own>atoll_to_[0-9]+)"?|' + SYNC_SLOT + rb")(?: WAIT)?"
+)
 START = re.compile(
     rb'START_REPLICATION SLOT (?:"(?P<own>atoll_to_[0-9]+)"|' + SYNC_SLOT + rb") LOGICAL [0-9A-F]+/[0-9A-F]+"
     rb" \((?P<options>(?:[a-z_]+ '[^']*'(?:, )?)+)\)"
@@ -66,10 +68,13 @@ def check(query: bytes, peer: int) -> None:
         names = PUBLICATIONS.findall(found["options"]) if found else []
         if found is None or found["own"] not in (None, own) or names != [b'"%s"' % own]:
             _refuse("only the peer's own slot and publication are allowed on a link")
-    elif word in (b"CREATE_REPLICATION_SLOT", b"DROP_REPLICATION_SLOT"):
-        pattern = MAKE_SLOT if word.startswith(b"CREATE") else DROP_SLOT
-        if not pattern.fullmatch(query):
-            _refuse("only slots of a subscription's first copy are allowed on a link")
+    elif word == b"CREATE_REPLICATION_SLOT":
+        if not MAKE_SLOT.fullmatch(query):
+            _refuse("only slots of a subscription's first copy are made over a link")
+    elif word == b"DROP_REPLICATION_SLOT":
+        found = DROP_SLOT.fullmatch(query)
+        if found is None or found["own"] not in (None, own):
+            _refuse("only the peer's own slots are dropped over a link")
     elif word not in QUERIES:
         _refuse("only what a subscription says is allowed on a link")
     elif query != SEARCH_PATH:

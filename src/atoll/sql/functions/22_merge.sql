@@ -89,8 +89,10 @@ begin
     end if;
     return query
     with cell as (
-        select e.i, u.col, e.v
-          from unnest(c.cols, c.vals) u (col, literal), unnest(u.literal::text[]) with ordinality e (v, i)
+        -- In an array a boolean is t or f, as a text it is true or false: a state holds the latter.
+        select e.i, u.col, case when l.type = 'boolean' then e.v::boolean::text else e.v end as v
+          from unnest(c.cols, c.vals) u (col, literal) left join atoll.local_column l on l.tbl = c.tbl and l.name = u.col,
+               unnest(u.literal::text[]) with ordinality e (v, i)
     ), seen as (
         select e.i, jsonb_object_agg(u.col, e.v) as prevs
           from unnest(c.cols[cardinality(key_names) + 1:], c.prevs) u (col, literal),
