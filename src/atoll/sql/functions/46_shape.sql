@@ -27,7 +27,7 @@ $$;
 create or replace function atoll.fill_of(t oid, num integer) returns text
 language sql stable set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
 set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' as $$
-    select (a.attmissingval::text::text[])[1]
+    select case when o.atttypid = 'boolean'::regtype then (a.attmissingval::text::boolean[])[1]::text else (a.attmissingval::text::text[])[1] end
       from pg_attribute o
       join (select relid from pg_partition_tree(t) where isleaf union select t) r on true
       join pg_attribute a on a.attrelid = r.relid and a.attname = o.attname and a.atthasmissing
