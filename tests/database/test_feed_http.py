@@ -21,6 +21,8 @@ from atoll.web.feed import Bounds, feed_route
 from support.fix_nodes import Node, Nodes
 from support.fix_postgres import APP_ROLE
 
+pytestmark = pytest.mark.slow
+
 TABLE = "create table note (id bigint primary key, words text)"
 DEADLINE_SECONDS = 60.0
 MAKE = "/feed/f?create=true&tables=note"

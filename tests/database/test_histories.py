@@ -203,12 +203,14 @@ limits = settings(
 
 @limits
 @given(history=histories(PLAIN), seed=st.integers(0, 99))
+@pytest.mark.slow
 def test_rows_of_plain_columns_end_the_same_everywhere(sharing: Nodes, history: list[Any], seed: int) -> None:
     play(sharing, PLAIN, history, seed)
 
 
 @limits
 @given(history=histories(MEMBER), seed=st.integers(0, 99))
+@pytest.mark.slow
 def test_rows_with_unique_columns_end_the_same_everywhere(
     sharing: Nodes, history: list[Any], seed: int
 ) -> None:

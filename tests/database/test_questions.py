@@ -14,6 +14,8 @@ import pytest
 from support.fix_fleet import Fleet
 from support.questions import question as made_up
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = int(os.environ.get("ATOLL_QUESTIONS", "10"))
 ROUNDS = int(os.environ.get("ATOLL_QUESTION_ROUNDS", "3"))
 GROUPS = [

@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 GLOBAL = ["global"]
 MAKE = """
 create table stock (

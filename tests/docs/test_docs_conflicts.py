@@ -11,6 +11,8 @@ import pytest
 from docs import pages
 from support.fix_nodes import Nodes
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("lisbon", "nairobi", "osaka")
 STEP_MS = 1_000
 HOUR_MS = 3_600_000

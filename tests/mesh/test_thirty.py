@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from atoll.demo.ports import free_ports
 from atoll.link.weather import Weather
 from atoll.node.postgres.leftover import processes_in
 from support.fix_mesh import FENCES, Mesh, MeshNode
+from support.folders import short_folder
 
 SIZE = int(os.environ.get("ATOLL_FLEET", "0"))
 pytestmark = [
@@ -115,7 +115,7 @@ def megabytes(mesh: Mesh) -> float:
 
 def make_folder() -> Path:
     """A folder that PostgreSQL's user can pass, with a short name: sockets will be in it."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-", dir="/tmp"))
+    folder = short_folder("atoll-")
     folder.chmod(0o711)
     return folder
 

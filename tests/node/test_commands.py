@@ -10,6 +10,8 @@ import pytest
 
 from support.fix_home import NodeStarter, atoll
 
+pytestmark = pytest.mark.slow
+
 
 def test_sql_keeps_the_exit_codes_and_the_output_of_psql(start_node: NodeStarter, open_folder: Path) -> None:
     node = start_node()

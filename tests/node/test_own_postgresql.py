@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from atoll.demo.ports import free_ports
 from support.fix_foreign import Foreign
 from support.fix_home import NodeStarter, atoll, eventually
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_founder_on_somebody_elses_server(

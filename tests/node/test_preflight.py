@@ -12,6 +12,8 @@ from atoll.demo.ports import free_ports
 from support.fix_foreign import PASSWORD, Foreign, foreign_server
 from support.fix_home import NodeStarter, atoll
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[18, 16])
 def poor(request: pytest.FixtureRequest) -> Iterator[Foreign]:

@@ -54,6 +54,7 @@ def test_a_home_is_not_opened_with_another_postgres(start_node: NodeStarter, hom
     assert f"the home {home_folder} was made for PostgreSQL 16, not 18" in refused.stderr
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_next_start_ends_what_was_left(start_node: NodeStarter) -> None:
     node = start_node()
     node.sql("create table fruit (name text)")
@@ -81,6 +82,7 @@ def test_a_postmaster_that_outlived_its_node_is_ended_by_the_next(start_node: No
     assert postmaster not in again.server_processes()
 
 
+@pytest.mark.slow
 def test_a_postgres_that_is_killed_is_started_again(start_node: NodeStarter) -> None:
     node = start_node()
     postmaster = int((node.home / "data/postmaster.pid").read_text().split()[0])
@@ -91,6 +93,7 @@ def test_a_postgres_that_is_killed_is_started_again(start_node: NodeStarter) -> 
     assert node.sql("select 1").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_node_on_the_same_home_is_refused_by_pid(start_node: NodeStarter, home_folder: Path) -> None:
     node = start_node()
     refused = atoll("up", "--home", str(home_folder), "--http", "off", "--link", "off")
@@ -100,6 +103,7 @@ def test_a_second_node_on_the_same_home_is_refused_by_pid(start_node: NodeStarte
     assert node.get("/readyz")[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--http", "--link", "--listen-postgres"])
 def test_a_port_in_use_is_refused_by_name(home_folder: Path, flag: str) -> None:
     others = {"--http": "off", "--link": "off"}
@@ -112,6 +116,7 @@ def test_a_port_in_use_is_refused_by_name(home_folder: Path, flag: str) -> None:
     assert flag in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_home_of_another_layout_is_refused(home_folder: Path) -> None:
     home_folder.mkdir()
     facts = {"layout": 99, "postgres": 18, "uuid": "x"}
@@ -121,6 +126,7 @@ def test_a_home_of_another_layout_is_refused(home_folder: Path) -> None:
     assert "has layout 99, and this Atoll knows layout 1" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_with_something_else_in_it_is_refused_untouched(home_folder: Path) -> None:
     home_folder.mkdir()
     (home_folder / "thesis.txt").write_text("chapter one")
@@ -159,6 +165,7 @@ def test_a_postgres_that_cannot_start_is_explained(start_node: NodeStarter, home
     assert "shared_buffers" in node.output
 
 
+@pytest.mark.slow
 def test_postgres_listens_on_tcp_only_when_asked_and_only_with_a_password(start_node: NodeStarter) -> None:
     port = free_ports(1)[0]
     node = start_node("--listen-postgres", f"127.0.0.1:{port}")

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from atoll.node.account import server_account
 from atoll.node.postgres import programs
 from atoll.node.postgres.conf import Wishes
 from atoll.node.postgres.server import Postgres
+from support.folders import short_folder
 
 DEADLINE_SECONDS = 90.0
 PASSWORD = "only for tests: 'quoted' \\ and so on"
@@ -126,7 +126,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def foreign_server(major: int, **settings: str) -> Iterator[Foreign]:
     """A running server with the database `shop` and its owner, the role `manager`."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-foreign-", dir="/tmp"))
+    folder = short_folder("atoll-foreign-")
     folder.chmod(0o711)
     account = server_account()
     found = programs.reachable(major, account, folder / "programs")

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -28,6 +27,7 @@ import pytest
 
 from atoll.node.postgres.leftover import processes_in
 from atoll.node.postgres.server import LEASH
+from support.folders import short_folder
 
 DEADLINE_SECONDS = 90.0
 RUN_MAIN = "from atoll.cli.app import main; main()"
@@ -163,7 +163,7 @@ def eventually(is_true: Callable[[], object], what: str) -> None:
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user can pass; pytest's own are closed where root runs the tests."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-test-", dir="/tmp"))
+    folder = short_folder("atoll-test-")
     folder.chmod(0o711)
     yield folder
     for data in folder.glob("*/data"):

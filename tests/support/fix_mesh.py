@@ -16,7 +16,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from atoll.node import credentials
 from atoll.node.home import open_home
 from atoll.node.postgres.leftover import processes_in
 from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment
+from support.folders import short_folder
 
 DEADLINE = 120.0  # seconds
 POLL_SECONDS = 0.1
@@ -463,7 +463,7 @@ def pairs(nodes: Sequence[MeshNode]) -> list[tuple[MeshNode, MeshNode]]:
 
 def _make_folder() -> Path:
     """A folder that every user can pass, with a short name: sockets will be in it."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-", dir="/tmp"))
+    folder = short_folder("atoll-")
     folder.chmod(0o711)
     return folder
 

@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from atoll.node.postgres import programs
 from atoll.node.postgres import server as postgres
 from atoll.node.postgres.conf import APP_ROLE, OWNER, Wishes
 from atoll.node.postgres.server import Postgres
+from support.folders import short_folder
 
 DEADLINE_SECONDS = 90.0
 APP_PASSWORD = "a password of the tests"
@@ -66,7 +66,7 @@ def postgres_major(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def bare_server(postgres_major: int) -> Iterator[Postgres]:
     """A running server, set up as a node sets it up, without Atoll's SQL."""
-    folder = Path(tempfile.mkdtemp(prefix="atoll-pg-", dir="/tmp"))
+    folder = short_folder("atoll-pg-")
     folder.chmod(0o711)
     account = server_account()
     run = folder / "run"
@@ -185,7 +185,9 @@ def _clone(server: Postgres, name: str, template: str) -> None:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:
-                connection.execute(text.SQL("create database {} template {}").format(new, old))
+                connection.execute(
+                    text.SQL("create database {} template {} strategy file_copy").format(new, old)
+                )
                 break
             except psycopg.errors.ObjectInUse:
                 if time.monotonic() > deadline:

@@ -131,6 +131,7 @@ async def test_a_client_that_hangs_up_is_gone_at_the_far_end_too(strait: Strait)
     await eventually(lambda: strait.is_empty, "closing of everything")
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_waited_for(strait: Strait) -> None:
     reader, writer = await strait.visit()
     writer.write(startup())

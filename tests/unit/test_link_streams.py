@@ -91,6 +91,7 @@ async def test_loopback_does_not_pay_for_compression(shore: Shore) -> None:
     assert one.report()[0].wire_out_bytes > len(data)
 
 
+@pytest.mark.slow
 async def test_two_hundred_streams_leave_nothing_behind(shore: Shore) -> None:
     one, two = await two_nodes(shore, strangers_max=64)
     tasks_before = len(asyncio.all_tasks())
@@ -119,6 +120,7 @@ async def test_more_streams_than_the_bound_are_refused_until_one_ends(shore: Sho
     assert await exchange(Pipe(await one.open_stream(2)), b"again") == b"again"
 
 
+@pytest.mark.slow
 async def test_a_reader_that_does_not_read_stops_the_writer_and_not_the_link(shore: Shore) -> None:
     one, two = await two_nodes(shore)
     go = asyncio.Event()
@@ -145,6 +147,7 @@ async def test_a_reader_that_does_not_read_stops_the_writer_and_not_the_link(sho
     assert read >= written
 
 
+@pytest.mark.slow
 async def test_the_rate_limit_holds_over_all_streams_of_a_link(shore: Shore) -> None:
     limit = 2_000_000
     one, two = await two_nodes(shore, rate_bytes_per_second=limit, compression="off")

@@ -15,6 +15,8 @@ from atoll.link.stream import Pipe, Stream
 from atoll.link.weather import Weather
 from support.fix_link import FAST, Shore, echo, eventually, exchange, peer_of, shore
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["shore"]
 
 
