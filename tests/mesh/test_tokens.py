@@ -61,23 +61,28 @@ async def test_a_token_passes_through_a_hub_and_a_busy_node_covers_it_soon(make_
     await mesh.form()
     _, here, there = mesh.nodes
     await mesh.share("visit", "id integer primary key")
-    busy = asyncio.create_task(_write_on(mesh, here))
-    for number in range(10):
-        await mesh.app(here, "insert into visit values (%s)", number)
-        token = (await mesh.app(here, "select atoll.token()"))[0][0]
-        assert await mesh.app(there, WAIT, token) == [(True,)]
-        assert await mesh.sql(there, "select id from visit where id = %s", number) == [(number,)]
-    assert await mesh.app(here, "select atoll.confirm(1, '60 s')") == [(1,)]
-    with pytest.raises(psycopg.Error) as refused:
-        await mesh.app(here, "select atoll.confirm(2)")
-    assert refused.value.diag.constraint_name == "copies-too-many", "an edge tells its hub alone"
-    busy.cancel()
-    await asyncio.gather(busy, return_exceptions=True)
+    enough = asyncio.Event()
+    busy = asyncio.create_task(_write_on(here, enough))
+    try:
+        for number in range(10):
+            await mesh.app(here, "insert into visit values (%s)", number)
+            token = (await mesh.app(here, "select atoll.token()"))[0][0]
+            assert await mesh.app(there, WAIT, token) == [(True,)]
+            assert await mesh.sql(there, "select id from visit where id = %s", number) == [(number,)]
+        assert await mesh.app(here, "select atoll.confirm(1, '60 s')") == [(1,)]
+        with pytest.raises(psycopg.Error) as refused:
+            await mesh.app(here, "select atoll.confirm(2)")
+        assert refused.value.diag.constraint_name == "copies-too-many", "an edge tells its hub alone"
+    finally:
+        enough.set()
+        await busy
 
 
-async def _write_on(mesh: Mesh, node: MeshNode) -> None:
+async def _write_on(node: MeshNode, enough: asyncio.Event) -> None:
     """Transactions that take their time, so that one of them is always running."""
     for number in range(10_000):
+        if enough.is_set():
+            return
         async with await psycopg.AsyncConnection.connect(node.dsn(as_owner=False)) as connection:
             await connection.execute("insert into visit values (%s)", [1_000 + number])
             await connection.execute("select pg_sleep(0.05)")

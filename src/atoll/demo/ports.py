@@ -12,8 +12,6 @@ from atoll.domain.errors import ConfigError
 PORTS = range(20_000, 32_000)
 PORTS_TRIED = 200
 
-_claims: list[socket.socket] = []
-
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now, and that no other process gets here while this one lives."""
@@ -34,10 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 def _claim(port: int) -> None:
     """A name that only one process of this machine can hold, and that goes when it ends."""
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
         claim.bind(f"\0atoll-port-{port}")
-    except OSError:
-        claim.close()
-        raise
-    _claims.append(claim)
+        # Nobody closes what is left of it: the system does, at the end.
+        claim.detach()
