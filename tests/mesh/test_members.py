@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from support.fix_mesh import MeshMaker
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_the_authority_does_not_leave_unasked(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18")
+    home = ("--home", str(mesh.nodes[0].home))
+    said = await mesh.run("leave", "--yes", *home, fails=True)
+    assert "code: leave-authority" in said
+    await mesh.run("regions", "local", "--law", "GDPR", *home)
+    assert "code: config-invalid" in await mesh.run("regions", "x y", *home, fails=True)
+    (region,) = json.loads(await mesh.run("regions", "--json", *home))
+    assert region == {"name": "local", "law": "GDPR", "note": "", "nodes": ["n1", "n2"]}
 
 
 async def test_a_node_that_leaves_hands_everything_over(make_mesh: MeshMaker) -> None:

@@ -6,6 +6,7 @@ found in it, so that the test cannot pass by seeing nothing.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ TABLES = (
     "create table patient (id integer primary key, name text)",
     "create table person (id integer primary key, home text, name text, visits integer not null default 0)",
     "create table fact (id integer primary key, home text, words text)",
+    "create table file (name text primary key)",
 )
 SHARED = (
     "select atoll.share('patient', scope => 'region')",
     """select atoll.share('person', '{"visits": "counter"}', scope_column => 'home')""",
     "select atoll.share('fact', kind => 'append', scope_column => 'home')",
+    "select atoll.share('file', scope => 'region')",
 )
 
 
@@ -42,6 +45,7 @@ async def write(mesh: Mesh, node: MeshNode) -> None:
         "update person set home = 'eu', name = 'SECRET-from-now-on' where id = 3",
         "update person set home = 'us', name = 'OPEN-moved' where id = 1",
         "delete from person where id = 4",
+        "insert into file select 'SECRET-key-' || n from generate_series(1, 30) n",
     ):
         await mesh.app(node, statement)
 
@@ -68,6 +72,8 @@ async def test_nothing_of_a_region_leaves_it(make_mesh: MeshMaker, tmp_path: Pat
     late = await mesh.add("18", "--region", "us")
     await mesh.until_known("person", [late])
     await mesh.catch_up()
+    for node in (eu, us, late):
+        await check_what_is_common(mesh, node, [eu, us, late])
     # A slot that is lost makes the peer copy the log; SECRET rows are still in it while a third node is away.
     await mesh.kill(late)
     await mesh.app(eu, "update patient set name = 'SECRET-once-more'")
@@ -80,6 +86,17 @@ async def test_nothing_of_a_region_leaves_it(make_mesh: MeshMaker, tmp_path: Pat
         assert marker in sent, f"{marker!r} should have been sent"
     found = sent.find(b"SECRET")
     assert found < 0, sent[max(0, found - 200) : found + 100]
+
+
+async def check_what_is_common(mesh: Mesh, node: MeshNode, everybody: list[MeshNode]) -> None:
+    """Nodes compare the rows that both may have, and find them the same."""
+    told = json.loads(await mesh.run("check", "--json", "--wait", "30", "--home", str(node.home)))
+    kin = {one.name for one in everybody if (one is everybody[0]) == (node is everybody[0])}
+    for table in told["tables"]:
+        assert table["same"], table
+        assert set(table["rows"]) == (
+            kin if table["table"] in ("public.patient", "public.file") else {n.name for n in everybody}
+        )
 
 
 async def test_a_peer_cannot_read_what_is_not_for_it(make_mesh: MeshMaker) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atoll.data.consistency import receipts
-from atoll.data.consistency.receipts import Buckets, compare
+from atoll.data.consistency.receipts import Buckets, TableVerdict, compare
 from atoll.domain.errors import DataError
 
 
@@ -86,3 +86,14 @@ async def test_a_node_that_does_not_share_the_table_yet_is_no_agreement() -> Non
 
 async def test_one_node_alone_agrees_with_itself() -> None:
     assert (await compare("t", {"a": Shelf({1: "x"})})).is_same
+
+
+async def test_the_parts_of_a_table_are_judged_together() -> None:
+    same = await compare("t", {"a": Shelf({1: "x"}), "b": Shelf({1: "x"})})
+    alone = await compare("t", {"a": Shelf({2: "x", 3: "y"})})
+    apart = await compare("t", {"a": Shelf({4: "x"}), "c": Shelf({4: "y"})})
+    assert TableVerdict.of_parts("t", [same, alone]).is_same
+    whole = TableVerdict.of_parts("t", [same, alone, apart])
+    assert not whole.is_same
+    assert whole.rows == {"a": 4, "b": 1, "c": 1}
+    assert [d.key for d in whole.differences] == ["4"]

@@ -177,11 +177,11 @@ class Questions:
             values = {"pid": pid, "path": list(path)}
             row = await (await connection.execute(query("questions", "touched"), values)).fetchone()
         if row is not None:
-            table, scope, node = row
+            table, why, node = row
             raise PolicyDenied(
                 "question-scope",
                 f'table {table} may not be asked by node "{node}"',
-                detail=f"Its scope is {scope}.",
+                detail=f"{why}.",
                 hint="Where results of questions may leave all the same, set there: questions = on.",
             )
 

@@ -65,7 +65,7 @@ def _print(answer: dict[str, Any]) -> None:
     for found in answer["tables"]:
         rows = sorted(set(found["rows"].values())) or [0]
         count = f"{rows[0]} rows" if len(rows) == 1 else f"{rows[0]} to {rows[-1]} rows"
-        console.print(f"{found['table']:<{width}}  {count:>14}  {_word(found)}")
+        console.print(f"{found['table']:<{width}}  {count:>14}  {_word(found, answer['nodes'])}")
         for row in found["differences"]:
             seen = ", ".join(
                 f"{node} {digest[:8] if digest else 'missing'}" for node, digest in row["hashes"].items()
@@ -76,7 +76,11 @@ def _print(answer: dict[str, Any]) -> None:
         console.print(f"[yellow]not compared: {node} ({why})[/]")
 
 
-def _word(found: dict[str, Any]) -> str:
+def _word(found: dict[str, Any], nodes: list[str]) -> str:
+    if found["same"] and len(found["rows"]) == 1 < len(nodes):
+        return "[dim]no other node may have these rows[/]"
+    if found["same"] and len(found["rows"]) < len(nodes):
+        return f"[green]same[/] on {', '.join(found['rows'])}"
     if found["same"]:
         return "[green]same[/]"
     more = "" if found["complete"] else "more than "

@@ -20,20 +20,29 @@ POLL_SECONDS = 0.2
 def leave(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for the others.")] = 60,
+    abandon_authority: Annotated[
+        bool, typer.Option("--abandon-authority", help="Leave though this node holds the authority's key.")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Take this node out of the atoll: hand over what it wrote, then end its membership and stop it."""
     from atoll.cli.rows import fetch
-    from atoll.domain.errors import ConfigError, LinkError
+    from atoll.domain.errors import ConfigError, LinkError, PolicyDenied
     from atoll.node.lock import holder
+    from atoll.node.mesh import membership
 
     where = find_home(home)
     postgres = running_postgres(where)
     (me,) = fetch(postgres, "members", "me")
     if not me["members"]:
         raise ConfigError("leave-alone", "this node is alone: there is no atoll to leave")
-    if me["is_authority"]:
-        typer.echo("note: this node holds the authority's key; without it nobody can be invited", err=True)
+    if membership.may_admit(where) and not abandon_authority:
+        raise PolicyDenied(
+            "leave-authority",
+            f'could not leave: node "{me["name"]}" holds the authority\'s key',
+            detail="Without it nobody can be invited to the atoll or shut out of it any more.",
+            hint="To leave all the same: atoll leave --abandon-authority",
+        )
     if not yes:
         typer.confirm(f'Take node "{me["name"]}" out of the atoll for good?', abort=True)
     fetch(postgres, "members", "hold_writes", (True,))

@@ -58,10 +58,12 @@ def regions(
     home: HomeOption = None,
 ) -> None:
     """List the regions, the law of each and the nodes in it; or say a region's law."""
+    from atoll.cli import flags
     from atoll.cli.rows import fetch, print_table
 
     postgres = running_postgres(find_home(home))
     if name is not None:
+        flags.check("region", name)
         fetch(postgres, "fleet", "name_region", {"name": name, "law": law, "note": note})
     found = fetch(postgres, "fleet", "regions")
     if as_json:

@@ -5,9 +5,12 @@ Applications show the password of the application's role (HTTP Basic, user `app`
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
+from collections.abc import Coroutine
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -56,6 +59,20 @@ def _status(error: AtollError) -> int:
     return next((status for family, status in FAMILIES if isinstance(error, family)), 500)
 
 
-async def until_gone(receive: Receive) -> None:
+async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, and give it up when the caller has gone."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+    if not working.cancelled() and (error := working.exception()) is not None:
+        raise error
+
+
+async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.data.feed import Change, Place, Reading, explain, parse_place
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.web.callers import check_login, failure, told, until_gone
+from atoll.web.callers import check_login, failure, told, while_there
 
 READERS_MAX = 32
 STEP = 20
@@ -136,16 +136,7 @@ class _Stream:
         self._is_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        working = asyncio.ensure_future(self._serve(scope, receive, send))
-        leaving = asyncio.ensure_future(until_gone(receive))
-        try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (working, leaving):
-                task.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
-        if not working.cancelled() and (error := working.exception()) is not None:
-            raise error
+        await while_there(receive, self._serve(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

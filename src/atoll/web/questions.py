@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from atoll.analytics.question import NodeReport, Question
 from atoll.analytics.service import Outcome
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.web.callers import check_login, failure, told, until_gone
+from atoll.web.callers import check_login, failure, told, while_there
 
 BODY_BYTES_MAX = 256 * 1024
 SECONDS_MAX = 300.0
@@ -58,16 +58,7 @@ class _Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._lines(send) if self._kind == LINES else self._whole(scope, receive, send)
-        working = asyncio.ensure_future(answer)
-        leaving = asyncio.ensure_future(until_gone(receive))
-        try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (working, leaving):
-                task.cancel()
-            await asyncio.gather(working, leaving, return_exceptions=True)
-        if not working.cancelled() and (error := working.exception()) is not None:
-            raise error
+        await while_there(receive, answer)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.analytics import results

@@ -7,6 +7,7 @@ it hands in `Source` objects.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,6 +54,21 @@ class TableVerdict:
     """False when there are more differences than are named."""
     absent: tuple[str, ...] = ()
     """Nodes that do not share the table, or not yet."""
+
+    @classmethod
+    def of_parts(cls, table: str, parts: Sequence[TableVerdict]) -> TableVerdict:
+        """What was found of a table, part by part, as one."""
+        rows: Counter[str] = Counter()
+        for part in parts:
+            rows.update(part.rows)
+        found = tuple(difference for part in parts for difference in part.differences)
+        return cls(
+            table,
+            rows,
+            found[:DIFFERENCES_MAX],
+            len(found) <= DIFFERENCES_MAX and all(part.is_complete for part in parts),
+            tuple(sorted({node for part in parts for node in part.absent})),
+        )
 
     @property
     def is_same(self) -> bool:

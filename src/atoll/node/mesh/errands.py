@@ -89,17 +89,11 @@ class Errands:
     # check
 
     async def _check(self, details: dict[str, Any]) -> dict[str, Any]:
-        own = _Local(self._postgres)
-        names = {
-            report.number: (report.name, report.state)
-            for report in self._links.report()
-            if report.state != "removed"
+        members = {report.number: report for report in self._links.report() if report.state != "removed"}
+        silent = {report.name: "no link" for report in members.values() if report.state != "up"}
+        names = {self._links.me.number: self._links.me.name} | {
+            report.number: report.name for report in members.values() if report.state == "up"
         }
-        sources: dict[str, receipts.Source] = {self._links.me.name: own}
-        silent = {name: "no link" for name, state in names.values() if state != "up"}
-        for number, (name, state) in names.items():
-            if state == "up":
-                sources[name] = _Remote(self._links, number)
         async with await self._postgres.connect() as connection:
             shared = await (await connection.execute(query("receipts", "tables"))).fetchall()
         wanted = details.get("tables") or [name for name, _, _, problem in shared if problem is None]
@@ -108,22 +102,23 @@ class Errands:
             raise DataError(
                 "table-not-shared", f"table {min(unknown)} is not shared", hint="See what is: atoll tables"
             )
-        tables = [await self._compare(table, sources, silent) for table in wanted]
-        return {"nodes": list(sources), "silent": silent, "tables": tables}
+        tables = [await self._compare(table, names) for table in wanted]
+        return {"nodes": list(names.values()), "silent": silent, "tables": tables}
 
-    async def _compare(
-        self, table: str, sources: Mapping[str, receipts.Source], silent: dict[str, str]
-    ) -> dict[str, Any]:
-        asked = {}
-        for node, source in sources.items():
-            if node not in silent:
-                asked[node] = source
+    async def _compare(self, table: str, names: Mapping[int, str]) -> dict[str, Any]:
+        """Compare a table scope by scope, each with those who may have its rows."""
+        async with await self._postgres.connect() as connection:
+            circles = await (await connection.execute(query("receipts", "circles"), (table,))).fetchall()
         try:
-            verdict = await receipts.compare(table, asked)
+            parts = [
+                await receipts.compare(table, self._sources(scope, members or [], names))
+                for scope, members in circles
+            ]
         except LinkError as error:
             raise LinkError(
                 "peer-silent", "could not compare: a node stopped answering", detail=f"{error}."
             ) from error
+        verdict = receipts.TableVerdict.of_parts(table, parts)
         return {
             "table": table,
             "rows": dict(verdict.rows),
@@ -133,28 +128,48 @@ class Errands:
             "differences": [{"key": d.key, "hashes": dict(d.hashes)} for d in verdict.differences],
         }
 
+    def _sources(
+        self, scope: str, members: Sequence[int], names: Mapping[int, str]
+    ) -> dict[str, receipts.Source]:
+        sources: dict[str, receipts.Source] = {self._links.me.name: _Local(self._postgres, [scope])}
+        return sources | {
+            names[number]: _Remote(self._links, number, scope) for number in members if number in names
+        }
+
     async def _tell_buckets(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        found = await _Local(self._postgres).buckets(str(payload["table"]), int(payload["count"]))
+        own = await self._told_to(peer, payload)
+        found = await own.buckets(str(payload["table"]), int(payload["count"]))
         return {"buckets": [[bucket, rows, digest] for bucket, (rows, digest) in found.items()]}
 
     async def _tell_rows(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+        own = await self._told_to(peer, payload)
         wanted = [int(bucket) for bucket in payload["wanted"]]
         asked = (str(payload["table"]), int(payload["count"]), wanted, int(payload["most"]))
-        return {"rows": dict(await _Local(self._postgres).rows(*asked))}
+        return {"rows": dict(await own.rows(*asked))}
+
+    async def _told_to(self, peer: PeerIdentity, payload: dict[str, Any]) -> _Local:
+        """This node's receipts of a scope that the peer may have: a key alone says something of its row."""
+        async with await self._postgres.connect() as connection:
+            asked = await connection.execute(query("scrub", "shared_scopes"), (peer.number,))
+            ((shared,),) = await asked.fetchall()
+        return _Local(
+            self._postgres, [str(payload["scope"])] if payload.get("scope") in (shared or []) else []
+        )
 
 
 class _Local:
-    """This node's own receipts."""
+    """This node's own receipts, of rows in some scopes."""
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, scopes: list[str]) -> None:
         self._postgres = postgres
+        self._scopes = scopes
 
     async def buckets(self, table: str, count: int) -> receipts.Buckets:
-        rows = await self._fetch("buckets", (table, count))
+        rows = await self._fetch("buckets", (table, count, self._scopes))
         return {bucket: (rows_in_it, digest) for bucket, rows_in_it, digest in rows}
 
     async def rows(self, table: str, count: int, wanted: Sequence[int], most: int) -> Mapping[str, str]:
-        return dict(await self._fetch("rows", (table, count, list(wanted), most)))
+        return dict(await self._fetch("rows", (table, count, list(wanted), most, self._scopes)))
 
     async def _fetch(self, name: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:
@@ -166,21 +181,24 @@ class _Local:
 
 
 class _Remote:
-    """A peer's receipts, over the link."""
+    """A peer's receipts of one scope, over the link."""
 
-    def __init__(self, links: Links, number: int) -> None:
+    def __init__(self, links: Links, number: int, scope: str) -> None:
         self._links = links
         self._number = number
+        self._scope = scope
 
     async def buckets(self, table: str, count: int) -> receipts.Buckets:
-        payload = {"table": table, "count": count}
-        answer = await self._links.request(self._number, "receipt.buckets", payload, REQUEST_SECONDS_MAX)
+        answer = await self._ask("receipt.buckets", {"table": table, "count": count})
         return {int(bucket): (int(rows), str(digest)) for bucket, rows, digest in answer["buckets"]}
 
     async def rows(self, table: str, count: int, wanted: Sequence[int], most: int) -> Mapping[str, str]:
         payload = {"table": table, "count": count, "wanted": list(wanted), "most": most}
-        answer = await self._links.request(self._number, "receipt.rows", payload, REQUEST_SECONDS_MAX)
-        return dict(answer["rows"])
+        return dict((await self._ask("receipt.rows", payload))["rows"])
+
+    async def _ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        asked = payload | {"scope": self._scope}
+        return await self._links.request(self._number, kind, asked, REQUEST_SECONDS_MAX)
 
 
 def readable_key(key: str) -> str:

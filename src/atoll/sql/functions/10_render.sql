@@ -288,15 +288,24 @@ return (
         'arrived_deaths', atoll.source(key_rows || 'c.prevs[1]::bigint[]'::text, keys || ', atoll_prev', is_single))
       from part);
 
+-- The scope of a table's rows that do not say one, as an expression.
+create or replace function atoll.usual_scope(t atoll.local_table) returns text
+language sql immutable
+return case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end;
+
+-- The scope of the row with this alias.
+create or replace function atoll.row_scope(t atoll.local_table, alias text) returns text
+language sql stable
+return case when t.scope_column is null then atoll.usual_scope(t) else format('atoll.scope_of(%s.%I::text, %s)', alias, t.scope_column, atoll.usual_scope(t)) end;
+
 -- Where rows may go. A table that is global throughout pays nothing for it: its variables are empty.
 create or replace function atoll.scope_variables(t atoll.local_table) returns jsonb
 language sql stable
 return (
     with part as (
-        select case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end as usual
+        select atoll.usual_scope(t) as usual
     ), expr as (
-        select alias, case when t.scope_column is null then usual else format('atoll.scope_of(%s.%I::text, %s)', alias, t.scope_column, usual) end as scope
-          from part, unnest(array['r', 'n', 'o']) alias
+        select alias, atoll.row_scope(t, alias) as scope from unnest(array['r', 'n', 'o']) alias
     ), one as (
         select t.scope <> 'global' or t.scope_column is not null as is_scoped, t.scope_column is not null as is_by_row,
                (select scope from expr where alias = 'r') as r, usual from part

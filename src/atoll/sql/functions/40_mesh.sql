@@ -237,7 +237,7 @@ end $$;
 create or replace function atoll.scopes_of(node integer) returns text[]
 language sql stable set search_path = pg_catalog
 return array['global', 'node:' || node]
-    || (select 'region:' || coalesce((select n.region from atoll.node n where n.number = node), (select p.region from atoll.peers() p where p.number = node)));
+    || case when node = atoll.me() then atoll.here() else (select 'region:' || coalesce((select n.region from atoll.node n where n.number = node), (select p.region from atoll.peers() p where p.number = node))) end;
 
 -- May a node have what is in a scope?
 create or replace function atoll.may_have(node integer, scope text) returns boolean

@@ -53,13 +53,11 @@ language plpgsql stable set search_path = pg_catalog as $$
 declare
     t      atoll.local_table := (select l from atoll.local_table l where l.name = of_table);
     vars   jsonb;
-    usual  text;
     said   text := 'null';
 begin
     if t.name is null then
         perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
     end if;
-    usual := case t.scope when 'region' then 'atoll.here()' when 'node' then 'atoll.here_only()' else quote_literal(t.scope) end;
     vars := jsonb_build_object('table', t.name, 'side', format('atoll_side.%I', t.side), 'condition', condition,
         'keys', atoll.list(t.name, 'key', 'm.{c}'),
         'key', 'array[' || atoll.list(t.name, 'key', 'coalesce(a.{c}, b.{c})::text') || ']::text',
@@ -71,13 +69,13 @@ begin
     if t.kind = 'append' then
         return atoll.render($q$select {{a_key}} as key, {{scope}} as scope, ''::text as stamps, md5({{shown}}) as vals, true as is_alive, null::text as odd
             from (select {{keys}}, m as atoll_r from {{table}} m where {{condition}}) a$q$,
-            vars || jsonb_build_object('scope', case when t.scope_column is null then usual else format('atoll.scope_of((a.atoll_r).%I::text, %s)', t.scope_column, usual) end));
+            vars || jsonb_build_object('scope', atoll.row_scope(t, '(a.atoll_r)')));
     end if;
     if t.scope_column is not null then
         said := format('coalesce((a.atoll_r).%1$I::text, (b.atoll_m).atoll_kept->>%1$L)', t.scope_column);
     end if;
     vars := vars || jsonb_build_object(
-        'scope', case when t.scope_column is null then usual else format('atoll.scope_of(%s, %s)', said, usual) end,
+        'scope', case when t.scope_column is null then atoll.usual_scope(t) else format('atoll.scope_of(%s, %s)', said, atoll.usual_scope(t)) end,
         -- What a policy keeps may be written down or follow from the value; only read tells both alike.
         'kept', case when exists (select from atoll.local_column c where c.tbl = t.name and c.policy in ('counter', 'first', 'set', 'document'))
             then format('case when is_known then nullif(%s(atoll_m, atoll_r)->''x'', ''{}'')::text end', atoll.generated(t.side, 'read')) else 'null' end,

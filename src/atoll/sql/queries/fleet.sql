@@ -59,6 +59,6 @@ on conflict (name) do update set law = coalesce(%(law)s, region.law), note = coa
 
 -- regions: every region that is named or that a node is in
 select name, coalesce(r.law, '') as law, coalesce(r.note, '') as note,
-       (select coalesce(array_agg(n.name order by n.number), '{}') from atoll.node n where n.region = name and n.revoked_at is null) as nodes
+       (select coalesce(array_agg(n.name order by n.number), '{}') from atoll.node n where n.region = coalesce(r.name, u.name) and n.revoked_at is null) as nodes
   from atoll.region r full join (select distinct region as name from atoll.node where revoked_at is null) u using (name)
  order by name;

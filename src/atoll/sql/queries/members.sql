@@ -1,5 +1,5 @@
 -- me: who this node is, and whether there are others
-select s.name, (select count(*) from atoll.peers()) as members, s.number = 1 as is_authority from atoll.self s;
+select s.name, (select count(*) from atoll.peers()) as members from atoll.self s;
 
 -- hold_writes: refuses or allows the writes of applications
 select atoll.hold_writes(%s);

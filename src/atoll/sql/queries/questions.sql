@@ -34,7 +34,10 @@ select n.asked,
 select distinct proname::text from pg_proc where prokind = 'a' and proname::text = any (%s::text[]);
 
 -- touched: what a session has read that may not go to a node that would see the answer
-select coalesce(s.name, k.relation::regclass::text), coalesce(s.scope, 'node'), n.name
+select coalesce(s.name, k.relation::regclass::text),
+       case when to_jsonb(s) ->> 'scope_column' is null then 'Its scope is ' || coalesce(s.scope, 'node')
+            else format('Where a row may go is in its column %%I', to_jsonb(s) ->> 'scope_column') end,
+       n.name
   from pg_locks k
   join pg_class c on c.oid = k.relation
   left join atoll.local_table l on l.relid = k.relation or l.relid = pg_partition_root(k.relation)
