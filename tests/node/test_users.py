@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be some
 @needs_root
 def test_root_gives_postgres_to_a_user_of_its_own(start_node: NodeStarter) -> None:
     node = start_node()
-    owners = {os.stat(f"/proc/{pid}").st_uid for pid in node.server_processes()}
+    owners = node.server_owners()
     assert len(owners) == 1
     assert owners != {0}
     assert {os.stat(node.home / part).st_uid for part in ("data", "run")} == owners
@@ -70,7 +70,7 @@ def test_an_ordinary_user_runs_a_node_with_nothing_of_root(
     os.chown(home_folder, who.uid, who.gid)
     account = Account(who.uid, who.gid, python, path=":".join(str(path) for path in packages))
     node = start_node(account=account)
-    assert {os.stat(f"/proc/{pid}").st_uid for pid in (node.pid, *node.server_processes())} == {who.uid}
+    assert {os.stat(f"/proc/{node.pid}").st_uid, *node.server_owners()} == {who.uid}
     assert (
         "app" in atoll("sql", "--home", str(node.home), "-c", "select current_user", account=account).stdout
     )

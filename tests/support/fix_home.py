@@ -147,6 +147,14 @@ class RunningNode:
     def server_processes(self) -> list[int]:
         return processes_in(self.home / "data")
 
+    def server_owners(self) -> set[int]:
+        """Who runs the server; some of its processes live for a moment only."""
+        owners = set()
+        for pid in self.server_processes():
+            with contextlib.suppress(FileNotFoundError):
+                owners.add(os.stat(f"/proc/{pid}").st_uid)
+        return owners
+
 
 NodeStarter = Callable[..., RunningNode]
 
