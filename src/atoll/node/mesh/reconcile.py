@@ -26,6 +26,7 @@ from atoll.link.gateway import Gateway
 from atoll.link.peers import Links
 from atoll.link.report import LinkReport, Peer
 from atoll.node.mesh.layout import Layout
+from atoll.node.mesh.returning import Returning
 from atoll.node.mesh.seeding import Seeding
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
@@ -63,6 +64,7 @@ class Reconcile:
         self._links = links
         self._gateway = gateway
         self._seeding = Seeding(postgres, links, readiness)
+        self._returning = Returning(postgres, links, readiness, self._seeding)
         self._sockets = sockets
         self._own_row = own_row
         self._me = links.me.number
@@ -108,6 +110,7 @@ class Reconcile:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._seeding.stop()
+            await self._returning.stop()
             if self._connection is not None:
                 await self._connection.close()
 
@@ -142,6 +145,7 @@ class Reconcile:
         self._links.set_peers(list(near.values()))
         await self._gateway.set_peers(near)
         peers = {number: peer for number, peer in near.items() if found[number].in_use}
+        await self._returning.look(connection)
         await self._tend_publications(connection, peers)
         have = await subscriptions.read(connection)
         self._tend_subscriptions(peers, have)
@@ -263,9 +267,12 @@ class Reconcile:
         answer = await self._links.request(number, "replication.prepare", payload, REQUEST_SECONDS_MAX)
         if is_well:
             self._asked_at[number] = now
-        return PeerSide(
-            answer.get("slot", "none"), bool(answer.get("missed")), bool(answer.get("wants_us", True))
-        )
+        if since := answer.get("absent"):
+            self._returning.hear(str(since))
+        # A copy that is not taken over row by row would bring back what has been forgotten, here or there.
+        may_join = not since and not self._returning.is_on and number not in self._returning.absent
+        missed = bool(answer.get("missed")) and may_join
+        return PeerSide(answer.get("slot", "none"), missed, bool(answer.get("wants_us", True)))
 
     def _say_problem(self, number: int, problem: str) -> None:
         if self._problems.get(number) != problem:
@@ -279,6 +286,10 @@ class Reconcile:
         ready = {number for number in up if number in have and have[number].is_copied}
         is_seeded = await self._seeding.is_seeded(connection)
         self._is_whole = is_seeded and self._seen_up == ready
+        if self._returning.is_on:
+            await self._returning.tend(connection, ready)
+            return
+        ready -= self._returning.absent
         if not is_seeded:
             await self._seeding.ask_first(connection, peers=peers, up=up, ready=ready)
             return

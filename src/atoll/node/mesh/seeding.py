@@ -40,12 +40,18 @@ class Seeding:
         self._asked_at = float("-inf")
         self._ready_at: float | None = None
         self._is_seeded = False
+        self.is_held = False
         links.handle("replication.seed", self._write)
 
     async def stop(self) -> None:
         for task in self._writing.values():
             task.cancel()
         await asyncio.gather(*self._writing.values(), return_exceptions=True)
+
+    @property
+    def may_write(self) -> bool:
+        """May others have a copy of what is here?"""
+        return self._is_seeded and not self.is_held
 
     # Asking
 
@@ -117,23 +123,27 @@ class Seeding:
 
         Who only asks for what is owed gets nothing when it has just been written.
         """
-        if not self._is_seeded:
+        if not self.may_write:
             raise AtollError("not-seeded", f'node "{self._links.me.name}" waits for a copy itself')
         running = self._writing.get(peer.number)
         if running is None or running.done():
             try:
-                if not payload.get("owed"):
+                if not payload.get("owed") and not payload.get("returning"):
                     async with await self._postgres.connect() as connection:
                         await connection.execute(query("mesh", "owe_seed"), (peer.number,))
             except (psycopg.Error, OSError) as error:
                 raise AtollError("database", f"could not begin a copy: {str(error).strip()}") from error
-            self._writing[peer.number] = asyncio.create_task(self._write_for(peer))
+            task = self._write_for(peer, payload.get("returning"))
+            self._writing[peer.number] = asyncio.create_task(task)
         return {}
 
-    async def _write_for(self, peer: PeerIdentity) -> None:
+    async def _write_for(self, peer: PeerIdentity, returning: object = None) -> None:
         try:
             async with await self._postgres.connect() as connection:
                 log.info('writing a copy of everything for node "%s"', peer.name)
-                await connection.execute(query("mesh", "seed"), (peer.number,))
+                if returning:
+                    await connection.execute(query("returning", "seed"), (peer.number, str(returning)))
+                else:
+                    await connection.execute(query("mesh", "seed"), (peer.number,))
         except (psycopg.Error, OSError) as error:
             log.warning('could not write a copy for node "%s": %s', peer.name, str(error).strip())

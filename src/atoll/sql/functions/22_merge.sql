@@ -136,10 +136,12 @@ begin
         return case when current_setting('atoll.tells', true) = 'on' then new end;   -- an echo, or said in reply
     elsif atoll.relays() and exists (select from atoll.change h where h.origin = new.origin and h.seq = new.seq) then
         return null;   -- it came another way before
+    elsif new.target is not null and atoll.is_absent(new.origin) then
+        return null;   -- a copy by who may hold what is forgotten
     end if;
     if new.version = 1 and (new.at >> 22) <= atoll.clock_ms() then
         begin
-            merged := atoll_side.dispatch(new);
+            merged := case when new.target is null then atoll_side.dispatch(new) else atoll.take_copy(new) end;
         exception when others then
             merged := atoll.merge_slowly(new, sqlstate);
         end;
@@ -167,7 +169,7 @@ begin
         perform atoll.park(c, 'stamp-in-future', format('stamp %s is further ahead of this clock than the bound', atoll.stamp_time(c.at)));
         return false;
     end if;
-    return atoll_side.dispatch(c);
+    return case when c.target is null then atoll_side.dispatch(c) else atoll.take_copy(c) end;
 exception when others then
     return atoll.merge_slowly(c, sqlstate);
 end $$;

@@ -178,7 +178,8 @@ begin
      where p.peer = prepare_for.peer and p.copied <> (prepare_for.copied and coalesce(slot, '') = 'kept');
     return jsonb_build_object(
         'slot', coalesce(slot, 'none'),
-        'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer));
+        'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer),
+        'absent', atoll.absent_since(peer));
 end $$;
 
 -- A peer asks for a copy of everything. Until it is written, the asking is remembered.

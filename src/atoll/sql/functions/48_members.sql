@@ -52,7 +52,7 @@ language sql stable set search_path = pg_catalog
 return (
     select least(min(coalesce(o.covered, 0)), (select min((c.change->>'at')::bigint) - 1 from atoll.parked c), p.covered)
       from atoll.pulse p
-      left join atoll.peers() m on true
+      left join atoll.peers() m on not atoll.is_absent(m.number)
       left join lateral (
           select case when bool_and(coalesce(s.n, 0) >= (k.value)::bigint) is not false then g.covered else 0 end as covered
             from atoll.heard g
@@ -60,7 +60,7 @@ return (
             left join atoll.heard s on s.origin = g.origin and s.scope = k.key
            where g.origin = m.number and g.scope = 'global'
            group by g.covered) o on m.number is not null
-     where m.number is not null or not exists (select from atoll.peers())
+     where m.number is not null or not exists (select from atoll.peers() a where not atoll.is_absent(a.number))
      group by p.covered);
 
 -- The stamp up to which every member has everything. A node says in its marks how far it is; who is silent holds the
@@ -69,7 +69,8 @@ create or replace function atoll.settled_up_to() returns bigint
 language sql stable set search_path = pg_catalog
 return least(atoll.heard_up_to(), (
     select min(coalesce((h.others->>'@heard')::bigint, 0))
-      from atoll.peers() m left join atoll.heard h on h.origin = m.number and h.scope = 'global'));
+      from atoll.peers() m left join atoll.heard h on h.origin = m.number and h.scope = 'global'
+     where not atoll.is_absent(m.number)));
 
 -- Forgets rows that were deleted so long ago that everybody knows it and no backup that is still used holds them.
 -- A table is gone through some pages at a time; the whole takes a while. Says how many were forgotten.
@@ -82,7 +83,7 @@ declare
     gone    bigint;
     total   bigint := 0;
 begin
-    if bound is null or bound <= 0 then
+    if bound is null or bound <= 0 or atoll.is_absent(atoll.me()) then
         return 0;
     end if;
     for t in select l.name, l.side, l.swept from atoll.local_table l where l.kind = 'merge' and l.problem is null order by l.name loop

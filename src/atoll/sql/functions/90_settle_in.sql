@@ -30,6 +30,7 @@ begin
     insert into atoll.shared_table (name, kind, merge, definition, declared)
     values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0),
            ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0),
+           ('atoll.absence', 'merge', '{}', '', 0),
            ('atoll.schema_change', 'append', '{}', '', 0)
     on conflict do nothing;
     perform atoll.install_tables();

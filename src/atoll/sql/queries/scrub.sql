@@ -1,11 +1,11 @@
 -- is_seeded: a node that waits for a copy has nothing to compare yet
-select seeded_at is not null from atoll.self;
+select seeded_at is not null and not exists (select from atoll.returning) and not atoll.is_absent(number) from atoll.self;
 
 -- tables: what to compare, with the number of writes that it has seen
 select name, kind, shape, writes from atoll.tables_to_scrub();
 
 -- neighbours: whom to compare with, and which scopes both have
-select n.number, n.role = 'up', atoll.scopes_shared_with(n.number) from atoll.neighbour n where n.in_use order by n.number;
+select n.number, n.role = 'up', atoll.scopes_shared_with(n.number) from atoll.neighbour n where n.in_use and not atoll.is_absent(n.number) order by n.number;
 
 -- shared_scopes: the scopes that a peer and this node have
 select atoll.scopes_shared_with(%s);

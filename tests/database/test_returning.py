@@ -1,0 +1,113 @@
+"""A member that was away for too long takes over what the others have, and keeps what it wrote meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from support.fix_nodes import Node, Nodes
+
+ABSENT = "select number from atoll.absence where since > coalesce(returned_at, '-infinity')"
+SIDE = 'select count(*) from atoll_side."public.item"'
+
+
+@pytest.fixture
+def three(three_nodes: Nodes) -> Nodes:
+    one = three_nodes[0]
+    one.run("create table item (id integer primary key, word text, qty integer not null default 0)")
+    one.share("item", '{"qty": "counter"}')
+    three_nodes.sync()
+    for node in three_nodes:
+        node.owner("update atoll.setting set value = '0 s' where name in ('tombstone_retention')")
+    one.run("insert into item select n, 'x', n from generate_series(1, 40) n")
+    three_nodes.sync()
+    for _ in range(3):
+        beat(three_nodes)
+    return three_nodes
+
+
+def beat(nodes: Nodes) -> None:
+    for node in nodes:
+        node.owner("select atoll.make_marks(true)")
+    nodes.sync()
+
+
+def without(nodes: Nodes, away: Node) -> Nodes:
+    return Nodes(node for node in nodes if node is not away)
+
+
+def forget(nodes: Nodes, away: Node) -> None:
+    """The others stop waiting for a member, and forget what they have deleted."""
+    left = without(nodes, away)
+    left[0].owner("select atoll.mark_absent(%s)", away.number)
+    left.sync()
+    for _ in range(4):
+        beat(left)
+    for node in left:
+        node.owner("select atoll.forget_deleted()")
+        assert node.owner(
+            'select count(*) from atoll_side."public.item" where atoll_death is not null'
+            " and atoll_death > coalesce(atoll_birth, 0)"
+        ) == [(0,)]
+
+
+def call(node: Node, procedure: str, *values: object) -> None:
+    """A procedure of the node's own, which commits as it goes."""
+    node.apply.execute("set session_replication_role = origin")
+    node.apply.execute("call " + procedure, values or None)  # type: ignore[arg-type]
+    node.apply.execute("set session_replication_role = replica")
+
+
+def give_back(nodes: Nodes, away: Node, source: Node) -> None:
+    """What the process of a returning node does, without the process."""
+    nodes.sync()
+    ((known,),) = source.owner("select atoll.known_stamps()")
+    away.owner("select atoll.begin_return(%s, 'token', %s)", source.number, Jsonb(known))
+    call(source, "atoll.seed_returning(%s, 'token')", away.number)
+    nodes.sync()
+    assert away.owner("select arrived ? 'public.item' from atoll.returning") == [(True,)]
+    call(away, "atoll.finish_return()")
+    nodes.sync()
+
+
+def test_rows_that_were_deleted_and_forgotten_do_not_come_back(three: Nodes) -> None:
+    one, two, away = three
+    left = without(three, away)
+    two.run("delete from item where id <= 10")
+    two.run("update item set word = 'changed' where id between 11 and 15")
+    left.sync()
+    forget(three, away)
+    one.run("insert into item values (1, 'anew', 100)")
+    left.sync()
+    assert away.owner(SIDE) == [(40,)]
+    give_back(three, away, one)
+    rows = three.same("item")
+    assert [row[0] for row in rows] == ["1", *(str(n) for n in range(11, 41))]
+    assert rows[0] == ("1", "anew", "100")
+    assert away.owner(ABSENT) == one.owner(ABSENT) == []
+    assert away.parked() == one.parked() == []
+
+
+def test_what_it_wrote_itself_meanwhile_is_kept_and_told(three: Nodes) -> None:
+    one, two, away = three
+    left = without(three, away)
+    away.run("insert into item values (50, 'mine', 1)")
+    away.run("update item set word = 'mine' where id in (5, 20, 21)")
+    away.run("update item set qty = qty + 1000 where id = 22")
+    away.run("delete from item where id = 23")
+    left.sync()
+    two.run("delete from item where id <= 10")
+    two.run("update item set word = 'theirs' where id = 21")
+    two.run("update item set qty = qty + 1 where id = 22")
+    left.sync()
+    forget(three, away)
+    give_back(three, away, one)
+    rows = {row[0]: row[1:] for row in three.same("item")}
+    assert sorted(map(int, rows)) == [5, *range(11, 23), *range(24, 41), 50]
+    assert rows["5"] == ("mine", "5")
+    assert rows["20"] == ("mine", "20")
+    assert rows["21"] == ("theirs", "21")
+    assert rows["22"] == ("x", "1023")
+    assert rows["50"] == ("mine", "1")
+    assert ("delete", None, {"id": "5"}, None, None) in away.conflicts("public.item")
+    assert any(kind == "update" and key == {"id": "21"} for kind, _, key, *_ in away.conflicts("public.item"))
