@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import psycopg
 import pytest
 
@@ -359,3 +361,23 @@ def test_dropped_columns_in_late_changes_are_ignored(nodes: Nodes) -> None:
     nodes.sync()
     assert [node.parked() for node in nodes] == [[], []]
     assert same(nodes) == [(1, "later")]
+
+
+def test_what_waits_for_a_migration_to_end_is_merged_into_the_new_shape(nodes: Nodes) -> None:
+    here, there = nodes
+    started(nodes)
+    here.run("insert into item values (1, 'rope', 5), (2, 'sail', 7)")
+    nodes.sync()
+    there.run("delete from item where id = 1")
+    there.run("update item set price = 8 where id = 2")
+    arriving = [change for change in there.changes() if change.tbl == "public.item"]
+    waiting = threading.Thread(target=here.receive, args=(arriving,))
+    with here.app.transaction():
+        here.run("alter table item add column stored text default 'low'")
+        waiting.start()
+        with psycopg.connect(here.database.conninfo(), autocommit=True) as watch:
+            while not watch.execute("select true from pg_locks where not granted").fetchall():
+                assert waiting.is_alive()
+    waiting.join(60)
+    settle(nodes)
+    assert same(nodes) == [(2, "sail", 8, "low")]

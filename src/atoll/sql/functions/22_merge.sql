@@ -241,7 +241,8 @@ begin
         return format(E'if c.tbl <= %L collate "C" then\n%s\nelse\n%s\nend if;', tables[middle],
                       atoll.branches(way, tables[:middle]), atoll.branches(way, tables[middle + 1:]));
     end if;
-    return (select format(E'if c.tbl = %L then\n%s\nreturn %s(c);\nend if;', l.name,
+    -- The lock comes first: a migration makes the function anew, and what waits for it must not go on with the old one.
+    return (select format(E'if c.tbl = %L then\nlock table only %s in row exclusive mode;\n%s\nreturn %s(c);\nend if;', l.name, l.name,
                           case when l.name in ('atoll.shared_table', 'atoll.schema_change') then format('perform %s(c); perform atoll.install_tables(); return true;',
                                                                               atoll.generated(l.side, way)) end,
                           atoll.generated(l.side, way))
