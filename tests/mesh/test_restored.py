@@ -12,6 +12,7 @@ import pytest
 
 from support.fix_home import atoll
 from support.fix_mesh import Mesh, MeshMaker, MeshNode
+from support.shapes import lay
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
 
@@ -213,3 +214,24 @@ async def test_what_an_edge_has_reaches_all_through_its_hub(make_mesh: MeshMaker
     await mesh.around(edge).calm()
     for node in mesh.live():
         await mesh.until(node, f"select ({ALL}) = 'first=1 lost here=1 new=1'")
+
+
+@pytest.mark.slow
+async def test_links_that_were_made_by_hand_stay_with_a_node_that_is_put_back(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18", "18")
+    one, two, three = mesh.nodes
+    await mesh.share("goods", GOODS)
+    await lay(mesh, {(1, 2), (2, 3)})
+    await keep(mesh, two)
+    await mesh.form()
+    await mesh.app(two, PUT, "lost here")
+    await mesh.until(one, f"select ({ALL}) = 'lost here=1'")
+    await put_back(mesh, two, "data")
+    await mesh.up(two)
+    await mesh.app(one, PUT, "new")
+    await mesh.until(three, f"select ({ALL}) = 'lost here=1 new=1'")
+    taken = await number(mesh, two)
+    for end in (one, three):
+        assert await mesh.sql(end, "select number, role from atoll.neighbour") == [(taken, "tie")]
+    await mesh.app(three, PUT, "old")
+    await mesh.until(one, f"select ({ALL}) = 'lost here=1 new=1 old=1'")

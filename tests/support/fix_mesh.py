@@ -365,19 +365,27 @@ class Mesh:
                 return f"{node.name} waits for a copy"
         return ""
 
+    async def numbers(self) -> dict[int, MeshNode]:
+        """The live nodes by the number that each has now; one that was restored has taken another."""
+        return {(await self.sql(node, "select atoll.me()"))[0][0]: node for node in self.live()}
+
     async def _wanted_links(self) -> dict[int, set[int]]:
         """Whom each node should receive from: the neighbours that use each other."""
+        members = await self.numbers()
         used = {
-            node.number: {
+            number: {
                 row[0]
                 for row in await self.sql(node, "select number from atoll.neighbour where in_use")
-                if row[0] in {other.number for other in self.live()}
+                if row[0] in members
             }
-            for node in self.live()
+            for number, node in members.items()
         }
         if len(used) > 1 and not all(used.values()):
-            return {number: set(used) - {number} for number in used}
-        return {number: {other for other in mine if number in used[other]} for number, mine in used.items()}
+            used = {number: set(used) - {number} for number in used}
+        return {
+            members[number].number: {other for other in mine if number in used[other]}
+            for number, mine in used.items()
+        }
 
     async def _raise_fences(self) -> int:
         """What each node writes now is behind everything that it wrote before."""
@@ -411,24 +419,39 @@ class Mesh:
     async def _differences(self) -> str:
         """The first difference between the nodes, in rows or in what is kept beside them."""
         first, *others = self.live()
-        names = await self.sql(first, "select name from atoll.shared_table order by 1")
+        tables = "select name, scope = 'global' and scope_column is null from atoll.shared_table order by 1"
+        found = await self.sql(first, tables)
         for node in others:
-            if await self.sql(node, "select name from atoll.shared_table order by 1") != names:
+            if await self.sql(node, tables) != found:
                 return f"{node.name} shares other tables than {first.name}"
-        for (table,) in names:
-            receipts = {
-                node.name: await self.sql(node, "select atoll.receipt(%s)", table) for node in self.live()
-            }
-            if len({str(rows) for rows in receipts.values()}) > 1:
-                return f"{table} differs: {receipts}"
-            mine = await self.states(first, table)
-            for node in others:
-                theirs = await self.states(node, table)
-                if theirs != mine:
-                    odd = [pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]]
-                    return (
-                        f"states of {table}: {first.name} {len(mine)}, {node.name} {len(theirs)}: {odd[:3]}"
-                    )
+        for table, is_global in found:
+            circles = [self.live()] if is_global else (await self.regions()).values()
+            for circle in circles:
+                if difference := await self._difference(table, circle, with_states=is_global):
+                    return difference
+        return ""
+
+    async def regions(self) -> dict[str, list[MeshNode]]:
+        """The live nodes of each region."""
+        found: dict[str, list[MeshNode]] = {}
+        for node in self.live():
+            region = await self.sql(node, "select region from atoll.node where number = atoll.me()")
+            found.setdefault(region[0][0], []).append(node)
+        return found
+
+    async def _difference(self, table: str, nodes: Sequence[MeshNode], *, with_states: bool) -> str:
+        receipts = {node.name: await self.sql(node, "select atoll.receipt(%s)", table) for node in nodes}
+        if len({str(rows) for rows in receipts.values()}) > 1:
+            return f"{table} differs: {receipts}"
+        if not with_states:
+            return ""
+        first, *others = nodes
+        mine = await self.states(first, table)
+        for node in others:
+            theirs = await self.states(node, table)
+            if theirs != mine:
+                odd = [pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]]
+                return f"states of {table}: {first.name} {len(mine)}, {node.name} {len(theirs)}: {odd[:3]}"
         return ""
 
     async def states(self, node: MeshNode, table: str) -> Rows:

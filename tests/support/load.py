@@ -12,24 +12,45 @@ import asyncio
 import random
 import uuid
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, LiteralString, cast
 
 import psycopg
 
+from atoll.domain.errors import ConfigError
+from support import parcels
+
 if TYPE_CHECKING:
     from support.fix_mesh import Mesh, MeshNode
 
 ITEMS = [f"item{n:02}" for n in range(12)]
+KEYS = ("colour", "shelf", "size")
+TAGS = [f"tag{n:02}" for n in range(40)]
+VERBS = {
+    "move": 4,
+    "note": 4,
+    "tag": 2,
+    "untag": 1,
+    "card": 2,
+    "tear": 1,
+    "sell": 4,
+    "drop": 1,
+    "many": 1,
+}
 PAUSE_SECONDS = 0.04
 CONNECT_SECONDS_MAX = 5
 STATEMENT_SECONDS_MAX = 30.0
+# The server or its whole home is away, the connection broke, or the disk is full.
+UNABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, OSError, ConfigError)
 
 TABLES = (
     ("journal", "id uuid primary key, node int, what text, item text, amount bigint, stamp bigint",
      "{}", "append"),
-    ("stock", "item text primary key, qty bigint default 0, note text, tags jsonb default '[]'",
-     '{"qty": "counter", "tags": "set"}', "merge"),
+    ("stock", "item text primary key, qty bigint default 0, note text, tags jsonb default '[]',"
+     " card jsonb default '{}'",
+     '{"qty": "counter", "tags": "set", "card": "document"}', "merge"),
     ("sale", "id bigint primary key default atoll.id(), item text, amount int, payload text", "{}", "merge"),
 )  # fmt: skip
 
@@ -58,13 +79,17 @@ class Books:
 
 @dataclass
 class Writer:
-    """Writes on one node until it is told to stop; goes on through refusals and lost connections."""
+    """Writes on one node until it is told to stop; goes on through refusals and lost connections.
 
-    mesh: Mesh
+    Whoever holds its `turn` lets it rest between two transactions.
+    """
+
     node: MeshNode
     rng: random.Random
     books: Books = field(default_factory=Books)
     pause_seconds: float = PAUSE_SECONDS
+    post: parcels.Post | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _own_sales: list[int] = field(default_factory=list)
 
     async def run(self, stop: asyncio.Event, most: int) -> None:
@@ -76,65 +101,99 @@ class Writer:
                 ) as connection:
                     while left > 0 and not stop.is_set():
                         left -= 1
-                        async with asyncio.timeout(STATEMENT_SECONDS_MAX):
+                        async with self.turn, asyncio.timeout(STATEMENT_SECONDS_MAX):
                             await self._transact(connection)
                         await asyncio.sleep(self.pause_seconds * self.rng.uniform(0.5, 1.5))
-            except (psycopg.OperationalError, OSError):
-                # The server is away, or the connection broke.
+            except UNABLE:
                 left -= 1
                 self.books.refused += 1
                 await asyncio.sleep(self.pause_seconds * 5)
 
     async def _transact(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        what = self.rng.choices(["move", "note", "tag", "sell", "drop", "many"], [4, 4, 2, 4, 1, 1])[0]
-        if what == "drop" and not self._own_sales:
-            what = "sell"
         line_id = uuid.UUID(int=self.rng.getrandbits(128))
-        item, amount = self.rng.choice(ITEMS), self.rng.choice([-3, -1, 1, 2, 5, 100])
-        line: Line | None = None
         try:
-            if what == "many":
-                amount = 1
-                order = self.rng.sample(ITEMS, 5)
-                for one in order:
-                    await _do(connection, "update stock set qty = qty + 1 where item = %s", one)
-                item = ",".join(order)
-            elif what == "move":
-                await _do(connection, "update stock set qty = qty + %s where item = %s", amount, item)
-            elif what == "note":
-                await _do(connection, "update stock set note = %s where item = %s", str(line_id), item)
-            elif what == "tag":
-                tag = f'["{line_id}"]'
-                await _do(connection, "update stock set tags = tags || %s::jsonb where item = %s", tag, item)
-            elif what == "sell":
-                payload = "x" * self.rng.choice([10, 10, 10, 3000])
-                query = "insert into sale (item, amount, payload) values (%s, %s, %s) returning id"
-                amount = (await _do(connection, query, item, amount, payload))[0][0]
-            else:
-                amount = self._own_sales[-1]
-                await _do(connection, "delete from sale where id = %s", amount)
-            stamp = await _do(
-                connection,
-                "select at from atoll.change where origin = atoll.me() and xid = pg_current_xact_id()"
-                " order by seq desc limit 1",
-            )
-            line = Line(line_id, self.node.number, what, item, amount, stamp[0][0])
-            await _do(
-                connection,
-                "insert into journal values (%s, %s, %s, %s, %s, %s)",
-                line.id, line.node, line.what, line.item, line.amount, line.stamp,
-            )  # fmt: skip
+            did = await self._write(connection, line_id)
+            line = None if did is None else await self._tell(connection, line_id, *did)
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+            line = None
+        if line is None:
             self.books.aborted += 1
             await connection.rollback()
             return
         self.books.unknown[line_id] = line
-        if what == "drop":
+        if line.what == "drop":
             self._own_sales.pop()
         await connection.commit()
         self.books.acknowledged[line_id] = self.books.unknown.pop(line_id)
-        if what == "sell":
-            self._own_sales.append(amount)
+        if line.what == "sell":
+            self._own_sales.append(line.amount)
+
+    async def _write(
+        self, connection: psycopg.AsyncConnection[Any], line_id: uuid.UUID
+    ) -> tuple[str, str, int] | None:
+        """One statement or some: what they did, to what, and how much."""
+        if self.post is not None and self.rng.random() < parcels.SHARE:
+            return await self.post.act(connection, self.rng, line_id)
+        what = self.rng.choices([*VERBS], [*VERBS.values()])[0]
+        if what == "drop" and not self._own_sales:
+            what = "sell"
+        item, amount = self.rng.choice(ITEMS), self.rng.choice([-3, -1, 1, 2, 5, 100])
+        if what == "many":
+            order = self.rng.sample(ITEMS, 5)
+            for one in order:
+                await _do(connection, "update stock set qty = qty + 1 where item = %s", one)
+            return what, ",".join(order), 1
+        if what == "move":
+            await _do(connection, "update stock set qty = qty + %s where item = %s", amount, item)
+        elif what == "note":
+            await _do(connection, "update stock set note = %s where item = %s", str(line_id), item)
+        elif what == "tag":
+            tag = self.rng.choice(TAGS)
+            query = "update stock set tags = tags || to_jsonb(%s::text) where item = %s and not tags ? %s"
+            await _do(connection, query, tag, item, tag)
+            item = f"{item}/{tag}"
+        elif what == "untag":
+            tag = self.rng.choice(TAGS)
+            query = "update stock set tags = tags - %s::text where item = %s and tags ? %s"
+            await _do(connection, query, tag, item, tag)
+            item = f"{item}/{tag}"
+        elif what == "card":
+            key = self.rng.choice(KEYS)
+            query = "update stock set card = card || jsonb_build_object(%s::text, %s::text) where item = %s"
+            await _do(connection, query, key, str(line_id), item)
+            item = f"{item}/{key}"
+        elif what == "tear":
+            key = self.rng.choice(KEYS)
+            query = "update stock set card = card - %s::text where item = %s and card ? %s::text"
+            await _do(connection, query, key, item, key)
+            item = f"{item}/{key}"
+        elif what == "sell":
+            payload = "x" * self.rng.choice([10, 10, 10, 3000])
+            query = "insert into sale (item, amount, payload) values (%s, %s, %s) returning id"
+            amount = (await _do(connection, query, item, amount, payload))[0][0]
+        else:
+            amount = self._own_sales[-1]
+            await _do(connection, "delete from sale where id = %s", amount)
+        return what, item, amount
+
+    async def _tell(
+        self, connection: psycopg.AsyncConnection[Any], line_id: uuid.UUID, what: str, item: str, amount: int
+    ) -> Line | None:
+        """The line of what this transaction did; none if it found no row to do it to."""
+        stamp = await _do(
+            connection,
+            "select at from atoll.change where origin = atoll.me() and xid = pg_current_xact_id()"
+            " order by seq desc limit 1",
+        )
+        if not stamp:
+            return None
+        line = Line(line_id, self.node.number, what, item, amount, stamp[0][0])
+        await _do(
+            connection,
+            "insert into journal values (%s, %s, %s, %s, %s, %s)",
+            line.id, line.node, line.what, line.item, line.amount, line.stamp,
+        )  # fmt: skip
+        return line
 
 
 async def _do(connection: psycopg.AsyncConnection[Any], query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -151,6 +210,7 @@ class Load:
     nodes: list[MeshNode] | None = None
     most: int = 3000
     pause_seconds: float = PAUSE_SECONDS
+    places: parcels.Places | None = None
     writers: list[Writer] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _group: asyncio.TaskGroup | None = None
@@ -158,6 +218,8 @@ class Load:
 
     async def __aenter__(self) -> Load:
         await prepare(self.mesh)
+        if self.places is not None:
+            await parcels.prepare(self.mesh)
         for node in self.mesh.live():
             self._earlier |= {row[0] for row in await self.mesh.sql(node, "select id from journal")}
         self._group = await asyncio.TaskGroup().__aenter__()
@@ -168,7 +230,8 @@ class Load:
     def join(self, node: MeshNode) -> None:
         """One more node writes from now on."""
         assert self._group is not None
-        writer = Writer(self.mesh, node, random.Random(self.rng.random()), pause_seconds=self.pause_seconds)
+        post = self.places and self.places.post(node)
+        writer = Writer(node, random.Random(self.rng.random()), pause_seconds=self.pause_seconds, post=post)
         self.writers.append(writer)
         self._group.create_task(writer.run(self._stop, self.most))
 
@@ -176,6 +239,15 @@ class Load:
         self._stop.set()
         assert self._group is not None
         await self._group.__aexit__(*failure)
+
+    @asynccontextmanager
+    async def resting(self, node: MeshNode) -> AsyncIterator[None]:
+        """Nothing is written on a node, and nothing is in the middle of being written."""
+        async with AsyncExitStack() as turns:
+            for writer in self.writers:
+                if writer.node is node:
+                    await turns.enter_async_context(writer.turn)
+            yield
 
     async def written(self, lines: int) -> None:
         """Wait until so many more lines are acknowledged, all writers together."""
@@ -203,6 +275,8 @@ class Load:
         strange = journal.keys() - attempted.keys() - self._earlier
         assert not strange, f"{len(strange)} lines that nobody wrote, such as {journal[min(strange)]}"
         await self._verify_tables(node, list(journal.values()))
+        if self.places is not None:
+            await parcels.verify(self.mesh, list(journal.values()))
         counts = {
             w.node.name: (len(w.books.acknowledged), len(w.books.unknown), w.books.aborted)
             for w in self.writers
@@ -211,8 +285,9 @@ class Load:
 
     async def _verify_tables(self, node: MeshNode, journal: list[Line]) -> None:
         sums: dict[str, int] = defaultdict(int)
-        tags: dict[str, set[str]] = defaultdict(set)
+        tags: dict[str, dict[str, Line]] = defaultdict(dict)
         notes: dict[str, list[Line]] = defaultdict(list)
+        cards: dict[str, dict[str, Line]] = defaultdict(dict)
         sold, dropped = set(), set()
         for line in journal:
             match line.what:
@@ -221,17 +296,26 @@ class Load:
                         sums[item] += line.amount
                 case "note":
                     notes[line.item].append(line)
-                case "tag":
-                    tags[line.item].add(str(line.id))
+                case "tag" | "untag":
+                    item, tag = line.item.split("/")
+                    tags[item][tag] = max(tags[item].get(tag, line), line, key=lambda one: one.stamp)
+                case "card" | "tear":
+                    item, key = line.item.split("/")
+                    cards[item][key] = max(cards[item].get(key, line), line, key=lambda one: one.stamp)
                 case "sell":
                     sold.add(line.amount)
                 case "drop":
                     dropped.add(line.amount)
-        for item, qty, note, found in await self.mesh.sql(node, "select item, qty, note, tags from stock"):
+        rows = await self.mesh.sql(node, "select item, qty, note, tags, card from stock")
+        assert {row[0] for row in rows} == set(ITEMS)
+        for item, qty, note, found, card in rows:
             assert qty == sums[item], f"{item} counts {qty}, the journal says {sums[item]}"
             latest = max(notes[item], key=lambda line: line.stamp, default=None)
             assert note == (str(latest.id) if latest else None), f"{item} is not what was noted last"
-            assert set(found) == tags[item], f"{item} has other tags than were set"
+            wanted_tags = {tag for tag, line in tags[item].items() if line.what == "tag"}
+            assert set(found) == wanted_tags, f"{item} has other tags than were set"
+            wanted = {key: str(line.id) for key, line in cards[item].items() if line.what == "card"}
+            assert card == wanted, f"the card of {item} is not what was last written to each key"
         rows = await self.mesh.sql(node, "select id from sale")
         assert {row[0] for row in rows} == sold - dropped
 

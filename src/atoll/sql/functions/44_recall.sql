@@ -17,16 +17,31 @@ begin
     delete from atoll.acquaintance;
 end $$;
 
+-- Links that people made or cut by hand stay with the node when it has another number: a chain would fall apart
+-- without them.
+create or replace function atoll.carry_ties(old_number integer, new_number integer) returns void
+language sql security definer set search_path = pg_catalog
+begin atomic
+    insert into atoll.tie (a, b, kind, why)
+    select least(new_number, o.other), greatest(new_number, o.other), t.kind, t.why
+      from atoll.tie t, lateral (select case when t.a = old_number then t.b else t.a end as other) o
+     where old_number in (t.a, t.b) and old_number <> new_number and o.other <> new_number
+    on conflict do nothing;
+end;
+
 -- Takes another number. The rows that are here already are then told to everybody under it, and a copy of what the
 -- others have is asked for: merging is the same whichever of the two has more.
 create or replace function atoll.take_number(new_number integer, because text) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    old_number constant integer := (select number from atoll.self);
 begin
     insert into atoll.former (number, why) select number, because from atoll.self where number <> new_number
     on conflict (number) do update set until = now(), why = excluded.why, told_at = null;
     update atoll.self set number = new_number, seeded_without = '{}',
            seeded_at = case when exists (select from atoll.peers()) then null else seeded_at end;
     perform atoll.settle_in();
+    perform atoll.carry_ties(old_number, new_number);
 end $$;
 
 -- A member that shows a certificate for a number that is not known here has taken a new one: it is a member under it,
@@ -36,5 +51,6 @@ language plpgsql security definer set search_path = pg_catalog as $$
 begin
     insert into atoll.node (number, name, region, tier, addresses) values (of_number, of_name, of_region, of_tier, at)
     on conflict do nothing;
+    perform atoll.carry_ties(n.number, of_number) from atoll.node n where n.name = of_name and n.number <> of_number and n.revoked_at is null;
     update atoll.node set revoked_at = now() where name = of_name and number <> of_number and revoked_at is null;
 end $$;
