@@ -18,7 +18,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done
 
-.PHONY: help .venv new-venv lock check format quick test fuzz fleet simulate bench demo clean
+.PHONY: help .venv new-venv lock check format quick test fuzz faults soak fleet simulate bench demo clean
 
 help:
 	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
@@ -27,6 +27,8 @@ help:
 	@echo "make check    lint, format, types, layers"
 	@echo "make format   mend what the linter and the formatter can"
 	@echo "make fuzz     random histories against the oracle, and of faults in a mesh: EXAMPLES=2000 FAULTS=200"
+	@echo "make faults   every fault in every shape of mesh, under load: NODES=3, 5 or 8; ARGS=\"-k ring\""
+	@echo "make soak     a hub and three edges under load and faults for an hour, bounds asserted: SECONDS=3600"
 	@echo "make fleet    thirty real nodes on this machine, one hub killed: some minutes, 4 GB of memory: NODES=30"
 	@echo "make simulate a thousand nodes, simulated: calm, and with failures"
 	@echo "make bench    the benchmarks"
@@ -76,6 +78,12 @@ test: $(READY)
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \
 		tests/unit/test_state_laws.py tests/database/test_histories.py tests/mesh/test_faults.py $(ARGS)
+
+faults: $(READY)
+	@ATOLL_FAULT_NODES=$(if $(filter command%,$(origin NODES)),$(NODES),3) $(PYTEST) -q -s tests/mesh/test_faults_everywhere.py $(ARGS)
+
+soak: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m soak.run --seconds $(if $(filter command%,$(origin SECONDS)),$(SECONDS),3600) $(ARGS)
 
 fleet: $(READY)
 	@ATOLL_FLEET=$(NODES) $(PYTEST) -q -s tests/mesh/test_thirty.py $(ARGS)
