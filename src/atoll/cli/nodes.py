@@ -31,13 +31,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
     if row["revoked_at"]:
         return [*start, "left" if row["ended"] == "left" else "revoked", *[""] * 6]
     if row["is_me"]:
-        return [*start, "this node", *[""] * 6]
+        away = "was away for too long: takes over a copy" if row["is_absent"] else ""
+        return [*start, "this node", *[""] * 5, away]
     if row["state"] is None:
-        return [*start, "-", *[""] * 6]
+        return [*start, "-", *[""] * 5, _absence(row)]
     rtt = f"{row['rtt_ms']:.1f} ms" if row["rtt_ms"] is not None else "-"
     problem = (row["problem"] or "") + ("; waits for a copy" if row["missed"] else "")
     if row["kept_until"] and row["state"] != "up":
         problem += f"; its changes are kept until {row['kept_until']:%Y-%m-%d %H:%M}"
+    problem += f"; {_absence(row)}"
     return [
         *start,
         row["state"],
@@ -48,6 +50,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["unconfirmed"]),
         problem.strip("; "),
     ]
+
+
+def _absence(row: dict[str, Any]) -> str:
+    """Until when the others wait for a member, or that they do not any more."""
+    if row["is_absent"]:
+        return f"away for too long since {row['absent_from']:%Y-%m-%d %H:%M}: has to take over a copy"
+    return f"waited for until {row['absent_from']:%Y-%m-%d %H:%M}" if row["absent_from"] else ""
 
 
 def size(count: float) -> str:

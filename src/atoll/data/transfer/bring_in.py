@@ -45,6 +45,13 @@ async def bring_in(connection: Connection, identity: Identity, path: Path) -> Br
             f"cannot import the file: node {header.sender} is no member",
             hint="See who is: atoll nodes",
         )
+    if await _value(connection, "is_absent", (header.sender,)):
+        raise PolicyDenied(
+            "import-absent",
+            f"cannot import the file: node {header.sender} was away for too long",
+            detail="The file may hold rows that have been deleted and forgotten here.",
+            hint="Let it return over a link first, or admit it anew.",
+        )
     if header.base is not None and not await _value(connection, "is_received", (header.base,)):
         raise DataError(
             "transfer-gap",

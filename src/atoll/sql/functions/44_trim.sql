@@ -58,7 +58,9 @@ declare
 begin
     perform atoll.note_progress();
     -- Without a peer there is nobody to send to: whoever joins is seeded from the tables.
-    select least(coalesce(min(xid), oldest), read_to) into applied from atoll.progress;
+    -- Nor is anything kept for a member that nobody waits for.
+    select least(coalesce(min(xid), oldest), read_to) into applied from atoll.progress p
+     where not (atoll.is_absent(p.peer) and p.heard_at < now() - interval '1 hour');
     -- Marks go first: whoever copies the log later must not find one whose changes are gone.
     with gone as (
         delete from atoll.change m where m.op = 'M' and m.xid < applied returning m.origin, m.scope, m.xid

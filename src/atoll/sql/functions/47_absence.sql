@@ -20,12 +20,14 @@ create or replace function atoll.is_absent(peer integer) returns boolean
 language sql stable set search_path = pg_catalog
 return atoll.absent_since(peer) is not null;
 
--- The members that this node has heard lately or has a link to, and those that it has not.
+-- The members that this node has heard lately or has a link to, and those that it has not. Who sends files is heard
+-- by them.
 create or replace function atoll.present() returns table (number integer, is_present boolean)
 language sql stable set search_path = pg_catalog
 begin atomic
     with bound as (select least(interval '5 minutes', atoll.setting('absence_max')::interval) as silent_after)
     select p.number, coalesce(h.heard_at > now() - b.silent_after or l.state = 'up' and l.seen_at > now() - interval '1 minute', false)
+           or exists (select from atoll.transfer t where t.peer = p.number and not t.is_ours and t.made_at > now() - atoll.setting('absence_max')::interval)
       from bound b, atoll.peers() p
       left join atoll.heard h on h.origin = p.number and h.scope = 'global'
       left join atoll.link_state l on l.peer = p.number

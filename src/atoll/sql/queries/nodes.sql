@@ -36,7 +36,8 @@ select n.number, n.name, n.region, n.tier, n.addresses, n.joined_at, n.revoked_a
        extract(epoch from now() - l.seen_at)::float8 as seen_ago,
        (select count(*) from atoll.change c where c.origin = atoll.me() and (c.target is null or c.target = n.number)
            and c.xid >= coalesce(p.xid, '0'::xid8) and p.peer is not null) as unconfirmed,
-       p.missed, n.ended, atoll.kept_until(n.number) as kept_until
+       p.missed, n.ended, atoll.kept_until(n.number) as kept_until,
+       atoll.is_absent(n.number) as is_absent, atoll.absent_from(n.number) as absent_from
   from atoll.node n
   left join atoll.link_state l on l.peer = n.number
   left join atoll.progress p on p.peer = n.number

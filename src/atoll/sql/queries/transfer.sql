@@ -6,6 +6,9 @@ select n.number, n.name, a.certificate, n.number = atoll.me()
 -- is_member: whether somebody may still send
 select exists (select from atoll.node where number = %s and revoked_at is null);
 
+-- is_absent: whether it was away for so long that what it has may be outdated
+select atoll.is_absent(%s);
+
 -- last: the last file for a member that was written here, or the last of those that it says it has read
 select id::text, horizon::text from atoll.transfer
  where peer = %s and is_ours and (not %s or arrived_at is not null) order by ordinal desc limit 1;
