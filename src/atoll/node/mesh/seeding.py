@@ -22,6 +22,7 @@ from atoll.node.report import Readiness
 from atoll.sql import query
 
 ASK_AGAIN_SECONDS = 60.0
+ASK_FIRST_SECONDS = 10.0
 PATIENCE_SECONDS = 20.0
 GAP_SECONDS_MAX = 20.0
 REQUEST_SECONDS_MAX = 10.0
@@ -41,6 +42,7 @@ class Seeding:
         self._ready_at: float | None = None
         self._is_seeded = False
         self.is_held = False
+        self._waiting = WAITING
         links.handle("replication.seed", self._write)
 
     async def stop(self) -> None:
@@ -63,7 +65,7 @@ class Seeding:
             if self._is_seeded:
                 self._readiness.clear("seed")
             else:
-                self._readiness.hold("seed", WAITING)
+                self._readiness.hold("seed", self._waiting)
         return self._is_seeded
 
     async def ask_first(
@@ -75,21 +77,23 @@ class Seeding:
         asked has applied. Those that are away, or take too long, are remembered.
         """
         now = asyncio.get_running_loop().time()
-        if not ready or now - self._asked_at < ASK_AGAIN_SECONDS:
+        if not ready or now - self._asked_at < ASK_FIRST_SECONDS:
             return
         if self._ready_at is None:
             self._ready_at = now
         if set(up) - set(ready) and now - self._ready_at < PATIENCE_SECONDS:
             return
         await connection.execute(query("mesh", "seed_without"), (sorted(set(peers) - set(ready)),))
-        if await self._ask(await self._nearest(connection, ready)):
+        told = await self._ask(await self._nearest(connection, ready), first=True)
+        if told is not None:
             self._asked_at = now
+            self._waiting = WAITING + _so_far(told)
 
     async def ask_rest(self, connection: Connection, ready: Collection[int]) -> None:
         """Those that were away then are asked once they can be: they may have deleted what is not here."""
         rows = await (await connection.execute(query("mesh", "seeded_without"))).fetchall()
         for (number,) in rows:
-            if number in ready and await self._ask(number):
+            if number in ready and await self._ask(number) is not None:
                 await connection.execute(query("mesh", "seed_asked"), (number,))
 
     async def ask_missing(self, connection: Connection, ready: Collection[int]) -> None:
@@ -108,13 +112,14 @@ class Seeding:
         row = await (await connection.execute(query("fleet", "nearest"), (sorted(ready),))).fetchone()
         return int(row[0]) if row else min(ready)
 
-    async def _ask(self, number: int) -> bool:
+    async def _ask(self, number: int, *, first: bool = False) -> dict[str, Any] | None:
+        """How far the copy is; nothing where it could not be asked for."""
+        asked = {"first": True} if first else {}
         try:
-            await self._links.request(number, "replication.seed", {}, REQUEST_SECONDS_MAX)
+            return await self._links.request(number, "replication.seed", asked, REQUEST_SECONDS_MAX)
         except AtollError as error:
             log.warning("could not ask node %s for a copy: %s", number, error)
-            return False
-        return True
+            return None
 
     # Writing
 
@@ -126,16 +131,18 @@ class Seeding:
         if not self.may_write:
             raise AtollError("not-seeded", f'node "{self._links.me.name}" waits for a copy itself')
         running = self._writing.get(peer.number)
-        if running is None or running.done():
-            try:
-                if not payload.get("owed") and not payload.get("returning"):
-                    async with await self._postgres.connect() as connection:
-                        await connection.execute(query("mesh", "owe_seed"), (peer.number,))
-            except (psycopg.Error, OSError) as error:
-                raise AtollError("database", f"could not begin a copy: {str(error).strip()}") from error
-            task = self._write_for(peer, payload.get("returning"))
-            self._writing[peer.number] = asyncio.create_task(task)
-        return {}
+        is_idle = running is None or running.done()
+        try:
+            async with await self._postgres.connect() as connection:
+                if is_idle and not payload.get("owed") and not payload.get("returning"):
+                    is_first = bool(payload.get("first"))
+                    await connection.execute(query("mesh", "owe_seed"), (peer.number, is_first))
+                copied = await (await connection.execute(query("mesh", "copied"), (peer.number,))).fetchone()
+        except (psycopg.Error, OSError) as error:
+            raise AtollError("database", f"could not begin a copy: {str(error).strip()}") from error
+        if is_idle:
+            self._writing[peer.number] = asyncio.create_task(self._write_for(peer, payload.get("returning")))
+        return dict(zip(("rows", "done", "of"), copied, strict=True)) if copied else {}
 
     async def _write_for(self, peer: PeerIdentity, returning: object = None) -> None:
         try:
@@ -145,5 +152,14 @@ class Seeding:
                     await connection.execute(query("returning", "seed"), (peer.number, str(returning)))
                 else:
                     await connection.execute(query("mesh", "seed"), (peer.number,))
+                copied = await (await connection.execute(query("mesh", "copied"), (peer.number,))).fetchone()
+                if copied:
+                    log.info('copy for node "%s": %s rows, %s of %s tables', peer.name, *copied)
         except (psycopg.Error, OSError) as error:
             log.warning('could not write a copy for node "%s": %s', peer.name, str(error).strip())
+
+
+def _so_far(told: dict[str, Any]) -> str:
+    return (
+        f" ({int(told['rows'])} rows sent, {told['done']} of {told['of']} tables)" if told.get("of") else ""
+    )

@@ -182,13 +182,6 @@ begin
         'absent', atoll.absent_since(peer));
 end $$;
 
--- A peer asks for a copy of everything. Until it is written, the asking is remembered.
-create or replace function atoll.owe_seed(to_peer integer) returns void
-language sql security definer set search_path = pg_catalog
-begin atomic
-    update atoll.progress set missed = true, misses = misses + 1 where peer = to_peer;
-end;
-
 -- What a node should have and somebody took away: tables declared but not installed, triggers dropped or
 -- switched off. Says how many things were mended.
 create or replace function atoll.mend() returns integer
@@ -206,32 +199,6 @@ begin
         mended := mended + 1;
     end if;
     return mended;
-end $$;
-
--- Everything that this node has and a peer may have, as changes meant for that peer: a merge like any other on its
--- side. Ends with a marker, a change of no table, that says how far this node had heard everybody when it began.
-create or replace procedure atoll.seed(for_peer integer)
-language plpgsql as $$
-declare
-    t       record;
-    owed_at constant integer := (select misses from atoll.progress where peer = for_peer and missed);
-    heard   jsonb;
-begin
-    if owed_at is null then
-        return;
-    end if;
-    select coalesce(jsonb_agg(jsonb_build_object('origin', origin, 'scope', scope, 'n', n, 'horizon', horizon, 'covered', covered, 'others', others)), '[]')
-      into heard from atoll.heard where atoll.may_have(for_peer, scope);
-    commit;
-    for t in select l.name, l.side from atoll.local_table l where l.problem is null order by l.name not like 'atoll.%', l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at loop
-        execute format('select %s($1)', atoll.generated(t.side, 'seed')) using for_peer;
-        commit;
-    end loop;
-    insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, target)
-    values (atoll.me(), nextval('atoll.change_seq'), '', 'S', atoll.now(), 0, '{heard}', array[heard::text], for_peer);
-    -- What was deleted while this was written may be missing again.
-    update atoll.progress set missed = false where peer = for_peer and misses = owed_at;
-    commit;
 end $$;
 
 -- All scopes of a node.

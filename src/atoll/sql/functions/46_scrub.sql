@@ -11,14 +11,15 @@ language sql stable set search_path = pg_catalog
 return (select string_agg(format('%L::%s', (key::text[])[i], type), ', ' order by i)
           from (select type, row_number() over (order by ordinal) as i from atoll.local_column where tbl = of_table and is_key) k);
 
--- Rows of alias m after one key and up to another, as a condition that an index on the key serves. A type from
--- elsewhere has its operators elsewhere.
-create or replace function atoll.key_range(of_table text, after text, upto text) returns text
+-- Rows after one key and up to another, as a condition that an index on the key serves. A type from elsewhere has its
+-- operators elsewhere.
+drop function if exists atoll.key_range(text, text, text);
+create or replace function atoll.key_range(of_table text, after text, upto text, alias text default 'm') returns text
 language sql stable set search_path = pg_catalog
 return (
     with k as (
-        select count(*) as parts, string_agg(format('m.%I', name), ', ' order by ordinal) as cols, bool_and(equals = 'pg_catalog.=') as is_plain,
-               min(regexp_replace(equals, '=$', '')) as place, string_agg(format('m.%I::text', name), ', ' order by ordinal) as texts
+        select count(*) as parts, string_agg(format('%s.%I', alias, name), ', ' order by ordinal) as cols, bool_and(equals = 'pg_catalog.=') as is_plain,
+               min(regexp_replace(equals, '=$', '')) as place, string_agg(format('%s.%I::text', alias, name), ', ' order by ordinal) as texts
           from atoll.local_column where tbl = of_table and is_key
     ), how as (
         select case when is_plain then format('(%s) %%s (%%s)', cols)
@@ -36,13 +37,14 @@ return (select case when count(*) = 1 or bool_and(equals = 'pg_catalog.=') then 
                     else format('array[%s]::text collate "C"', string_agg(format('%s.%I::text', alias, name), ', ' order by ordinal)) end
           from atoll.local_column where tbl = of_table and is_key);
 
--- Rows of alias m that have one of these keys.
-create or replace function atoll.key_among(of_table text, keys text[]) returns text
+-- Rows that have one of these keys.
+drop function if exists atoll.key_among(text, text[]);
+create or replace function atoll.key_among(of_table text, keys text[], alias text default 'm') returns text
 language sql stable set search_path = pg_catalog
 return coalesce((
     select string_agg(c.condition, ' or ')
       from unnest(keys) u (key),
-           lateral (select '(' || string_agg(format('m.%I operator(%s) %L::%s', k.name, k.equals, (u.key::text[])[k.i], k.type), ' and ') || ')' as condition
+           lateral (select '(' || string_agg(format('%s.%I operator(%s) %L::%s', alias, k.name, k.equals, (u.key::text[])[k.i], k.type), ' and ') || ')' as condition
                       from (select name, equals, type, row_number() over (order by ordinal) as i from atoll.local_column where tbl = of_table and is_key) k) c), 'false');
 
 -- The rows of a table that a condition names, as key, scope, stamps, vals, is_alive, odd. Odd are a row that no history
@@ -214,7 +216,7 @@ begin
                                    else 'select %4$s(b, m) from %3$s b left join %2$s m on %6$s where %7$s' end,
                        atoll.jsonb_of(t.name, 'all', 'm'), t.name, format('atoll_side.%I', t.side), atoll.generated(t.side, 'read'),
                        atoll.key_among(t.name, array[key]), atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '),
-                       replace(atoll.key_among(t.name, array[key]), 'm.', 'b.')) into state;
+                       atoll.key_among(t.name, array[key], 'b')) into state;
         if state is not null then
             return next;
         end if;
@@ -269,7 +271,7 @@ begin
     end if;
     if how = 'value' and t.kind = 'merge' then
         execute format('select %s(b, m, $1, true) from atoll_side.%I b left join %s m on %s where %s', atoll.generated(t.side, 'write'), t.side, t.name,
-                       atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), replace(here, 'm.', 'b.')) using state;
+                       atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), atoll.key_among(t.name, array[key], 'b')) using state;
     else
         c.origin := like_node; c.seq := 0; c.version := 1; c.tbl := of_table; c.at := atoll.now(); c.n := 1; c.prev := 0; c.scope := 'global';
         if t.kind = 'append' then

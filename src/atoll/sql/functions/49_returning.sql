@@ -280,9 +280,12 @@ begin
         return;     -- it is on its way
     end if;
     insert into atoll.progress (peer) values (for_peer) on conflict do nothing;
-    perform atoll.owe_seed(for_peer);
+    perform atoll.owe_seed(for_peer, true);
     commit;
     call atoll.seed(for_peer);
+    if exists (select from atoll.progress p where p.peer = for_peer and p.missed) then
+        return;     -- the peer does not take it in; it will ask again
+    end if;
     insert into atoll.change (origin, seq, tbl, op, at, n, cols, vals, target)
     select atoll.me(), nextval('atoll.change_seq'), '', 'S', atoll.now(), 0, '{returned}',
            array[by_token, (select coalesce(jsonb_agg(l.name), '[]') from atoll.local_table l where l.problem is null and tables ? l.name)::text], for_peer;

@@ -5,7 +5,10 @@ select atoll.prepare_for(%s, %s);
 select pg_create_logical_replication_slot('atoll_to_' || %s::int, 'pgoutput');
 
 -- owe_seed: remembers that a peer needs a copy of everything
-select atoll.owe_seed(%s);
+select atoll.owe_seed(%s, %s);
+
+-- copied: how far the copy for a peer is
+select written, tables_done, tables_all from atoll.copied_for(%s);
 
 -- publications: the peers that something is published to, and whether it is what it should be
 select substr(pubname, 10)::integer, atoll.is_published_to(substr(pubname, 10)::integer) from pg_publication where pubname ~ '^atoll_to_[0-9]+$';
