@@ -42,6 +42,16 @@ VERBS = {
 PAUSE_SECONDS = 0.04
 CONNECT_SECONDS_MAX = 5
 STATEMENT_SECONDS_MAX = 30.0
+# Of the last thing that this transaction wrote. A row that moved is told of as a state, which has its stamps.
+STAMP = """
+    select case when c.op not in ('S', 'X') then c.at else (
+               select greatest((s->>'b')::bigint, max(t.value::bigint))
+                 from (select (c.vals[cardinality(c.vals)]::text[])[1]::jsonb as s) state,
+                      jsonb_each_text(s->'t') t group by s) end
+      from atoll.change c where c.origin = atoll.me() and c.xid = pg_current_xact_id()
+     order by c.seq desc limit 1
+"""
+
 # The server or its whole home is away, the connection broke, or the disk is full.
 UNABLE = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, OSError, ConfigError)
 
@@ -180,11 +190,7 @@ class Writer:
         self, connection: psycopg.AsyncConnection[Any], line_id: uuid.UUID, what: str, item: str, amount: int
     ) -> Line | None:
         """The line of what this transaction did; none if it found no row to do it to."""
-        stamp = await _do(
-            connection,
-            "select at from atoll.change where origin = atoll.me() and xid = pg_current_xact_id()"
-            " order by seq desc limit 1",
-        )
+        stamp = await _do(connection, STAMP)
         if not stamp:
             return None
         line = Line(line_id, self.node.number, what, item, amount, stamp[0][0])

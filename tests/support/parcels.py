@@ -97,6 +97,12 @@ async def verify(mesh: Mesh, journal: Sequence[Line]) -> None:
             rows = await mesh.sql(node, "select id, home, body from parcel")
             found = {key: (home, body) for key, home, body in rows}
             odd = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-            told = [(key, wanted.get(key), found.get(key)) for key in odd[:3]]
+            told = [(key, wanted.get(key), found.get(key), _story(journal, key)) for key in odd[:3]]
             assert not odd, f"{node.name} has {len(odd)} parcels otherwise than was written: {told}"
     print(f"verified {len(homes)} parcels, {sum(line.what == 'send' for line in journal)} moves")
+
+
+def _story(journal: Sequence[Line], key: int) -> list[str]:
+    """What was done to a parcel, in the order of the stamps."""
+    lines = sorted((line for line in journal if line.amount == key), key=lambda line: line.stamp)
+    return [f"n{line.node} {line.what} {line.item} at {line.stamp}" for line in lines]
