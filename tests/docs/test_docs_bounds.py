@@ -13,7 +13,7 @@ from atoll.data.consistency import receipts
 from atoll.identity import token
 from atoll.link import compression, gateway, startup
 from atoll.link.settings import LinkSettings
-from atoll.node.mesh import asking, pulse, reconcile
+from atoll.node.mesh import asking, orphans, pulse, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.web import app, feed
@@ -27,6 +27,8 @@ TABLE = pages.section(pages.read("ARCHITECTURE.md"), "## Bounds")
 BOUNDS = {
     "buckets of a receipt": f"{receipts.BUCKETS_MIN} to {receipts.BUCKETS_MAX:,};"
     f" {receipts.ROWS_PER_STEP_MAX:,}",
+    "looking for orphans": f"stretches of {orphans.ROWS_PER_STRETCH:,} rows; {orphans.SHARE * 100:g} % of a"
+    f" core; {orphans.OPEN_MAX:,} listed, {orphans.HANDLED_AT_ONCE_MAX} dealt with at a time",
     "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
     "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
     "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",

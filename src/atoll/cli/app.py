@@ -23,6 +23,7 @@ from atoll.cli import (
     logs,
     migrate,
     nodes,
+    orphans,
     preflight,
     query,
     repair,
@@ -67,6 +68,7 @@ app.command()(repair.repair)
 app.command()(conflicts.conflicts)
 app.command()(conflicts.revert)
 app.command()(conflicts.parked)
+app.command()(orphans.orphans)
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(dsn.dsn)

@@ -62,6 +62,8 @@ def _describe(seen: Status) -> str:
         rows.append(("tables", f"{seen.tables} shared, {seen.conflicts} conflicts{waiting}"))
         rows += [("", f"{table}: {problem}") for table, problem in seen.table_problems.items()]
         rows += [("", f"{table}: {_differ(count)}") for table, count in seen.differences.items()]
+        if seen.orphans:
+            rows.append(("", f"{seen.orphans} rows without the parent that they name; see: atoll orphans"))
         if seen.repairs:
             rows.append(("", f"{seen.repairs} rows mended within a day; see: atoll repair --list"))
     return "\n".join(f"{label:<9} {text}" for label, text in rows)

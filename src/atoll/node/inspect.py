@@ -56,6 +56,7 @@ class Status:
     conflicts: int | None
     differences: dict[str, int]
     repairs: int | None
+    orphans: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +97,7 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         conflicts=row.get("conflicts"),
         differences=row.get("differences") or {},
         repairs=row.get("repairs"),
+        orphans=row.get("orphans"),
     )
 
 

@@ -36,14 +36,21 @@ class Mend(Protocol):
     async def __call__(self, tables: Sequence[str], *, dry: bool) -> dict[str, Any]: ...
 
 
+LookForOrphans = Callable[[Sequence[str]], Awaitable[dict[str, Any]]]
+
+
 class Errands:
-    def __init__(self, postgres: Postgres, links: Links, *, mend: Mend) -> None:
+    def __init__(
+        self, postgres: Postgres, links: Links, *, mend: Mend, look_for_orphans: LookForOrphans
+    ) -> None:
         self._postgres = postgres
         self._links = links
         self._mend = mend
+        self._look_for_orphans = look_for_orphans
         self._kinds: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "check": self._check,
             "repair": self._repair,
+            "orphans": self._orphans,
         }
         links.handle("receipt.buckets", self._tell_buckets)
         links.handle("receipt.rows", self._tell_rows)
@@ -85,6 +92,9 @@ class Errands:
 
     async def _repair(self, details: dict[str, Any]) -> dict[str, Any]:
         return await self._mend(details.get("tables") or [], dry=bool(details.get("dry")))
+
+    async def _orphans(self, details: dict[str, Any]) -> dict[str, Any]:
+        return await self._look_for_orphans(details.get("tables") or [])
 
     # check
 

@@ -20,6 +20,7 @@ from atoll.node.home import Home
 from atoll.node.mesh import admission, membership
 from atoll.node.mesh.acquaintances import Acquaintances
 from atoll.node.mesh.errands import Errands
+from atoll.node.mesh.orphans import Orphans
 from atoll.node.mesh.pulse import Pulse
 from atoll.node.mesh.reconcile import Reconcile
 from atoll.node.mesh.scrub import Scrub
@@ -73,7 +74,10 @@ class Mesh:
             own_row=own_row,
         )
         self._scrub = Scrub(postgres, self.links, share=settings.receipts, is_auto=settings.repair == "auto")
-        self._errands = Errands(postgres, self.links, mend=self._scrub.mend)
+        self._orphans = Orphans(postgres)
+        self._errands = Errands(
+            postgres, self.links, mend=self._scrub.mend, look_for_orphans=self._orphans.look
+        )
         self._pulse = Pulse(postgres, self.links)
         self._acquaintances = Acquaintances(
             postgres, self.links, readiness, boot=boot, identity=identity, own_row=own_row
@@ -95,6 +99,7 @@ class Mesh:
                 group.create_task(self._errands.run())
                 group.create_task(self._pulse.run())
                 group.create_task(self._scrub.run())
+                group.create_task(self._orphans.run())
                 group.create_task(self._acquaintances.run())
         finally:
             await self._gateway.stop()
@@ -113,6 +118,7 @@ class Mesh:
                 yield gauge(f"atoll_{name}", help_text, self._reconcile.numbers[name])
         yield from self._link_numbers()
         yield from self._scrub.numbers()
+        yield from self._orphans.numbers()
         refused = CounterMetricFamily(
             "atoll_link_refusals", "Connections refused, by reason.", labels=["reason"]
         )

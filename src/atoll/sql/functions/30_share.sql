@@ -51,7 +51,7 @@ declare
     bad  text;
 begin
     select * into c from pg_class where oid = t;
-    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass, 'atoll.region'::regclass, 'atoll.tie'::regclass, 'atoll.absence'::regclass, 'atoll.schema_change'::regclass)
+    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass, 'atoll.region'::regclass, 'atoll.tie'::regclass, 'atoll.absence'::regclass, 'atoll.schema_change'::regclass, 'atoll.orphan_rule'::regclass)
        or c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) then
         perform atoll.refuse('table-of-system', format('cannot share table %s: it belongs to the system', t));
     elsif c.relispartition then

@@ -7,7 +7,8 @@ declare
     api constant text[] := array[
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
-        'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op'];
+        'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op',
+        'on_orphans', 'set_orphan_rule'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
@@ -27,7 +28,7 @@ begin
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);
         end loop;
-        grant select on atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
+        grant select on atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
     end if;
     if exists (select from pg_roles where rolname = 'atoll_link') then
         grant select on atoll.change to atoll_link;

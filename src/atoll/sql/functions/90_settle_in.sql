@@ -31,7 +31,7 @@ begin
     values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0),
            ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0),
            ('atoll.absence', 'merge', '{}', '', 0),
-           ('atoll.schema_change', 'append', '{}', '', 0)
+           ('atoll.schema_change', 'append', '{}', '', 0), ('atoll.orphan_rule', 'merge', '{}', '', 0)
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

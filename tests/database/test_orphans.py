@@ -1,0 +1,474 @@
+"""Orphans: children whose parent was deleted elsewhere are found, told apart, and dealt with as their table's rule says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.fix_nodes import Node, Nodes
+
+OPEN = "select key, parent_key, why from atoll.orphan where done is null order by id"
+DONE = "select key, done from atoll.orphan where done is not null order by id"
+
+
+def walk(node: Node, table: str = "public.line", most: int = 1000) -> int:
+    """A table from end to end, as the node goes through it; says in how many steps."""
+    after, steps = "", 0
+    while after is not None:
+        ((after, _),) = node.owner("select * from atoll.find_orphans(%s, %s, %s, 100)", table, after, most)
+        steps += 1
+    node.owner("select atoll.review_orphans()")
+    return steps
+
+
+def beat(nodes: Nodes) -> None:
+    """Marks pass, until everybody has heard of everything written before."""
+    for _ in range(3):
+        for node in nodes:
+            node.owner("select atoll.make_marks(true)")
+        nodes.sync()
+
+
+def tend(nodes: Nodes, *tables: str) -> None:
+    """Every node finds its orphans, hears everybody, and deals with them; all at once."""
+    for node in nodes:
+        for table in tables or ("public.line",):
+            walk(node, table)
+    beat(nodes)
+    for node in nodes:
+        node.owner("select atoll.review_orphans()")
+        node.owner("select atoll.handle_orphans()")
+    nodes.sync()
+    for node in nodes:
+        node.owner("select atoll.review_orphans()")
+
+
+def share(
+    nodes: Nodes, line: str, merge: str = "{}", parent: str = "id integer primary key, name text"
+) -> None:
+    one = nodes[0]
+    one.run(f"create table customer ({parent})")
+    one.share("customer", merge)
+    one.run(f"create table line ({line})")
+    one.share("line")
+    nodes.sync()
+
+
+def orphan(nodes: Nodes, delete: str = "delete from customer where id = 7") -> None:
+    """Node 1 deletes the customer while node 2 writes a line of it."""
+    one, two = nodes[0], nodes[1]
+    one.run("insert into customer values (7, 'Ann'), (8, 'Bea')")
+    nodes.sync()
+    one.run(delete)
+    two.run("insert into line values (1, 7)")
+    nodes.sync()
+
+
+LINE = "id integer primary key, customer integer default 8 references customer"
+
+
+def test_a_child_whose_parent_was_deleted_elsewhere_is_found_on_every_node(nodes: Nodes) -> None:
+    share(nodes, LINE)
+    orphan(nodes)
+    for node in nodes:
+        walk(node)
+        assert node.owner(OPEN) == [("{1}", "{7}", "deleted")]
+    nodes[0].run("insert into customer values (7, 'Ann again')")
+    nodes.sync()
+    for node in nodes:
+        node.owner("select atoll.review_orphans()")
+        assert node.owner(OPEN) == [], "what has a parent again is no orphan"
+
+
+def test_nothing_is_done_before_everybody_was_heard_nor_without_a_rule(three_nodes: Nodes) -> None:
+    nodes = three_nodes
+    share(nodes, LINE)
+    orphan(nodes)
+    tend(nodes)
+    assert nodes.same("line", "1") == [("1", "7")], "reporting is all that is done without a rule"
+    nodes[0].run("select atoll.on_orphans('line', 'remove')")
+    nodes.sync()
+    one = nodes[0]
+    one.owner("delete from atoll.orphan")
+    walk(one)
+    assert one.owner("select atoll.handle_orphans()") == [(0,)], "somebody may have written it meanwhile"
+    beat(nodes)
+    assert one.owner("select atoll.handle_orphans()") == [(1,)]
+    nodes.sync()
+    assert nodes.same("line", "1") == []
+    assert one.owner(DONE) == [("{1}", "removed")]
+
+
+# What counts as an orphan
+
+PARENT = "id integer primary key, name text"
+
+
+@pytest.mark.parametrize(
+    ("parent", "line", "rows", "found"),
+    [
+        pytest.param(
+            "shop integer, id integer, name text, primary key (id, shop)",
+            "id integer primary key, s integer, c integer, foreign key (s, c) references customer (shop, id)",
+            ("(1, 7, 'Ann'), (2, 7, 'Bea')", "(1, 1, 7), (2, 2, 7), (3, null, 7), (4, 1, null)"),
+            [("{1}", "{7,1}", "deleted")],
+            id="composite, and a null names no parent",
+        ),
+        pytest.param(
+            PARENT + ", code text unique",
+            "id integer, part text, code text references customer (code), primary key (part, id)",
+            ("(7, 'Ann', 'A'), (8, 'Bea', 'B')", "(1, 'x,\"y', 'A'), (2, 'z', 'B')"),
+            [('{"x,\\"y",1}', "{A}", "missing")],
+            id="a unique constraint that is not the key",
+        ),
+        pytest.param(
+            "id bigint primary key, name text",
+            "id integer primary key, a integer references customer deferrable initially deferred,"
+            " b bigint constraint other references customer",
+            ("(7, 'Ann'), (8, 'Bea')", "(1, 7, 7), (2, 7, 8), (3, 8, null)"),
+            [("{1}", "{7}", "deleted")] * 2 + [("{2}", "{7}", "deleted")],
+            id="several, deferrable, of another type",
+        ),
+        pytest.param(
+            PARENT + ") partition by range (id",
+            "id integer primary key, c integer references customer) partition by hash (id",
+            ("(7, 'Ann'), (8, 'Bea')", "(1, 7), (2, 8), (3, 7)"),
+            [("{1}", "{7}", "deleted"), ("{3}", "{7}", "deleted")],
+            id="partitioned",
+        ),
+    ],
+)
+def test_references_of_any_shape(
+    nodes: Nodes, parent: str, line: str, rows: tuple[str, str], found: list[Any]
+) -> None:
+    one, two = nodes
+    one.run(f"create table customer ({parent})")
+    if "partition" in parent:
+        one.run("create table customer_1 partition of customer for values from (1) to (100)")
+    one.share("customer")
+    one.run(f"create table line ({line})")
+    if "partition" in parent:
+        for n in (0, 1):
+            one.run(f"create table line_{n} partition of line for values with (modulus 2, remainder {n})")
+    one.share("line")
+    nodes.sync()
+    one.run(f"insert into customer values {rows[0]}")
+    nodes.sync()
+    one.run("delete from customer where name = 'Ann'")
+    two.run(f"insert into line values {rows[1]}")
+    nodes.sync()
+    for node in nodes:
+        assert walk(node, most=1) >= 2
+        assert sorted(node.owner(OPEN)) == sorted(found)
+
+
+def test_a_row_may_name_itself_and_its_table(nodes: Nodes) -> None:
+    nodes[0].run("create table part (id integer primary key, whole integer references part)")
+    nodes[0].share("part")
+    nodes.sync()
+    nodes[0].run("insert into part values (1, 1), (2, 1), (3, null)")
+    nodes.sync()
+    nodes[0].run("delete from part where id = 2")
+    nodes[1].run("insert into part values (4, 2), (5, 3)")
+    nodes.sync()
+    for node in nodes:
+        walk(node, "public.part")
+        assert node.owner(OPEN) == [("{4}", "{2}", "deleted")]
+
+
+def test_a_parent_that_a_unique_key_keeps_out_is_not_gone(three_nodes: Nodes) -> None:
+    one, two, _ = three_nodes
+    share(three_nodes, LINE, parent="id integer primary key, name text unique")
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    one.run("insert into customer values (7, 'Ann')")
+    one.run("insert into line values (1, 7)")
+    two.run("insert into customer values (9, 'Ann')")
+    three_nodes.sync()
+    tend(three_nodes)
+    for node in three_nodes:
+        assert node.owner(OPEN) == [("{1}", "{7}", "set aside")]
+    one.run("update customer set name = 'Anne' where id = 9")
+    three_nodes.sync()
+    tend(three_nodes)
+    assert three_nodes.same("line", "1") == [("1", "7")]
+    assert one.owner(OPEN) == []
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_parent_that_may_not_be_here_is_out_of_scope(three_nodes: Nodes, by_row: bool) -> None:
+    one, us = three_nodes[0], three_nodes[2]
+    one.run("create table customer (id integer primary key, home text)")
+    if by_row:
+        one.run("select atoll.share('customer', scope_column => 'home')")
+    else:
+        one.run("select atoll.share('customer', scope => 'region')")
+    one.run("create table line (id integer primary key, customer integer references customer)")
+    one.share("line")
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    one.run("insert into customer values (7, 'eu'), (8, 'eu'), (9, 'eu')")
+    three_nodes.sync()
+    one.run("insert into line values (1, 7)")
+    one.run("delete from customer where id = 8")
+    three_nodes[1].run("insert into line values (2, 8)")
+    if by_row:
+        one.run("insert into line values (3, 9)")
+        us.run("insert into customer values (20, 'us')")
+        us.run("insert into line values (4, 20)")
+        three_nodes.sync()
+        us.run("update customer set home = 'global' where id = 20")
+        three_nodes.sync()
+        us.run("update customer set home = 'us' where id = 20")
+    three_nodes.sync()
+    walk(us)
+    seen = {key: why for key, _, why in us.owner(OPEN)}
+    assert seen == {"{1}": "out of scope", "{2}": "out of scope"} | (
+        {"{3}": "out of scope"} if by_row else {}
+    )
+    tend(three_nodes)
+    assert {key: why for key, _, why in one.owner(OPEN)} == ({"{4}": "out of scope"} if by_row else {})
+    left = ["1", "3", "4"] if by_row else ["1"]
+    assert [row[0] for row in three_nodes.same("line", "1")] == left, "who has the parent judges"
+
+
+def test_a_parked_parent_is_waited_for(three_nodes: Nodes) -> None:
+    one, two, three = three_nodes
+    share(three_nodes, LINE)
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    orphan(three_nodes)
+    two.clock(1_000_000_000_000_000)
+    two.run("insert into customer values (77, 'from the future')")
+    two.app.execute("reset atoll.clock_stands_at_ms")
+    two.apply.execute("reset atoll.clock_stands_at_ms")
+    three_nodes.sync()
+    assert one.parked()
+    walk(one)
+    beat(three_nodes)
+    assert one.owner("select atoll.handle_orphans()") == [(0,)]
+    assert three.rows("line", "1") == [("1", "7")]
+
+
+# What becomes of them
+
+
+@pytest.mark.parametrize(
+    ("reference", "policy", "customers", "lines"),
+    [
+        ("", "report", ["8"], [("1", "7")]),
+        ("", "remove", ["8"], []),
+        ("", "restore", ["7", "8"], [("1", "7")]),
+        ("on delete cascade", "follow", ["8"], []),
+        ("on delete set null", "follow", ["8"], [("1", None)]),
+        ("on delete set default", "follow", ["8"], [("1", "8")]),
+        ("on delete restrict", "follow", ["7", "8"], [("1", "7")]),
+        ("", "follow", ["7", "8"], [("1", "7")]),
+        ("on delete cascade", "restore", ["7", "8"], [("1", "7")]),
+    ],
+)
+def test_all_nodes_act_at_once_and_end_the_same(
+    three_nodes: Nodes, reference: str, policy: str, customers: list[str], lines: list[Any]
+) -> None:
+    share(three_nodes, f"{LINE} {reference}")
+    three_nodes[2].owner("select 1")
+    three_nodes[0].run("select atoll.on_orphans('line', %s)", policy)
+    three_nodes.sync()
+    orphan(three_nodes)
+    tend(three_nodes)
+    assert [row[0] for row in three_nodes.same("customer", "1")] == customers
+    assert three_nodes.same("line", "1") == lines
+    for node in three_nodes:
+        assert (node.owner(OPEN) == []) == (policy != "report")
+        assert node.owner("select problem from atoll.orphan where problem is not null") == []
+    tend(three_nodes)
+    assert three_nodes.same("line", "1") == lines, "and they stay so"
+
+
+def test_what_was_removed_is_listed_and_can_be_put_back(three_nodes: Nodes) -> None:
+    one = three_nodes[0]
+    share(three_nodes, f"{LINE}, note text")
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    orphan(three_nodes)
+    tend(three_nodes)
+    ((number, lost, why),) = one.run("select id, lost_value, why from atoll.conflicts where kind = 'orphan'")
+    assert lost == '{"note": null, "customer": "7"}'
+    assert why == "its parent public.customer {7} is gone; the rule: remove"
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        one.run("select atoll.revert(%s)", number)
+    one.run("insert into customer values (7, 'Ann')")
+    one.run("select atoll.revert(%s)", number)
+    three_nodes.sync()
+    assert three_nodes.same("line", "1") == [("1", "7", None)]
+
+
+def test_a_removal_cascades_as_the_constraints_say_and_is_not_done_where_they_refuse(
+    three_nodes: Nodes,
+) -> None:
+    one, two, _ = three_nodes
+    share(three_nodes, LINE)
+    for name, reference in (("part", "on delete cascade"), ("bill", "")):
+        one.run(f"create table {name} (id integer primary key, line integer references line {reference})")
+        one.share(name)
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    orphan(three_nodes, "delete from customer")
+    two.run("insert into customer values (8, 'Bea again')")
+    two.run("insert into part values (1, 1)")
+    two.run("insert into line values (3, 8)")
+    two.run("insert into bill values (1, 3)")
+    one.run("insert into customer values (8, 'Bee')")
+    one.run("delete from customer where id = 8")
+    three_nodes.sync()
+    tend(three_nodes)
+    assert three_nodes.same("line", "1") == [("3", "8")]
+    assert three_nodes.same("part", "1") == [], "the cascade was followed"
+    for node in three_nodes:
+        ((key, problem),) = node.owner("select key, problem from atoll.orphan where done is null")
+        assert (key, "violates foreign key constraint" in problem) == ("{3}", True)
+
+
+def test_a_write_that_the_remover_had_not_seen_wins_over_the_removal(three_nodes: Nodes) -> None:
+    one, two, _ = three_nodes
+    share(three_nodes, LINE)
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    orphan(three_nodes)
+    for node in three_nodes:
+        walk(node)
+    beat(three_nodes)
+    two.run("update line set customer = 8")
+    assert one.owner("select atoll.handle_orphans()") == [(1,)]
+    three_nodes.sync()
+    assert three_nodes.same("line", "1") == [("1", "8")], "it has a parent: nobody meant it to go"
+
+
+def test_two_restores_are_one_row_and_its_counter_goes_on(three_nodes: Nodes) -> None:
+    one, two, three = three_nodes
+    share(three_nodes, LINE, '{"visits": "counter", "tags": "set"}', PARENT + ", visits integer, tags jsonb")
+    one.run("select atoll.on_orphans('line', 'restore')")
+    three_nodes.sync()
+    one.run("""insert into customer values (7, 'Ann', 5, '["a"]'), (8, 'Bea', 1, '[]')""")
+    three_nodes.sync()
+    three.run("update customer set visits = visits + 2 where id = 7")
+    three_nodes.sync()
+    one.run("delete from customer where id = 7")
+    two.run("insert into line values (1, 7)")
+    three_nodes.sync()
+    tend(three_nodes)
+    assert three_nodes.same("customer")[0] == ("7", "Ann", "7", '["a"]')
+    two.run("update customer set visits = visits + 1 where id = 7")
+    three_nodes.sync()
+    assert three_nodes.same("customer")[0] == ("7", "Ann", "8", '["a"]')
+
+
+def test_what_others_write_meanwhile_wins_over_what_is_brought_back(three_nodes: Nodes) -> None:
+    one, two, three = three_nodes
+    share(three_nodes, LINE, '{"visits": "counter"}', PARENT + ", visits integer")
+    one.run("select atoll.on_orphans('line', 'restore')")
+    three_nodes.sync()
+    one.run("insert into customer values (7, 'Ann', 5), (8, 'Bea', 1)")
+    three_nodes.sync()
+    one.run("delete from customer where id = 7")
+    two.run("insert into line values (1, 7)")
+    three_nodes.sync()
+    for node in three_nodes:
+        walk(node)
+    beat(three_nodes)
+    three.run("insert into customer values (7, 'Zoe', 1)")
+    assert one.owner("select atoll.handle_orphans()") == [(1,)]
+    assert two.owner("select atoll.handle_orphans()") == [(1,)]
+    three_nodes.sync()
+    assert three_nodes.same("customer")[0] == ("7", "Zoe", "1")
+
+
+def test_a_parent_comes_back_with_its_own_parents_or_not_at_all(three_nodes: Nodes) -> None:
+    one, two, _ = three_nodes
+    one.run("create table region (id integer primary key)")
+    one.share("region")
+    one.run(
+        "create table customer (id integer primary key, region integer references region on delete cascade)"
+    )
+    one.share("customer")
+    one.run(
+        "create table line (id integer primary key, customer integer references customer on delete cascade)"
+    )
+    one.share("line")
+    one.run("select atoll.on_orphans('line', 'restore')")
+    one.run("select atoll.on_orphans('customer', 'remove')")
+    three_nodes.sync()
+    one.run("insert into region values (1), (2)")
+    one.run("insert into customer values (7, 1), (8, 2)")
+    three_nodes.sync()
+    one.run("delete from region")
+    two.run("insert into line values (1, 7), (2, 8)")
+    three_nodes.sync()
+    for node in three_nodes:
+        node.owner('delete from atoll_side."public.region" where id = 2')
+    for _ in range(3):
+        tend(three_nodes, "public.line", "public.customer")
+    assert three_nodes.same("region", "1") == [("1",)], "brought back for the sake of a grandchild"
+    assert three_nodes.same("customer", "1") == [("7", "1")]
+    assert three_nodes.same("line", "1") == [("1", "7"), ("2", "8")]
+    ((problem,),) = one.owner("select problem from atoll.orphan where done is null")
+    assert problem == "could not bring back row {2} of public.region: nothing is known of it here"
+
+
+def test_a_rule_belongs_to_the_tables_owner_and_reaches_every_node(nodes: Nodes) -> None:
+    one, two = nodes
+    share(nodes, LINE)
+    one.run("create table fact (id integer primary key, c integer references customer)")
+    one.share("fact", kind="append")
+    nodes.sync()
+    two.run("select atoll.on_orphans('line', 'follow')")
+    nodes.sync()
+    assert one.run("select * from atoll.orphan_rule") == [("public.line", "follow")]
+    refusals = [("line", "explode"), ("fact", "remove"), ("atoll.node", "remove"), ("nothing", "remove")]
+    codes = []
+    for table, policy in refusals:
+        with pytest.raises(psycopg.Error) as refused:
+            one.run("select atoll.on_orphans(%s, %s)", table, policy)
+        codes.append(refused.value.diag.constraint_name)
+    assert codes == ["orphan-policy", "orphan-policy", "not-owner", "table-missing"]
+    one.run("create table alone (id integer primary key)")
+    with pytest.raises(psycopg.Error) as refused:
+        one.run("select atoll.on_orphans('alone', 'remove')")
+    assert refused.value.diag.constraint_name == "table-not-shared"
+
+
+def test_facts_without_a_parent_are_reported_and_their_parent_comes_back(three_nodes: Nodes) -> None:
+    one, two, _ = three_nodes
+    one.run("create table customer (id integer primary key, name text)")
+    one.share("customer")
+    one.run("create table fact (id integer primary key, c integer references customer)")
+    one.share("fact", kind="append")
+    three_nodes.sync()
+    one.run("insert into customer values (7, 'Ann')")
+    three_nodes.sync()
+    one.run("delete from customer")
+    two.run("insert into fact values (1, 7)")
+    one.run("select atoll.on_orphans('fact', 'restore')")
+    three_nodes.sync()
+    tend(three_nodes, "public.fact")
+    assert three_nodes.same("customer") == [("7", "Ann")]
+
+
+def test_the_list_has_a_bound_and_a_walk_goes_in_steps(nodes: Nodes) -> None:
+    share(nodes, LINE)
+    one, two = nodes
+    one.run("insert into customer values (7, 'Ann')")
+    nodes.sync()
+    one.run("delete from customer")
+    two.run("insert into line select n, 7 from generate_series(1, 250) n")
+    nodes.sync()
+    assert walk(one, most=20) == 13
+    assert one.owner("select count(*) from atoll.orphan") == [(250,)]
+    two.owner("select * from atoll.find_orphans('public.line', '', 1000, 30)")
+    assert two.owner("select count(*) from atoll.orphan") == [(30,)]
+    plan = "\n".join(
+        line for (line,) in one.owner("explain select m.id from line m where m.id > 5 order by m.id limit 10")
+    )
+    assert "Index" in plan
