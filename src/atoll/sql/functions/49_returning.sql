@@ -280,7 +280,10 @@ begin
         return;     -- it is on its way
     end if;
     insert into atoll.progress (peer) values (for_peer) on conflict do nothing;
-    perform atoll.owe_seed(for_peer, true);
+    -- Only a copy that began for this return goes on: what an earlier one had passed already may be missing here.
+    perform atoll.owe_seed(for_peer, exists (select from atoll.copying c where c.peer = for_peer and c.token = by_token));
+    perform atoll.seed_step(for_peer);
+    update atoll.copying set token = by_token where peer = for_peer;
     commit;
     call atoll.seed(for_peer);
     if exists (select from atoll.progress p where p.peer = for_peer and p.missed) then

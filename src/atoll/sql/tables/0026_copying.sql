@@ -9,6 +9,7 @@ create table atoll.copying (
     after    text        not null default '',
     rows     bigint      not null default 0,
     ended    pg_lsn,                            -- the end of what was written
+    token    text,                              -- the return of an absent member that it is for
     began_at timestamptz not null default clock_timestamp(),
     moved_at timestamptz not null default clock_timestamp()
 );
