@@ -33,15 +33,6 @@ def memory_bytes(pid: int) -> int:
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
-def cpu_seconds(pid: int) -> float:
-    """Of a process, and of those of its children that have ended and been waited for."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except FileNotFoundError:
-        return 0.0
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
 def total_megabytes(pids: list[int]) -> float:
     return sum(memory_bytes(pid) for pid in pids) / 1024**2
 
@@ -82,9 +73,9 @@ async def measure(seconds: float, starts: int) -> None:
         async with nodes.node(folder / "1", *FLAGS) as node:
             await asyncio.sleep(SETTLE_SECONDS)
             pids = node.processes()
-            before = sum(map(cpu_seconds, pids))
+            before = sum(map(nodes.cpu_seconds, pids))
             await asyncio.sleep(seconds)
-            used = sum(map(cpu_seconds, pids)) - before
+            used = sum(map(nodes.cpu_seconds, pids)) - before
             all_of_it = total_megabytes(node.processes())
             own = memory_bytes(node.process.pid) / 1024**2
     print(f"memory    {judged(all_of_it, MEGABYTES_WANTED, 'MB')}")

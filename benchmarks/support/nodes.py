@@ -51,6 +51,15 @@ class Node:
         return sorted(found)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of a process, and of those of its children that have ended and been waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def homes() -> Iterator[Path]:
     """A folder for homes, which the user that runs PostgreSQL can reach."""
@@ -87,11 +96,12 @@ async def node(home: Path, *flags: str) -> AsyncIterator[Node]:
 
 
 @contextlib.asynccontextmanager
-async def pair(folder: Path) -> AsyncIterator[tuple[Node, Node]]:
+async def pair(folder: Path, *more: str) -> AsyncIterator[tuple[Node, Node]]:
     """Two nodes that replicate both ways over their link."""
     ports = free_ports(2)
     flags = [
-        ("--name", f"n{i}", "--http", "off", "--link", f"127.0.0.1:{port}") for i, port in enumerate(ports, 1)
+        ("--name", f"n{i}", "--http", "off", "--link", f"127.0.0.1:{port}", *more)
+        for i, port in enumerate(ports, 1)
     ]
     async with node(folder / "1", *flags[0]) as first:
         token = (await command("invite", "--home", str(first.home))).strip().splitlines()[-1]
