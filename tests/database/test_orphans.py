@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 OPEN = "select key, parent_key, why from atoll.orphan where done is null order by id"
 DONE = "select key, done from atoll.orphan where done is not null order by id"
 
@@ -468,7 +470,72 @@ def test_the_list_has_a_bound_and_a_walk_goes_in_steps(nodes: Nodes) -> None:
     assert one.owner("select count(*) from atoll.orphan") == [(250,)]
     two.owner("select * from atoll.find_orphans('public.line', '', 1000, 30)")
     assert two.owner("select count(*) from atoll.orphan") == [(30,)]
+    assert two.value('select count(*) from atoll.orphans where "table" = %s', "public.line") == 30
     plan = "\n".join(
         line for (line,) in one.owner("explain select m.id from line m where m.id > 5 order by m.id limit 10")
     )
     assert "Index" in plan
+
+
+def test_parents_elsewhere_do_not_fill_the_list(three_nodes: Nodes) -> None:
+    one, two, us = three_nodes
+    one.run("create table customer (id integer primary key)")
+    one.run("select atoll.share('customer', scope => 'region')")
+    one.run("create table line (id integer primary key, customer integer references customer)")
+    one.share("line")
+    three_nodes.sync()
+    one.run("insert into customer values (7)")
+    us.run("insert into customer values (8)")
+    three_nodes.sync()
+    one.run("insert into line select n, 7 from generate_series(1, 300) n")
+    us.run("insert into line values (400, 8)")
+    us.run("insert into line values (401, 8)")
+    three_nodes.sync()
+    with us.apply.transaction():
+        us.apply.execute("delete from public.customer where id = 8")
+        us.apply.execute(
+            'update atoll_side."public.customer" set atoll_death = atoll_birth + 65536 where id = 8'
+        )
+    walk(us, most=150)
+    assert us.owner("select why, count(*) from atoll.orphan group by 1 order by 1") == [
+        ("deleted", 2),
+        ("out of scope", 100),
+    ]
+    assert us.owner("select atoll.review_orphans()") == [(2,)]
+    walk(two)
+    assert two.owner("select why, count(*) from atoll.orphan group by 1") == [("out of scope", 2)]
+
+
+def test_a_reference_that_was_taken_away_can_be_put_back(three_nodes: Nodes) -> None:
+    one = three_nodes[0]
+    share(three_nodes, f"{LINE} on delete set null")
+    one.run("select atoll.on_orphans('line', 'follow')")
+    three_nodes.sync()
+    orphan(three_nodes)
+    tend(three_nodes)
+    assert three_nodes.same("line", "1") == [("1", None)]
+    one.run("insert into customer values (7, 'Ann')")
+    one.run("select atoll.revert((select id from atoll.conflicts where kind = 'orphan'))")
+    three_nodes.sync()
+    assert three_nodes.same("line", "1") == [("1", "7")]
+
+
+def test_an_applications_triggers_run_as_the_tables_owner(three_nodes: Nodes) -> None:
+    one = three_nodes[0]
+    share(three_nodes, LINE)
+    one.run("create table seen (who text)")
+    one.run(
+        "create function note_it() returns trigger language plpgsql as"
+        " $$ begin insert into public.seen values (current_user); return null; end $$"
+    )
+    one.run("create trigger noting after delete on line for each row execute function note_it()")
+    one.run(
+        "create constraint trigger later after delete on line initially deferred"
+        " for each row execute function note_it()"
+    )
+    one.run("select atoll.on_orphans('line', 'remove')")
+    three_nodes.sync()
+    orphan(three_nodes)
+    tend(three_nodes)
+    assert three_nodes.same("line", "1") == []
+    assert one.run("select distinct who, count(*) from seen group by who") == [("app", 2)]

@@ -116,6 +116,28 @@ async def test_a_change_that_was_parked_is_merged_later_and_not_taken_for_a_new_
     assert await mesh.sql(guest, mine) == [(0,)]
 
 
+async def test_orphans_are_dealt_with_without_a_superusers_rights(pairing: Pairing) -> None:
+    mesh, own, guest = pairing.mesh, pairing.own, pairing.guest
+    await mesh.share("buyer", "id int primary key, name text")
+    await mesh.share("bill", "id int primary key, buyer int references buyer")
+    await mesh.app(own, "insert into buyer values (1, 'Ann'), (2, 'Bea')")
+    await mesh.settle()
+    await mesh.around(own).cut()
+    await mesh.app(own, "delete from buyer")
+    await mesh.app(guest, "insert into bill values (1, 1), (2, 2)")
+    await mesh.around(own).calm()
+    await mesh.settle()
+    await mesh.sql(guest, "select atoll.restore_row('public.buyer', '{1}')")
+    remove = (
+        "select atoll.mend_orphan('public.bill', '{2}', 'bill_buyer_fkey', '{2}', 'remove', '{buyer}',"
+        " atoll.now(), 9223372036854775807)"
+    )
+    assert await mesh.sql(guest, remove) == [(True,)]
+    await mesh.settle()
+    assert await mesh.same("select id, name from buyer") == [(1, "Ann")]
+    assert await mesh.same("select id from bill") == [(1,)]
+
+
 async def test_a_role_whose_statements_are_cut_short_goes_on(pairing: Pairing) -> None:
     """What somebody has set for the role does not reach the node's own sessions."""
     mesh, own, guest = pairing.mesh, pairing.own, pairing.guest

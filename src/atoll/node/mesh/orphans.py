@@ -104,10 +104,11 @@ class Orphans:
         for name in due(tables, self._walked, time.monotonic()):
             if await self._walk(on, name, None):
                 self._walked[name] = Walked(time.monotonic(), tables[name])
-        await self._tend_now_and_then(on)
+        if tables:
+            await self._tend_now_and_then(on)
 
     async def _tables(self, on: Connection) -> dict[str, int]:
-        row = await (await on.execute(query("orphans", "is_seeded"))).fetchone()
+        row = await (await on.execute(query("orphans", "is_current"))).fetchone()
         if not (row and row[0]):
             return {}
         return dict(await (await on.execute(query("orphans", "tables"))).fetchall())
@@ -159,7 +160,7 @@ class Orphans:
             return handled
 
     def numbers(self) -> Iterable[Metric]:
-        yield gauge("atoll_orphans", "Rows whose parent is not here, as far as found.", float(self._open))
+        yield gauge("atoll_orphans", "Rows whose parent should be here and is not.", float(self._open))
         yield counter("atoll_orphans_handled", "Orphans dealt with here.", float(self._handled))
         yield counter("atoll_orphans_seconds", "Time that looking for orphans took.", self._seconds)
 

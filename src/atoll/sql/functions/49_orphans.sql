@@ -81,29 +81,40 @@ return case
 end;
 
 -- Looks at the stretch of a table after a key, `most` rows of it, and lists the orphans there, as far as there is room in
--- the list. Says where the stretch ended; null is the end of the table.
+-- the list. Says where the stretch ended; null is the end of the table. Of those whose parent may be elsewhere, which can
+-- be most of a table, a hundred of each foreign key are listed.
 create or replace function atoll.find_orphans(of_table text, after text, most integer, room integer, out upto text, out listed integer)
 language plpgsql security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set bytea_output = 'hex'
 set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' set xmlbinary = 'base64' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
     r    record;
     n    integer;
+    fate text;
+    space integer;
+    is_away boolean;
     keys constant text := 'array[' || atoll.list(of_table, 'key', 'm.{c}::text') || ']::text';
 begin
     listed := 0;
     execute format('select %s from %s m where %s order by %s offset %s limit 1', keys, of_table, atoll.key_range(of_table, after, null),
                    atoll.key_order(of_table, 'm'), most - 1) into upto;
     for r in select * from atoll.references_of(of_table) loop
-        execute format('insert into atoll.orphan (tbl, key, reference, parent, parent_key, since)
-                        select %L, %s, %L, %L, %s, atoll.now() from %s m where %s and %s limit $1 on conflict do nothing', of_table, keys, r.name, r.parent, atoll.texts_of(r.cols),
-                       of_table, atoll.key_range(of_table, after, upto), atoll.lacks_parent(r.cols, r.parent, r.parent_cols, r.ops, r.is_full)) using room - listed;
-        get diagnostics n = row_count;
-        listed := listed + n;
+        fate := atoll.parent_fate(r.parent, r.parent_cols, r.cols, r.ops, r.is_key);
+        foreach is_away in array case when strpos(fate, 'out of scope') > 0 then '{f,t}' else '{f}' end::boolean[] loop
+            space := case when is_away then 100 - (select count(*) from atoll.orphan o where o.tbl = of_table and o.reference = r.name and o.why = 'out of scope' and o.done is null)
+                          else room - listed end;
+            continue when space <= 0;
+            execute format('insert into atoll.orphan (tbl, key, reference, parent, parent_key, why, since) select %L, s.key, %L, %L, s.parent_key, s.why, atoll.now()
+                              from (select %s as key, %s as parent_key, %s as why from %s m where %s and %s) s where (s.why = ''out of scope'') = $1 limit $2 on conflict do nothing',
+                           of_table, r.name, r.parent, keys, atoll.texts_of(r.cols), fate, of_table, atoll.key_range(of_table, after, upto),
+                           atoll.lacks_parent(r.cols, r.parent, r.parent_cols, r.ops, r.is_full)) using is_away, space;
+            get diagnostics n = row_count;
+            listed := listed + n;
+        end loop;
     end loop;
 end $$;
 
 -- Looks at the listed orphans again: those that are none any more go, the others say what is known of their parents. Also
--- forgets what was done long ago. Says how many are left.
+-- forgets what was done long ago. Says how many are left whose parent should be here.
 create or replace function atoll.review_orphans() returns integer
 language plpgsql security definer set search_path = pg_catalog set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set bytea_output = 'hex'
 set extra_float_digits = 1 set lc_monetary = 'C' set timezone = 'UTC' set xmlbinary = 'base64' set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -135,7 +146,7 @@ begin
     end loop;
     delete from atoll.orphan where done is not null and (done_at < now() - atoll.setting('conflict_retention')::interval
         or id <= (select max(id) from atoll.orphan) - atoll.setting('conflict_rows_max')::bigint);
-    return (select count(*)::integer from atoll.orphan where done is null);
+    return (select count(*)::integer from atoll.orphan where done is null and why <> 'out of scope');
 end $$;
 
 -- Does what the rules say about orphans that last, `most` of them. Parents come back first: their other children need
@@ -155,12 +166,13 @@ begin
                         and not exists (select from atoll.parked k where k.tbl in (p.tbl, p.parent))) p
                cross join lateral (select * from atoll.references_of(p.tbl) f where f.name = p.reference) r
                cross join lateral (select p.*, atoll.orphan_will(p.policy, r.del, r.is_key, p.why) as will) w
-              where w.will is not null order by w.will <> 'restore', w.id limit most
+              where w.will is not null order by w.will <> 'restore', w.retry_at, w.id limit most
     loop
         begin
             if o.will = 'restore' then
                 perform atoll.restore_row(o.parent, o.parent_key);
             elsif not atoll.mend_orphan(o.tbl, o.key, o.reference, o.parent_key, o.will, o.set_cols, o.since, heard) then
+                update atoll.orphan p set retry_at = clock_timestamp() where p.id = o.id;   -- others come first
                 continue;
             end if;
             update atoll.orphan p set done_at = clock_timestamp(), problem = null,

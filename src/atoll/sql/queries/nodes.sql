@@ -74,5 +74,5 @@ select n.number, n.name, n.region, n.tier,
        (select count(*) from atoll.conflict c where c.reverted_at is null) as conflicts,
        (select coalesce(json_object_agg(d.tbl, d.n), '{}') from (select tbl, count(*) as n from atoll.difference group by tbl) d) as differences,
        (select count(*) from atoll.repair where at > now() - interval '1 day') as repairs,
-       (select count(*) from atoll.orphan where done is null and why not in ('out of scope', 'new')) as orphans
+       (select count(*) from atoll.orphan where done is null and why <> 'out of scope') as orphans
   from atoll.self s left join atoll.node n on n.number = s.number;

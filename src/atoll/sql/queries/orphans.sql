@@ -1,11 +1,11 @@
--- is_seeded: a node that waits for a copy does not know who is an orphan
-select seeded_at is not null from atoll.self;
+-- is_current: a node that waits for a copy does not know who is an orphan
+select seeded_at is not null and not atoll.is_absent(atoll.me()) from atoll.self;
 
 -- tables: which tables may have orphans, and how often they and their parents were written
 select name, writes from atoll.tables_with_references();
 
 -- find: looks at the next stretch of a table, and lists the orphans in it
-select upto, listed from atoll.find_orphans(%s, %s, %s, greatest(0, %s - (select count(*) from atoll.orphan where done is null))::integer);
+select upto, listed from atoll.find_orphans(%s, %s, %s, greatest(0, %s - (select count(*) from atoll.orphan where done is null and why <> 'out of scope'))::integer);
 
 -- review: looks at the listed orphans again, and counts them
 select atoll.review_orphans();

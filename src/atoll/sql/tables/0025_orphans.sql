@@ -15,7 +15,7 @@ create table atoll.orphan (
     reference  text        not null,        -- the foreign key's name
     parent     text        not null,
     parent_key text        not null,
-    why        text        not null default 'new',
+    why        text        not null,
     since      bigint      not null,        -- stamp
     problem    text,                        -- why what its rule says could not be done
     tries      integer     not null default 0,
