@@ -56,14 +56,14 @@ def call(node: Node, procedure: str, *values: object) -> None:
     node.apply.execute("set session_replication_role = replica")
 
 
-def give_back(nodes: Nodes, away: Node, source: Node) -> None:
+def give_back(nodes: Nodes, away: Node, source: Node, table: str = "public.item") -> None:
     """What the process of a returning node does, without the process."""
     nodes.sync()
     ((known,),) = source.owner("select atoll.known_stamps()")
     away.owner("select atoll.begin_return(%s, 'token', %s)", source.number, Jsonb(known))
     call(source, "atoll.seed_returning(%s, 'token')", away.number)
     nodes.sync()
-    assert away.owner("select arrived ? 'public.item' from atoll.returning") == [(True,)]
+    assert away.owner("select arrived ? %s from atoll.returning", table) == [(True,)]
     call(away, "atoll.finish_return()")
     nodes.sync()
 
@@ -109,3 +109,41 @@ def test_what_it_wrote_itself_meanwhile_is_kept_and_told(three: Nodes) -> None:
     assert rows["50"] == ("mine", "1")
     assert ("delete", None, {"id": "5"}, None, None) in away.conflicts("public.item")
     assert any(kind == "update" and key == {"id": "21"} for kind, _, key, *_ in away.conflicts("public.item"))
+
+
+def test_rows_that_moved_out_of_its_scopes_go_and_others_stay(three_nodes: Nodes) -> None:
+    one, away, far = three_nodes
+    one.run("create table person (id integer primary key, home text, name text)")
+    one.run("select atoll.share('person', scope_column => 'home')")
+    three_nodes.sync()
+    for node in three_nodes:
+        node.owner("update atoll.setting set value = '0 s' where name = 'tombstone_retention'")
+    one.run(
+        "insert into person values (1, 'global', 'a'), (2, 'eu', 'b'), (3, 'eu', 'c'), (4, 'node:2', 'd')"
+    )
+    three_nodes.sync()
+    for _ in range(3):
+        beat(three_nodes)
+    left = without(three_nodes, away)
+    one.run("update person set home = 'us' where id = 1")
+    one.run("delete from person where id = 2")
+    left.sync()
+    one.owner("select atoll.mark_absent(2)")
+    left.sync()
+    for _ in range(4):
+        beat(left)
+    assert one.owner("select atoll.forget_deleted()")[0][0] > 0
+    away.run("update person set name = 'mine' where id = 3")
+    give_back(three_nodes, away, one, "public.person")
+    assert away.rows("person", "1") == [("3", "eu", "mine"), ("4", "node:2", "d")]
+    assert one.rows("person", "1") == [("3", "eu", "mine")]
+    assert far.rows("person", "1") == [("1", "us", "a")]
+
+
+def test_another_table_that_the_source_cannot_read_says_nothing_of_its_rows(three: Nodes) -> None:
+    one, _, away = three
+    forget(three, away)
+    one.owner("update atoll.local_table set problem = 'it is being tested' where name = 'public.item'")
+    give_back(three, away, one, "atoll.node")
+    assert away.owner(SIDE) == [(40,)]
+    assert len(away.rows("item")) == 40

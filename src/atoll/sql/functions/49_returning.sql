@@ -119,7 +119,10 @@ begin
     mine := {{fn_read}}(s, t);
     atoll_news := atoll.unheard({{policies}}, mine, theirs, known);
     atoll_row := atoll.join_state({{policies}}, theirs, '{}');
-    if atoll.is_news(atoll_news) then
+    if exists (select from jsonb_object_keys(theirs->'t') k where not theirs->'v' ? k) then
+        -- The row is out of the source's own scopes, which has kept its stamps only.
+        atoll_row := atoll.join_state({{policies}}, theirs, mine);
+    elsif atoll.is_news(atoll_news) then
         -- Where the source has only heard of a later write, it has forgotten the row, which comes back whole.
         if theirs ? 'b' or theirs ? 'd' then
             atoll_row := atoll.join_state({{policies}}, theirs, atoll_news);
