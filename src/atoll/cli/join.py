@@ -147,5 +147,6 @@ def _refuse_home(path: Path) -> None:
     raise ConfigError(
         "home-in-use",
         f"cannot join with the home {path}: it belongs to a node already",
-        hint="Choose another folder with --home.",
+        detail="A home belongs to one membership, also after its node has left or was revoked.",
+        hint="Join with a new one (--home DIR), and load what the old one has: docs/howto/existing-data.md.",
     )
