@@ -51,7 +51,7 @@ async def test_orphans_are_found_listed_and_dealt_with(make_mesh: MeshMaker) -> 
     await until_handled(mesh, 3)
     home = ("--home", str(three.home))
     listed = json.loads(await mesh.run("orphans", "--json", *home))
-    assert [(row["table"], row["key"], row["why"], row["policy"]) for row in listed] == [
+    assert sorted((row["table"], row["key"], row["why"], row["policy"]) for row in listed) == [
         ("public.bill", "{1}", "deleted", "report"),
         ("public.bill", "{2}", "deleted", "report"),
         ("public.visit", "{1}", "deleted", "report"),
@@ -73,8 +73,8 @@ async def test_orphans_are_found_listed_and_dealt_with(make_mesh: MeshMaker) -> 
         (3, "Cid", 5),
     ]
     assert await mesh.same("select id from bill order by id") == [(1,), (2,), (3,)]
-    done = await mesh.run("orphans", *home)
-    assert "parent restored" in done
+    done = [await mesh.run("orphans", "--home", str(node.home)) for node in mesh.nodes]
+    assert any("parent restored" in said for said in done), "whoever was first says so"
 
     await mesh.run("orphans", "bill", "--policy", "remove", *home)
     await mesh.around(two).cut()
