@@ -24,7 +24,7 @@ begin
     end if;
     if horizon >= p.sample_xid then
         p.covered := p.sample;
-        stamp := atoll.now();
+        stamp := (atoll.clock_ms() << 22) - 1;   -- more may be written within this millisecond
         update atoll.pulse set covered = sample, sample = stamp, sample_xid = pg_snapshot_xmax(pg_current_snapshot());
     end if;
     update atoll.pulse set n = n + 1, xid = horizon, made_at = clock_timestamp() returning n into p.n;
