@@ -30,7 +30,12 @@ async def test_keys_of_other_regions_are_not_told(three_nodes: Nodes, scope: str
     one.run("select atoll.share('person', scope_column => 'home')")
     one.run("insert into person values ('anna', 'eu'), ('otto', null), ('ida', 'node:1'), ('eve', 'local')")
     desk = Desk()
-    Errands(cast("Postgres", one.database), cast("Links", desk), mend=cast("Mend", None))
+    Errands(
+        cast("Postgres", one.database),
+        cast("Links", desk),
+        mend=cast("Mend", None),
+        look_for_orphans=cast("Any", None),
+    )
     asked = {"table": "public.person", "count": 1, "wanted": [0], "most": 100, "scope": scope}
     for number, region in ((2, "eu"), (3, "us")):
         peer = PeerIdentity(str(ATOLL), number, f"n{number}", "00")

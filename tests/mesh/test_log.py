@@ -8,6 +8,7 @@ from support.fix_mesh import Mesh, MeshMaker, make_seed
 from support.load import Load
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
+MISSED = "select missed from atoll.progress where peer = %s"
 EMPTY = "select not exists (select from atoll.change)"
 
 
@@ -40,12 +41,14 @@ async def test_a_node_absent_beyond_the_bound_of_the_log_gets_a_copy_of_everythi
         await load.written(20)
         for _ in range(30):
             await mesh.app(one, write)
-        missed = "select missed from atoll.progress where peer = %s"
-        await mesh.until(one, missed, away.number)
+        await mesh.until(one, "select cut > '0' from atoll.progress where peer = %s", away.number)
         size = await mesh.sql(one, "select sum(pg_column_size(vals)) from atoll.change")
         assert size[0][0] <= bound
         await load.written(20)
+        assert await mesh.sql(one, MISSED, away.number) == [(False,)], "the WAL still has them"
+        await mesh.sql(one, "select atoll.drop_slot('atoll_to_' || %s)", str(away.number))
         await mesh.up(away)
+        await mesh.until(one, "select misses > 0 from atoll.progress where peer = %s", away.number)
         await load.written(20)
     await mesh.settle()
     await load.verify()

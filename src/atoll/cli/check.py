@@ -29,7 +29,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare all nodes, table by table. Exits with 1 where rows differ, with 3 where a node was silent."""
+    """Compare tables with all linked nodes. Exits with 1 where rows differ, with 3 where a node is silent."""
     postgres = running_postgres(find_home(home))
     answer = asyncio.run(_check(postgres, table or [], wait))
     if as_json:

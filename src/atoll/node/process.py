@@ -28,6 +28,7 @@ from atoll.node.applications import Connection, log_in
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.keeping import Keeper, Kept
+from atoll.node.memory import find_trim, keep_trimmed
 from atoll.node.mesh import incarnation, membership
 from atoll.node.mesh.standing import Standing
 from atoll.node.numbers import node_numbers
@@ -113,6 +114,8 @@ async def run_node(
                 services.create_task(_until_stopped(stop.asked, supervising))
                 if node.disk is not None:
                     services.create_task(node.disk.run())
+                if (trim := find_trim()) is not None:
+                    services.create_task(keep_trimmed(trim))
                 if listener is not None:
                     app = make_app(lambda: node.readiness.reasons, node.metrics.registry, _routes(node))
                     services.create_task(WebServer(app, listener).run())

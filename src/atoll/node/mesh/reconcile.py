@@ -42,6 +42,8 @@ SLOT_SECONDS_MAX = 3.0
 REQUEST_SECONDS_MAX = 10.0
 LOCK_TIMEOUT = "2s"
 PAGES_SWEPT = 50
+SWEEPS_MAX = 20
+FORGOTTEN_MANY = 200
 log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -170,7 +172,11 @@ class Reconcile:
 
     async def _trim(self, connection: Connection) -> None:
         await _value(connection, "trim")
-        await connection.execute(query("members", "forget_deleted"), (PAGES_SWEPT,))
+        for _ in range(SWEEPS_MAX):
+            cursor = await connection.execute(query("members", "forget_deleted"), (PAGES_SWEPT,))
+            row = await cursor.fetchone()
+            if not row or row[0] < FORGOTTEN_MANY:
+                break
 
     # Sending: publications and slots
 

@@ -176,6 +176,9 @@ begin
     perform atoll.publish_to(peer);
     update atoll.progress p set copied = not p.copied
      where p.peer = prepare_for.peer and p.copied <> (prepare_for.copied and coalesce(slot, '') = 'kept');
+    if coalesce(slot, 'lost') = 'lost' then
+        update atoll.progress p set missed = true, misses = p.misses + 1, cut = '0' where p.peer = prepare_for.peer and p.xid <= p.cut and p.cut > '0';
+    end if;
     return jsonb_build_object(
         'slot', coalesce(slot, 'none'),
         'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer),

@@ -92,17 +92,20 @@ declare
     bound    constant bigint := atoll.setting('change_bytes_max')::bigint;
     size     constant bigint := pg_table_size('atoll.change');
     measured constant bigint := nullif(current_setting('atoll.log_measured', true), '')::bigint;
+    began    constant timestamptz := clock_timestamp();
     old      xid8;
     gone     bigint := 0;
 begin
     select max(xid) into old from atoll.waypoint where made_at < now() - atoll.setting('change_retention')::interval;
-    -- Deleting does not shrink the file: what has been freed is used again before it grows, and only then is it worth a look.
-    if size > bound and size > coalesce(measured, 0) then
+    -- Deleting does not shrink the file: what has been freed is used again before it grows. So it is worth a look when
+    -- it has grown, and otherwise now and then, so that looking takes no more than a two hundredth of a core.
+    if size > bound and (size > coalesce(measured, 0) or began > coalesce(nullif(current_setting('atoll.log_look_at', true), ''), '-infinity')::timestamptz) then
         perform set_config('atoll.log_measured', size::text, false);
         select greatest(old, max(xid)) into old
           from (select d.xid, sum(200 + pg_column_size(d.vals) + coalesce(pg_column_size(d.prevs), 0)) over (order by d.xid desc) as kept
                   from atoll.change d where d.target is null) d
          where kept > bound / 4 * 3;
+        perform set_config('atoll.log_look_at', (clock_timestamp() + 200 * (clock_timestamp() - began))::text, false);
     end if;
     if old is not null then
         delete from atoll.change d where d.xid <= old
@@ -111,7 +114,12 @@ begin
         if gone > 0 then
             delete from atoll.change m where m.op = 'M' and m.xid = (
                 select min(k.xid) from atoll.change k where k.op = 'M' and k.origin = m.origin and k.scope = m.scope and k.xid > old);
-            update atoll.progress set missed = true, misses = misses + 1 where xid <= old;
+            -- Whose slot still has them gets them from the WAL.
+            update atoll.progress p set cut = old,
+                   missed = p.missed or not s.is_kept, misses = p.misses + (not s.is_kept)::integer
+              from (select i.peer, i.copied and exists (select from pg_replication_slots r where r.slot_name = 'atoll_to_' || i.peer and r.wal_status <> 'lost') as is_kept
+                      from atoll.progress i) s
+             where s.peer = p.peer and p.xid <= old;
             update atoll.cursor set missed = true where xid <= old;
         end if;
     end if;

@@ -86,6 +86,7 @@ create table atoll.progress (
     filter    text,
     missed    boolean not null default false,   -- changes were deleted that it had not seen: it needs a seed
     misses    integer not null default 0,       -- how often that happened
+    cut       xid8    not null default '0',     -- changes up to here were deleted that only its slot can give it now
     heard_at  timestamptz not null default now()
 );
 
