@@ -7,6 +7,8 @@ import pytest
 from database.test_returning import beat, without
 from support.fix_nodes import Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 ABSENT = "select number from atoll.absence where atoll.is_absent(number)"
 QUIET = "update atoll.heard set heard_at = now() - interval '1 hour' where origin = %s"
 LATER = "update atoll.silence set noted_at = noted_at - interval '59 seconds'"

@@ -15,6 +15,8 @@ from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from support.fix_nodes import Node
 from support.fix_postgres import APP_ROLE
 
+pytestmark = pytest.mark.slow
+
 REGIONS = "insert into atoll.node (number, name, region, tier) values (1, 'n1', 'eu', 'edge'), (2, 'n2', 'eu', 'edge'), (3, 'n3', 'us', 'edge')"
 Make = Callable[..., Questions]
 

@@ -7,6 +7,8 @@ from psycopg.types.json import Jsonb
 
 from support.fix_nodes import Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 ABSENT = "select number from atoll.absence where since > coalesce(returned_at, '-infinity')"
 SIDE = 'select count(*) from atoll_side."public.item"'
 BURIED = 'select id from atoll_side."public.item" where atoll_death > greatest(atoll_birth, word, qty)'

@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Change, Node, Nodes
 
+pytestmark = pytest.mark.slow
+
 TABLE = "create table item (id bigint primary key, name text, price numeric)"
 COLUMNS = """
     select string_agg(format('%%s %%s%%s%%s', a.attname, format_type(a.atttypid, a.atttypmod), case when a.attnotnull then ' not null' end,

@@ -9,6 +9,8 @@ import pytest
 
 from support.fix_nodes import Node, Nodes, open_node
 
+pytestmark = pytest.mark.slow
+
 ROWS = 12_000
 
 

@@ -12,6 +12,8 @@ import pytest
 from support.fix_nodes import Node, Nodes
 from support.fix_postgres import APP_ROLE
 
+pytestmark = pytest.mark.slow
+
 TABLE = "create table note (id bigint primary key, words text)"
 NOW = "select atoll.wait_for(%s, '0')"
 GENEROUS = "select atoll.wait_for(%s, '60 s')"
