@@ -1,5 +1,7 @@
 """Scopes: each row is on the nodes that may have it and on no other, also while it moves.
 
+pytestmark = pytest.mark.slow
+
 Nodes 1 and 2 are in region eu, node 3 is in region us. What may pass is decided as a publication decides it.
 """
 
