@@ -1,7 +1,5 @@
 """Scopes: each row is on the nodes that may have it and on no other, also while it moves.
 
-pytestmark = pytest.mark.slow
-
 Nodes 1 and 2 are in region eu, node 3 is in region us. What may pass is decided as a publication decides it.
 """
 
@@ -15,6 +13,8 @@ import psycopg
 import pytest
 
 from support.fix_nodes import Node, Nodes
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = int(os.environ.get("ATOLL_EXAMPLES", "60")) // 4
 MAKE = """
