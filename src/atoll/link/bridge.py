@@ -53,15 +53,20 @@ class Bridge(asyncio.BufferedProtocol):
         self._transport.write(response)
         self._transport.write_eof()
         self._transport.resume_reading()
-        asyncio.get_running_loop().call_later(FLUSH_SECONDS_MAX, self._transport.abort)
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS_MAX, self._give_up)
 
     def close(self) -> None:
         """Let what was received reach the local side, then close both."""
         if self._transport is not None and not self._is_lost:
             self._transport.close()
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS_MAX, self._transport.abort)
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS_MAX, self._give_up)
         if self._stream is not None:
             self._stream.close()
+
+    def _give_up(self) -> None:
+        # A transport that has flushed and closed cannot be aborted any more.
+        if self._transport is not None and not self._is_lost:
+            self._transport.abort()
 
     # What asyncio calls for the local socket
 
