@@ -294,18 +294,18 @@ begin
     end if;
 end $$;
 
--- How another node makes the table. Foreign keys follow when the table that they name is there.
+-- How another node makes the table: a list of statements. Foreign keys follow when the table that they name is there.
 create or replace function atoll.definition_of(t regclass) returns text
 language sql stable set search_path = pg_catalog as $$
-    select concat_ws(E';\n',
-        (select string_agg(distinct format('create extension if not exists %I', e.extname), E';\n')
+    select to_jsonb(array_remove(
+        array(select distinct format('create extension if not exists %I', e.extname)
            from pg_attribute a join pg_type y on y.oid = a.atttypid
            join pg_depend d on d.objid in (y.oid, y.typelem) and d.classid = 'pg_type'::regclass and d.deptype = 'e'
            join pg_extension e on e.oid = d.refobjid
-          where a.attrelid = t and a.attnum > 0 and not a.attisdropped),
-        (select format('create schema if not exists %I', n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.oid = t and n.nspname <> 'public'),
-        format('create table %s (%s)%s', atoll.qualified(t),
+          where a.attrelid = t and a.attnum > 0 and not a.attisdropped)
+        || (select format('create schema if not exists %I', n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.oid = t and n.nspname <> 'public')
+        || format('create table %s (%s)%s', atoll.qualified(t),
             (select string_agg(item, ', ' order by rank, item_no) from (
                 select 1 as rank, a.attnum as item_no, format('%I %s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
                        case when a.attcollation <> y.typcollation and a.attcollation <> 0
@@ -321,13 +321,12 @@ language sql stable set search_path = pg_catalog as $$
                 union all
                 select 2, row_number() over (order by k.contype desc, k.conname), format('constraint %I %s', k.conname, pg_get_constraintdef(k.oid))
                   from pg_constraint k where k.conrelid = t and k.contype in ('p', 'u', 'c')) items),
-            (select ' partition by ' || pg_get_partkeydef(t) from pg_class where oid = t and relkind = 'p')),
-        (select string_agg(format('create table %s partition of %s %s%s', atoll.qualified(p.relid), atoll.qualified(p.parentrelid),
-                                  pg_get_expr(c.relpartbound, c.oid), case when c.relkind = 'p' then ' partition by ' || pg_get_partkeydef(c.oid) else '' end),
-                           E';\n' order by p.level, p.relid)
-           from pg_partition_tree(t) p join pg_class c on c.oid = p.relid where p.level > 0),
-        (select string_agg(pg_get_indexdef(i.indexrelid), E';\n')
-           from pg_index i where i.indrelid = t and not exists (select from pg_constraint k where k.conindid = i.indexrelid)),
-        (select string_agg(format('-- if possible: alter table %s add constraint %I %s', atoll.qualified(t), k.conname, pg_get_constraintdef(k.oid)), E';\n')
-           from pg_constraint k where k.conrelid = t and k.contype = 'f' and k.conparentid = 0))
+            (select ' partition by ' || pg_get_partkeydef(t) from pg_class where oid = t and relkind = 'p'))
+        || array(select format('create table %s partition of %s %s%s', atoll.qualified(p.relid), atoll.qualified(p.parentrelid),
+                                  pg_get_expr(c.relpartbound, c.oid), case when c.relkind = 'p' then ' partition by ' || pg_get_partkeydef(c.oid) else '' end)
+           from pg_partition_tree(t) p join pg_class c on c.oid = p.relid where p.level > 0 order by p.level, p.relid)
+        || array(select pg_get_indexdef(i.indexrelid)
+           from pg_index i where i.indrelid = t and not exists (select from pg_constraint k where k.conindid = i.indexrelid))
+        || array(select format('-- if possible: alter table %s add constraint %I %s', atoll.qualified(t), k.conname, pg_get_constraintdef(k.oid))
+           from pg_constraint k where k.conrelid = t and k.contype = 'f' and k.conparentid = 0), null))::text
 $$;

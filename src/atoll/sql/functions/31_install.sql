@@ -121,7 +121,7 @@ declare
     statement text;
     part      record;
 begin
-    foreach statement in array string_to_array(definition, E';\n') loop
+    for statement in select value from jsonb_array_elements_text(definition::jsonb) loop
         if statement like '-- if possible: %' then
             begin
                 execute substr(statement, 17);

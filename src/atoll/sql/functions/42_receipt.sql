@@ -10,11 +10,11 @@ declare
     keys text;
     cols text;
 begin
-    if t.name is null then
-        perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
-    end if;
     select string_agg(format('m.%I::text', name), ', ' order by name collate "C") filter (where is_key), string_agg(format('m.%I::text', name), ', ' order by name collate "C")
       into keys, cols from atoll.local_column where tbl = of_table;
+    if t.problem is not null or cols is null then
+        perform atoll.refuse('table-not-shared', format('table %s is not shared here', of_table));
+    end if;
     return format('select array[%s]::text as key, md5(array[%s]::text) as hash from %s m', keys, cols, of_table)
         || case when scopes is null then '' else format(' where %s = any (%L::text[])', atoll.row_scope(t, 'm'), scopes) end;
 end $$;

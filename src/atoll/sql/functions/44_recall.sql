@@ -49,7 +49,9 @@ end $$;
 create or replace function atoll.know_again(of_number integer, of_name text, of_region text, of_tier text, at text[]) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 begin
-    insert into atoll.node (number, name, region, tier, addresses) values (of_number, of_name, of_region, of_tier, at)
+    -- Of those whom it was introduced to, a newcomer gets the rows with its copy.
+    insert into atoll.node (number, name, region, tier, addresses) select of_number, of_name, of_region, of_tier, at
+     where not exists (select from atoll.peers() p where p.number = of_number)
     on conflict do nothing;
     perform atoll.carry_ties(n.number, of_number) from atoll.node n where n.name = of_name and n.number <> of_number and n.revoked_at is null;
     update atoll.node set revoked_at = now() where name = of_name and number <> of_number and revoked_at is null;
