@@ -163,15 +163,16 @@ def test_two_declarations_with_different_rules_end_in_one(nodes: Nodes) -> None:
 
 def test_a_table_that_cannot_be_shared_there_keeps_its_reason_and_its_changes_wait(nodes: Nodes) -> None:
     a, b = nodes
-    a.run("create type mood as enum ('calm')")
-    a.run("create table crop (id int primary key, m mood)")
+    make = "create function mood() returns text language sql return 'calm'"
+    a.run(make)
+    a.run("create table crop (id int primary key, m text default mood())")
     a.share("crop")
-    a.run("insert into crop values (1, 'calm')")
+    a.run("insert into crop values (1)")
     nodes.sync()
     reason = "select problem from atoll.local_table where name = 'public.crop'"
     assert "mood" in b.owner(reason)[0][0]
     assert [code for code, _ in b.parked()] == ["table-unknown"]
-    b.run("create type mood as enum ('calm')")
+    b.run(make)
     b.owner("select atoll.install_tables()")
     assert b.owner(reason) == [(None,)]
     assert b.retry() == (1, 0)
@@ -225,3 +226,27 @@ def test_only_the_owner_of_a_table_shares_it(nodes: Nodes) -> None:
     a.owner("create table public.mine (id int primary key)")
     with pytest.raises(psycopg.Error, match="app is not owner of"):
         a.share("public.mine")
+
+
+def test_types_that_the_columns_need_are_made_where_they_are_missing(nodes: Nodes) -> None:
+    a, b = nodes
+    b.run("create type mood as enum ('calm', 'rough', 'foggy')")
+    a.run(
+        "create schema sea; create type mood as enum ('calm', 'rough'); create type sea.\"Spot\" as (x int, y numeric(4, 1));"
+        " create domain sea.depth as numeric(8, 2) default 1 not null check (value >= 0);"
+        ' create type sea.place as (at sea."Spot"[], deep sea.depth);'
+        " create table log (id int primary key, m mood default 'calm', ms mood[], p sea.place, d sea.depth,"
+        " note text default E'a;\\nb')"
+    )
+    a.share("log")
+    nodes.sync()
+    a.run("insert into log values (1, 'rough', '{calm}', row(array[row(1, 2.5)::sea.\"Spot\"], 3), 4)")
+    nodes.sync()
+    b.run("insert into log (id, m) values (2, 'rough')")
+    nodes.sync()
+    found = nodes.same("log", "1")
+    assert found[0] == ("1", "rough", "{calm}", '("{""(1,2.5)""}",3.00)', "4.00", "a;\nb")
+    assert found[1] == ("2", "rough", None, None, "1.00", "a;\nb")
+    b.run("alter type mood add value 'stormy'; alter domain sea.depth drop not null")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        b.run("insert into log (id, d) values (3, -1)")

@@ -294,6 +294,38 @@ begin
     end if;
 end $$;
 
+-- The types that people have made and that a table's columns need, those first that others are made of.
+create or replace function atoll.types_of(t regclass) returns text[]
+language sql stable set search_path = pg_catalog as $$
+    with recursive parts as (
+        select a.attrelid as whole, y.oid from pg_attribute a join pg_type y on y.oid = a.atttypid where a.attnum > 0 and not a.attisdropped
+    ), need (oid, depth) as (
+        select p.oid, 0 from parts p where p.whole = t
+        union
+        select x.oid, n.depth + 1 from need n join pg_type y on y.oid = n.oid,
+               lateral (select y.typelem as oid where y.typelem <> 0 union all select y.typbasetype where y.typbasetype <> 0
+                        union all select p.oid from parts p where p.whole = y.typrelid and y.typtype = 'c') x
+         where n.depth < 32
+    ), made as (
+        select y.oid, max(n.depth) as depth, s.nspname, format('%I.%I', s.nspname, y.typname) as name
+          from need n join pg_type y on y.oid = n.oid join pg_namespace s on s.oid = y.typnamespace
+         where (y.typtype in ('e', 'd') or y.typtype = 'c' and exists (select from pg_class c where c.oid = y.typrelid and c.relkind = 'c'))
+           and s.nspname not in ('pg_catalog', 'information_schema')
+           and not exists (select from pg_depend d where d.objid = y.oid and d.classid = 'pg_type'::regclass and d.deptype = 'e')
+         group by y.oid, s.nspname, y.typname
+    )
+    select array(select distinct format('create schema if not exists %I', nspname) from made where nspname <> 'public')
+        || array(select '-- type ' || m.name || ': ' || case y.typtype
+            when 'e' then format('create type %s as enum (%s)', m.name, (select string_agg(quote_literal(e.enumlabel), ', ' order by e.enumsortorder) from pg_enum e where e.enumtypid = y.oid))
+            when 'd' then format('create domain %s as %s%s%s%s', m.name, format_type(y.typbasetype, y.typtypmod), coalesce(' default ' || y.typdefault, ''),
+                                 case when y.typnotnull then ' not null' else '' end,
+                                 (select string_agg(format(' constraint %I %s', k.conname, pg_get_constraintdef(k.oid)), '' order by k.conname) from pg_constraint k
+                                   where k.contypid = y.oid and k.contype = 'c'))
+            else format('create type %s as (%s)', m.name, (select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
+                                                             from pg_attribute a where a.attrelid = y.typrelid and a.attnum > 0 and not a.attisdropped)) end
+                   from made m join pg_type y using (oid) order by m.depth desc, m.name);
+$$;
+
 -- How another node makes the table: a list of statements. Foreign keys follow when the table that they name is there.
 create or replace function atoll.definition_of(t regclass) returns text
 language sql stable set search_path = pg_catalog as $$
@@ -303,6 +335,7 @@ language sql stable set search_path = pg_catalog as $$
            join pg_depend d on d.objid in (y.oid, y.typelem) and d.classid = 'pg_type'::regclass and d.deptype = 'e'
            join pg_extension e on e.oid = d.refobjid
           where a.attrelid = t and a.attnum > 0 and not a.attisdropped)
+        || atoll.types_of(t)
         || (select format('create schema if not exists %I', n.nspname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
           where c.oid = t and n.nspname <> 'public')
         || format('create table %s (%s)%s', atoll.qualified(t),

@@ -115,11 +115,22 @@ begin
     perform atoll.take_up(of_table, declared);
 end $$;
 
+-- A schema that the node has just made for a table or a type belongs to the application, like these.
+create or replace function atoll.give_schema(schema oid) returns void
+language plpgsql set search_path = pg_catalog as $$
+begin
+    if (select nspowner = current_user::regrole from pg_namespace where oid = schema) then
+        execute format('alter schema %s owner to app', schema::regnamespace);
+    end if;
+end $$;
+
 create or replace function atoll.make_table(of_table text, definition text) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
     statement text;
+    name      text;
     part      record;
+    to_app    constant boolean := of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app' and pg_has_role(oid, 'set'));
 begin
     for statement in select value from jsonb_array_elements_text(definition::jsonb) loop
         if statement like '-- if possible: %' then
@@ -127,17 +138,25 @@ begin
                 execute substr(statement, 17);
             exception when others then null;   -- the other table is not here, or not yet
             end;
+        elsif statement like '-- type %' then
+            begin
+                execute substr(statement, strpos(statement, ': create ') + 2);
+                if to_app then
+                    name := substr(statement, 9, strpos(statement, ': create ') - 9);
+                    execute format('alter type %s owner to app', name);
+                    perform atoll.give_schema((select typnamespace from pg_type where oid = name::regtype));
+                end if;
+            exception when duplicate_object then null;   -- it is here already, perhaps with more in it
+            end;
         else
             execute statement;
         end if;
     end loop;
-    if of_table not like 'atoll.%' and exists (select from pg_roles where rolname = 'app' and pg_has_role(oid, 'set')) then
+    if to_app then
         for part in select atoll.qualified(relid) as name from pg_partition_tree(of_table::regclass) union select of_table loop
             execute format('alter table %s owner to app', part.name);
         end loop;
-        if (select nspowner = current_user::regrole from pg_namespace n join pg_class c on c.relnamespace = n.oid where c.oid = of_table::regclass) then
-            execute format('alter schema %s owner to app', (select relnamespace::regnamespace::text from pg_class where oid = of_table::regclass));
-        end if;
+        perform atoll.give_schema((select relnamespace from pg_class where oid = of_table::regclass));
     end if;
 end $$;
 
