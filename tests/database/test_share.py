@@ -171,6 +171,11 @@ def test_a_table_that_cannot_be_shared_there_keeps_its_reason_and_its_changes_wa
     nodes.sync()
     reason = "select problem from atoll.local_table where name = 'public.crop'"
     assert "mood" in b.owner(reason)[0][0]
+    with pytest.raises(psycopg.Error) as refused:
+        b.owner("select * from atoll.receipt_buckets('public.crop')")
+    assert refused.value.diag.constraint_name == "table-not-shared", (
+        "a comparison names the node as one without it"
+    )
     assert [code for code, _ in b.parked()] == ["table-unknown"]
     b.run(make)
     b.owner("select atoll.install_tables()")

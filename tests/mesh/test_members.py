@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope
 
 async def test_the_authority_does_not_leave_unasked(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", "18")
+    for node in mesh.nodes:
+        assert await mesh.sql(node, "select * from atoll.conflict") == [], "who joins overrules nobody"
     home = ("--home", str(mesh.nodes[0].home))
     said = await mesh.run("leave", "--yes", *home, fails=True)
     assert "code: leave-authority" in said

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.faults import fill
 from support.fix_home import NodeStarter, eventually
 
 pytestmark = pytest.mark.slow
@@ -25,19 +26,6 @@ def small_disk(open_folder: Path) -> Iterator[Path]:
         pytest.skip("this user cannot mount a small file system")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Take every byte that is left."""
-    ballast = folder / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for block in (b"x" * 1024**2, b"x" * 4096):
-            try:
-                while True:
-                    file.write(block)
-            except OSError:
-                continue
-    return ballast
 
 
 def test_on_a_disk_without_a_byte_reads_go_on(start_node: NodeStarter, small_disk: Path) -> None:

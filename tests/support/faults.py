@@ -129,7 +129,7 @@ async def fill_disk(stage: Stage) -> AsyncIterator[MeshNode]:
     await asyncio.to_thread(_mount, node.home, aside)
     try:
         await _up_with_floor(mesh, node)
-        ballast = await asyncio.to_thread(_fill, node.home)
+        ballast = await asyncio.to_thread(fill, node.home)
         assert node.running is not None
         await _until_http(node, 503)
         yield node
@@ -284,7 +284,7 @@ def _unmount(home: Path, aside: Path) -> None:
     aside.rename(home)
 
 
-def _fill(folder: Path) -> Path:
+def fill(folder: Path) -> Path:
     """Take every byte that is left."""
     ballast = folder / "ballast"
     with ballast.open("ab", buffering=0) as file:
