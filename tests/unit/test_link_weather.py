@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -126,3 +129,19 @@ async def test_a_throttled_link_carries_everything_and_is_not_taken_for_dead(str
     data = bytes(range(256)) * 3000
     assert int(await exchange(pipe, data)) == len(data)
     assert strait.two.report()[0].reconnects == 0
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cut_in_the_middle_of_an_accept_leaves_nothing_open(steps: int) -> None:
+    weather = Weather("127.0.0.1", 9)
+    await weather.start()
+    host, _, port = weather.address.partition(":")
+    gc.collect()
+    with warnings.catch_warnings(record=True) as left, socket.create_connection((host, int(port))):
+        warnings.simplefilter("always")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await weather.stop()
+        await asyncio.sleep(0.01)
+        gc.collect()
+    assert [str(warning.message) for warning in left] == []

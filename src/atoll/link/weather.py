@@ -41,7 +41,7 @@ class Weather:
         self._target = (host, port)
         self._sky = CALM
         self._changed = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._port = 0
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -55,10 +55,10 @@ class Weather:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        await self._listen()
+        self._listen()
 
     async def stop(self) -> None:
-        await self._close_server()
+        self._close_listener()
         await self._reset_all()
 
     async def calm(self) -> None:
@@ -84,21 +84,25 @@ class Weather:
         self._changed.set()
         self._changed = asyncio.Event()
         if sky.state == "cut":
-            await self._close_server()
+            self._close_listener()
         if sky.state == "cut" or was_silent:
             # What was swallowed is lost: a connection that missed bytes must not go on.
             await self._reset_all()
-        if sky.state != "cut" and self._server is None:
-            await self._listen()
+        if sky.state != "cut" and self._listener is None:
+            self._listen()
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, limit=CHUNK_BYTES)
-        self._port = int(self._server.sockets[0].getsockname()[1])
+    def _listen(self) -> None:
+        """Without asyncio's server: closed in the middle of an accept, it forgets the connection unclosed."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._listener.setblocking(False)
+        self._port = int(self._listener.getsockname()[1])
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
-    async def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def _reset_all(self) -> None:
         tasks = list(self._connections)
@@ -106,12 +110,20 @@ class Weather:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._carry(reader, writer), name="weather")
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            caller, _ = listener.accept()
+        except OSError:
+            return  # The caller has gone again.
+        caller.setblocking(False)
+        task = asyncio.create_task(self._carry(caller), name="weather")
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        # A task that is cancelled before its first step has nobody else who closes.
+        task.add_done_callback(lambda _: caller.close())
 
-    async def _carry(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, caller: socket.socket) -> None:
+        near, near_writer = await asyncio.open_connection(sock=caller, limit=CHUNK_BYTES)
         writers = [near_writer]
         try:
             while self._sky.state == "silent":
