@@ -9,7 +9,7 @@ import pytest
 
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
-from atoll.node.mesh.errands import Errands, Mend
+from atoll.node.mesh.checking import Checking
 from atoll.node.postgres.server import Postgres
 from support.fix_nodes import ATOLL, Nodes
 
@@ -30,12 +30,7 @@ async def test_keys_of_other_regions_are_not_told(three_nodes: Nodes, scope: str
     one.run("select atoll.share('person', scope_column => 'home')")
     one.run("insert into person values ('anna', 'eu'), ('otto', null), ('ida', 'node:1'), ('eve', 'local')")
     desk = Desk()
-    Errands(
-        cast("Postgres", one.database),
-        cast("Links", desk),
-        mend=cast("Mend", None),
-        look_for_orphans=cast("Any", None),
-    )
+    Checking(cast("Postgres", one.database), cast("Links", desk))
     asked = {"table": "public.person", "count": 1, "wanted": [0], "most": 100, "scope": scope}
     for number, region in ((2, "eu"), (3, "us")):
         peer = PeerIdentity(str(ATOLL), number, f"n{number}", "00")

@@ -58,7 +58,7 @@ async def _check(postgres: Postgres, tables: list[str], wait: float) -> dict[str
 def _print(answer: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from atoll.node.mesh.errands import readable_key
+    from atoll.cli.rows import readable_key
 
     console = Console(highlight=False)
     width = max((len(found["table"]) for found in answer["tables"]), default=0)

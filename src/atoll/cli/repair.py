@@ -44,7 +44,7 @@ def repair(
 
 
 def _print(answer: dict[str, Any], is_dry: bool) -> None:
-    from atoll.node.mesh.errands import readable_key
+    from atoll.cli.rows import readable_key
 
     for row in answer["mended"]:
         typer.echo(f"mended  {row['tbl']} {readable_key(row['key'])}: {row['why']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,3 +67,8 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Seq
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def readable_key(key: str) -> str:
+    """A receipt's key, as PostgreSQL prints an array, in the way a person writes it."""
+    return key.removeprefix("{").removesuffix("}") if key.startswith("{") else json.dumps(key)

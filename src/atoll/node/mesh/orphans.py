@@ -81,8 +81,9 @@ class Orphans:
                 log.debug("looking for orphans waits: %s", str(error).strip())
                 await asyncio.sleep(LOOK_EVERY_SECONDS)
 
-    async def look(self, tables: Sequence[str]) -> dict[str, Any]:
+    async def look(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Walk tables now, without pauses, and do what may be done already."""
+        tables: list[str] = asked.get("tables") or []
         began = time.monotonic()
         async with await self._postgres.connect() as connection:
             known = await self._tables(connection)

@@ -80,8 +80,9 @@ class Scrub:
         finally:
             await self._witness.close()
 
-    async def mend(self, tables: Sequence[str], *, dry: bool) -> dict[str, Any]:
+    async def mend(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Compare tables with every neighbour now, and mend what differs here unless it is a rehearsal."""
+        tables: list[str] = asked.get("tables") or []
         loop = asyncio.get_running_loop()
         began = loop.time()
         ends = began + ASKED_SECONDS_MAX
@@ -100,7 +101,7 @@ class Scrub:
                     await self._walk(connection, table, [neighbour], None)
             wanted = set(tables or known)
             while loop.time() < ends:
-                done += await self._mending.tend(connection, near, may_mend=not dry)
+                done += await self._mending.tend(connection, near, may_mend=not asked.get("dry"))
                 open_ = [case for case in self._mending.cases.values() if case.table in wanted]
                 if all(case.suspect.lasts and case.looked_at >= began for case in open_):
                     break

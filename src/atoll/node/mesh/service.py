@@ -19,6 +19,7 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.mesh import admission, membership
 from atoll.node.mesh.acquaintances import Acquaintances
+from atoll.node.mesh.checking import Checking
 from atoll.node.mesh.errands import Errands
 from atoll.node.mesh.orphans import Orphans
 from atoll.node.mesh.pulse import Pulse
@@ -76,7 +77,12 @@ class Mesh:
         self._scrub = Scrub(postgres, self.links, share=settings.receipts, is_auto=settings.repair == "auto")
         self._orphans = Orphans(postgres)
         self._errands = Errands(
-            postgres, self.links, mend=self._scrub.mend, look_for_orphans=self._orphans.look
+            postgres,
+            {
+                "check": Checking(postgres, self.links).check,
+                "repair": self._scrub.mend,
+                "orphans": self._orphans.look,
+            },
         )
         self._pulse = Pulse(postgres, self.links)
         self._acquaintances = Acquaintances(
