@@ -274,7 +274,7 @@ begin
     execute format('select from %s m where %s for update', side, here);
     execute format('select %s(b, m), m.%I is not null from %s b left join %s m on %s where %s', atoll.generated(t.side, 'read'),
                    (select c.name from atoll.local_column c where c.tbl = t.name and c.is_key limit 1), side, t.name,
-                   atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), replace(here, 'm.', 'b.')) into state, is_here;
+                   atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), atoll.key_among(of_table, array[of_key], 'b')) into state, is_here;
     if is_here then
         return;
     elsif state is null then
