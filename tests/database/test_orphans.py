@@ -391,9 +391,7 @@ def test_a_parent_comes_back_with_its_own_parents_or_not_at_all(three_nodes: Nod
     one, two, _ = three_nodes
     one.run("create table region (id text primary key)")
     one.share("region")
-    one.run(
-        "create table customer (id integer primary key, region text references region on delete cascade)"
-    )
+    one.run("create table customer (id integer primary key, region text references region on delete cascade)")
     one.share("customer")
     one.run(
         "create table line (id integer primary key, customer integer references customer on delete cascade)"

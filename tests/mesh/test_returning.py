@@ -54,10 +54,13 @@ async def be_forgotten(mesh: Mesh, away: MeshNode) -> None:
             "update atoll.setting set value = '0 s' where name in ('absence_max', 'tombstone_retention')",
         )
     for node in (one, two):
-        await mesh.until(node, ABSENT, away.number)
         # Nothing of what was done meanwhile is kept for it.
-        await mesh.until(node, "select not active from pg_replication_slots where slot_name = 'atoll_to_3'")
-        await mesh.sql(node, "select pg_drop_replication_slot('atoll_to_3')")
+        if not away.is_revoked:
+            await mesh.until(node, ABSENT, away.number)
+            await mesh.until(
+                node, "select not active from pg_replication_slots where slot_name = 'atoll_to_3'"
+            )
+            await mesh.sql(node, "select pg_drop_replication_slot('atoll_to_3')")
         await mesh.sql(node, "delete from atoll.change")
     await until_forgotten(mesh, [one, two])
     await mesh.app(one, "insert into item values (1, 'anew', 7), (2001, 'anew', 7)")
@@ -73,9 +76,9 @@ async def write_alone(mesh: Mesh, away: MeshNode) -> None:
     await mesh.app(away, "insert into fact (word) values ('mine')")
 
 
-async def assert_returned(mesh: Mesh) -> None:
+async def assert_returned(mesh: Mesh, number: int = 3) -> None:
     for node in mesh.nodes:
-        await mesh.until(node, BACK, 3)
+        await mesh.until(node, BACK, number)
     await until_forgotten(mesh, mesh.nodes)
     await mesh.settle()
     gone = "select id from item where (id between 1 and 500 or id between 2001 and 2100) order by id"
@@ -130,3 +133,19 @@ async def test_a_return_that_is_killed_goes_on(make_mesh: MeshMaker) -> None:
         three, "select not exists (select from atoll.returning) and exists (select from atoll.absence)"
     )
     await assert_returned(mesh)
+
+
+async def test_a_member_that_was_shut_out_joins_again_and_keeps_what_it_wrote(make_mesh: MeshMaker) -> None:
+    mesh = await three_with_items(make_mesh)
+    one, two, three = mesh.nodes
+    await mesh.around(three).cut()
+    await write_alone(mesh, three)
+    await mesh.run("revoke", three.name, "--yes", "--home", str(one.home))
+    three.is_revoked = True
+    await mesh.until(two, "select revoked_at is not null from atoll.node where number = 3")
+    await be_forgotten(mesh, three)
+    await mesh.around(three).calm()
+    token = await mesh.invite(one)
+    await mesh.run("join", token, "--with-data", "--yes", "--home", str(three.home))
+    three.is_revoked = False
+    await assert_returned(mesh, 4)

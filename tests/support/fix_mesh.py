@@ -217,6 +217,13 @@ class Mesh:
         _end(node.running)
         node.running = None
 
+    async def gone(self, node: MeshNode) -> None:
+        """Wait for a node that ends by itself."""
+        assert node.running is not None
+        await asyncio.to_thread(node.running.process.wait, 60)
+        _end(node.running)
+        node.running = None
+
     def kill_postgres(self, node: MeshNode) -> None:
         """kill -9 of the server; the node starts it again."""
         os.kill(node.postmaster(), signal.SIGKILL)

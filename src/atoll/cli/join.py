@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,14 @@ from atoll.cli.home import HomeOption, find_home, running_postgres
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from atoll.identity.certificate import Identity
     from atoll.identity.token import Token
+    from atoll.node.config import Settings
+    from atoll.node.home import Home
+    from atoll.node.postgres.server import Postgres
+
+MOVE_SECONDS_MAX = 600.0
+POLL_SECONDS = 0.3
 
 
 def invite(
@@ -91,6 +99,11 @@ def join(
     disk_floor: flags.DiskFloor = None,
     log_level: flags.LogLevel = None,
     log_format: flags.LogFormat = None,
+    with_data: Annotated[
+        bool,
+        typer.Option("--with-data", help="Move the running node of a home: its data is merged with theirs."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Make a home for a new node and let it into an atoll. `atoll up` then runs it."""
     given = flags.given(locals())
@@ -102,6 +115,10 @@ def join(
     from atoll.node.home import check_free, choose_home, is_home
 
     invitation = tokens.decode(token, now=time.time())
+    if with_data:
+        _refuse_settings(given)
+        _bring(find_home(home), invitation, is_sure=yes)
+        return
     for key in ("name", "region", "tier"):
         preset = getattr(invitation, key)
         if preset is not None:
@@ -119,26 +136,123 @@ def join(
 
 async def _join(path: Path, invitation: Token, given: dict[str, Any]) -> dict[str, Any]:
     """Redeem first, then make the home: a refusal leaves nothing behind."""
-    from atoll import __version__
     from atoll.identity import certificate
-    from atoll.link import join as joining
-    from atoll.link.settings import LinkSettings
     from atoll.node import config
     from atoll.node.mesh import membership
     from atoll.node.opening import opened
 
     settings = config.load_settings(given, os.environ, path / "atoll.toml")
     key = certificate.make_key()
-    wishes = {
+    joined = await _redeem(invitation, key, _wishes(settings))
+    with opened(path, {**given, "name": joined["name"]}, os.environ) as made:
+        membership.settle(made.home.keys, key_pem=key, joined=joined)
+    return joined
+
+
+def _wishes(settings: Settings) -> dict[str, Any]:
+    return {
         "name": settings.name,
         "region": settings.region,
         "tier": settings.tier,
         "addresses": [str(address) for address in settings.told_addresses],
     }
-    joined = await joining.join(invitation, key, wishes=wishes, release=__version__, settings=LinkSettings())
-    with opened(path, {**given, "name": joined["name"]}, os.environ) as made:
-        membership.settle(made.home, key_pem=key, joined=joined)
-    return joined
+
+
+async def _redeem(invitation: Token, key: str, wishes: dict[str, Any]) -> dict[str, Any]:
+    from atoll import __version__
+    from atoll.link import join as joining
+    from atoll.link.settings import LinkSettings
+
+    return await joining.join(invitation, key, wishes=wishes, release=__version__, settings=LinkSettings())
+
+
+# A home that is in use
+
+
+def _bring(home: Home, invitation: Token, *, is_sure: bool) -> None:
+    """Move the running node of a home into the token's atoll, with its data."""
+    import asyncio
+
+    from atoll.cli.rows import fetch
+    from atoll.identity import certificate
+    from atoll.node import config
+    from atoll.node.mesh import moving
+
+    postgres = running_postgres(home)
+    settings = config.load_settings({}, os.environ, home.config)
+    (standing,) = fetch(postgres, "moving", "standing")
+    is_back = standing["atoll_id"] == invitation.atoll_id
+    _check_movable(home, invitation, settings, standing, is_back=is_back)
+    if is_back:
+        typer.echo("what the others do not have yet of this node's data is kept; the rest they give anew")
+    else:
+        typer.echo(f"these tables come along, merged row by row: {', '.join(standing['tables']) or 'none'}")
+    if not is_sure:
+        typer.confirm(f'Move node "{standing["name"]}" into the atoll of the token?', abort=True)
+    key = certificate.make_key()
+    joined = asyncio.run(_redeem(invitation, key, _wishes(settings) | {"returns": is_back}))
+    identity = moving.ask(home, key_pem=key, joined=joined)
+    _wait_until(postgres, identity)
+    typer.echo(f'joined as node "{joined["name"]}", number {joined["number"]}')
+    typer.echo("see how far it is:  atoll status")
+
+
+def _refuse_settings(given: dict[str, Any]) -> None:
+    from atoll.domain.errors import ConfigError
+
+    for key, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                "join-settings",
+                f"cannot change {key} while a node moves",
+                hint="Change the setting in its atoll.toml, before or after.",
+            )
+
+
+def _check_movable(
+    home: Home, invitation: Token, settings: Settings, standing: dict[str, Any], *, is_back: bool
+) -> None:
+    from atoll.domain.errors import ConfigError, PolicyDenied
+    from atoll.node.mesh import moving
+
+    if moving.is_asked(home):
+        raise ConfigError(
+            "join-under-way", "this node is moving into an atoll already", hint="See how far: atoll logs"
+        )
+    if not is_back and standing["members"] and not standing["has_left"]:
+        raise PolicyDenied(
+            "join-member",
+            f'cannot join: node "{standing["name"]}" is a member of another atoll',
+            detail=f"It has {standing['members']} other members.",
+            hint="Leave it first: atoll leave",
+        )
+    for key in ("name", "region", "tier"):
+        wanted, has = getattr(invitation, key), getattr(settings, key)
+        if wanted not in (None, has):
+            raise ConfigError(
+                "join-other",
+                f'cannot join: the token is for {key} "{wanted}", and this node has "{has}"',
+                hint="Ask for a token without it, or change the setting in atoll.toml (a name is for good).",
+            )
+
+
+def _wait_until(postgres: Postgres, identity: Identity) -> None:
+    """Until the database is the new member's. The node goes on by itself if nobody waits."""
+    import time
+
+    from atoll.cli.rows import fetch
+    from atoll.domain.errors import AtollError, LinkError
+
+    deadline = time.monotonic() + MOVE_SECONDS_MAX
+    while time.monotonic() < deadline:
+        with contextlib.suppress(AtollError):
+            (row,) = fetch(postgres, "nodes", "own_identity")
+            if (row["atoll_id"], row["number"]) == (identity.me.atoll_id, identity.me.number):
+                return
+        time.sleep(POLL_SECONDS)
+    raise LinkError(
+        "join-slow", "the node has not moved yet", hint="It goes on, also after a restart. See: atoll logs"
+    )
 
 
 def _refuse_home(path: Path) -> None:
@@ -147,6 +261,5 @@ def _refuse_home(path: Path) -> None:
     raise ConfigError(
         "home-in-use",
         f"cannot join with the home {path}: it belongs to a node already",
-        detail="A home belongs to one membership, also after its node has left or was revoked.",
-        hint="Join with a new one (--home DIR), and load what the old one has: docs/howto/existing-data.md.",
+        hint="Choose another one with --home DIR, or keep what it has: atoll join --with-data",
     )

@@ -18,7 +18,7 @@ from atoll.link.greeting import Hello, Purpose
 from atoll.link.settings import LinkSettings
 from atoll.link.tls import make_stranger_context
 
-WISHES = ("name", "region", "tier", "addresses")
+WISHES = ("name", "region", "tier", "addresses", "returns")
 
 
 class Invitations(Protocol):

@@ -59,6 +59,11 @@ class Home:
         return self.path / "keys"
 
     @property
+    def next_keys(self) -> Path:
+        """Those of another membership, until the node has moved into it."""
+        return self.path / "keys.next"
+
+    @property
     def programs(self) -> Path:
         return self.path / "programs"
 
@@ -171,6 +176,8 @@ def make_home(path: Path, major: int, account: Account) -> Home:
 def lay_out(home: Home, account: Account) -> None:
     """Make the folders that are missing, with the owners and modes that they need. Safe to repeat."""
     home.path.chmod(0o700 if account.is_self else 0o711)
+    if home.next_keys.exists() and not home.keys.exists():
+        home.next_keys.rename(home.keys)  # a move that was cut off between its last two steps
     for folder in (home.logs, home.keys):
         folder.mkdir(exist_ok=True)
         folder.chmod(0o700)

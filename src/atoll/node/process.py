@@ -29,7 +29,7 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.keeping import Keeper, Kept
 from atoll.node.memory import find_trim, keep_trimmed
-from atoll.node.mesh import incarnation, membership
+from atoll.node.mesh import incarnation, membership, moving
 from atoll.node.mesh.standing import Standing
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
@@ -164,7 +164,10 @@ async def _set_up(node: Node, kept: Kept) -> None:
             await kept.prepare()
             async with await node.postgres.connect() as connection:
                 await sql.install(connection)
-                await membership.write_rows(connection, node.home, node.settings, node.identity)
+                identity = node.identity
+                if moving.is_asked(node.home):
+                    identity = await moving.move(connection, node.home)
+                await membership.write_rows(connection, node.home, node.settings, identity)
                 await incarnation.come_up(connection, node.home, node.settings)
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)

@@ -74,11 +74,13 @@ class Admission:
             await connection.execute(query("nodes", "lock_numbers"))
             promised = await self._promised(connection, invitation, secret_sha256)
             name, region, tier, addresses = _read_wishes({**wishes, **promised})
-            await _check_name_free(connection, name)
+            await _check_name_free(connection, name, returns=bool(wishes.get("returns")))
             found = await (await connection.execute(query("nodes", "next_number"))).fetchone()
             number = int(found[0]) if found else 1
             certificate = self._issuer.issue(csr_pem, number=number, name=name, now=datetime.now(UTC))
             await connection.execute(query("nodes", "admit"), (number, name, region, tier, addresses))
+            if wishes.get("returns"):
+                await connection.execute(query("moving", "admit_back"), (number,))
             await connection.execute(query("nodes", "use_invitation"), (number, invitation))
             rows = await (await connection.execute(query("nodes", "all_nodes"))).fetchall()
         keys = ("number", "name", "region", "tier", "addresses")
@@ -145,8 +147,14 @@ def _read_wishes(wishes: dict[str, Any]) -> tuple[str, str, str, list[str]]:
     return name, region, tier, addresses
 
 
-async def _check_name_free(connection: Any, name: str) -> None:
+async def _check_name_free(connection: Any, name: str, *, returns: bool = False) -> None:
     row = await (await connection.execute(query("nodes", "name_taken"), (name,))).fetchone()
+    if row and row[0] and returns:
+        raise PolicyDenied(
+            "join-member",
+            f'cannot admit node "{name}" again: it is a member',
+            hint=f"If it cannot take part any more, shut it out first: atoll revoke {name}",
+        )
     if row and row[0]:
         raise PolicyDenied(
             "name-taken", f'cannot admit a node called "{name}": there is one', hint="Choose another name."

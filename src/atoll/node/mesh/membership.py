@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -59,11 +60,12 @@ def found(home: Home, settings: Settings) -> None:
     certificate.save_identity(home.keys, key_pem=key, certificate_pem=own, authority_pem=made.pem)
 
 
-def settle(home: Home, *, key_pem: str, joined: dict[str, Any]) -> Identity:
+def settle(keys: Path, *, key_pem: str, joined: dict[str, Any]) -> Identity:
     """Keep what the admitting node gave us."""
-    write_file(home.keys / INTRODUCED, json.dumps(joined["peers"]))
+    keys.mkdir(mode=0o700, exist_ok=True)
+    write_file(keys / INTRODUCED, json.dumps(joined["peers"]))
     return certificate.save_identity(
-        home.keys, key_pem=key_pem, certificate_pem=joined["certificate"], authority_pem=joined["authority"]
+        keys, key_pem=key_pem, certificate_pem=joined["certificate"], authority_pem=joined["authority"]
     )
 
 

@@ -1,18 +1,20 @@
 """A node's standing in its atoll: it takes part in the mesh for as long as its number is its own.
 
-A node that has taken another number takes part again once the authority has certified that: it asks the nodes
-that it knows, one after the other, and serves its own site meanwhile.
+A node that has taken another number takes part again once the authority has certified that: it asks the
+nodes that it knows, one after the other, and serves its own site meanwhile. A node that is called into
+another atoll moves, and takes part there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import psycopg
 from prometheus_client.core import Metric
+from psycopg import AsyncConnection
 
 from atoll import __version__
 from atoll.domain.errors import AtollError, LinkError
@@ -23,7 +25,7 @@ from atoll.link.peers import Links
 from atoll.link.settings import LinkSettings
 from atoll.node.config import Settings
 from atoll.node.home import Home
-from atoll.node.mesh import incarnation, membership
+from atoll.node.mesh import incarnation, membership, moving
 from atoll.node.mesh.acquaintances import Displaced
 from atoll.node.mesh.service import Mesh
 from atoll.node.postgres.server import Postgres
@@ -32,8 +34,15 @@ from atoll.observe.metrics import Metrics
 from atoll.sql import query
 
 ASK_EVERY_SECONDS = 3.0
+LOOK_EVERY_SECONDS = 0.5
 WAITING = "this node was restored and waits for a certificate of its new number"
 log = logging.getLogger(__name__)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+
+
+class _Called(Exception):
+    """Somebody has laid keys beside those of this node: it moves."""
 
 
 class Standing:
@@ -63,6 +72,8 @@ class Standing:
                 why = str(_first(group))
                 log.warning("this node is not what its peers know: %s", why)
                 await self._take_number(why)
+            except* _Called:
+                await self._until_done(self._move, "move")
 
     def _numbers(self) -> Iterable[Metric]:
         return self._mesh.numbers() if self._mesh is not None else ()
@@ -75,21 +86,39 @@ class Standing:
             self._home, self._settings, self._postgres, self._readiness, identity, boot=str(rows[-1][0])
         )
         self._meet(self._mesh.links)
-        await self._mesh.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._mesh.run())
+            group.create_task(self._until_called())
+
+    async def _until_called(self) -> None:
+        while not moving.is_asked(self._home):
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+        raise _Called
+
+    async def _move(self, connection: Connection) -> None:
+        await moving.move(connection, self._home)
 
     async def _take_number(self, why: str) -> None:
-        """The number is not this node's any more. The database may be away for a while."""
+        """The number is not this node's any more."""
+
+        async def take(connection: Connection) -> None:
+            await incarnation.take_number(connection, self._home, self._settings, why)
+
+        await self._until_done(take, "take another number")
+
+    async def _until_done(self, become: Callable[[Connection], Awaitable[None]], what: str) -> None:
+        """Be another from now on. The database may be away for a while."""
         while True:
             try:
                 async with await self._postgres.connect() as connection:
-                    await incarnation.take_number(connection, self._home, self._settings, why)
+                    await become(connection)
                     memory = incarnation.remembered(self._home)
                     await incarnation.begin(
                         connection, self._home, memory, memory.system_id if memory else ""
                     )
                 return
             except (psycopg.OperationalError, OSError) as error:
-                log.warning("could not take another number: %s", str(error).strip())
+                log.warning("could not %s: %s", what, str(error).strip())
                 await asyncio.sleep(ASK_EVERY_SECONDS)
 
     # A certificate for a new number

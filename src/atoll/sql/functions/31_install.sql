@@ -247,6 +247,11 @@ begin
         execute coalesce('update ' || of_table || ' r set ' || atoll.canonical(of_table, '{c} = {f}(r.{c})', ', ')
                          || ' where not (' || (vars->>'canonical_r') || ')', 'select');
         perform set_config('atoll.quiet', '', true);
+    end if;
+    if atoll.unpack(of_table) then
+        return;
+    end if;
+    if t.kind = 'merge' then
         execute format('insert into %s (%s, atoll_birth) select %s, %s from %s', vars->>'side', vars->>'keys', vars->>'keys', at, of_table);
     end if;
     execute format($f$

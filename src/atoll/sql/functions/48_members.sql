@@ -1,6 +1,7 @@
 -- Members that go, that are away, and what may be forgotten because everybody knows it.
 
--- From now on nobody but the node itself writes here: applications are sent away and come back to read only.
+-- From now on nobody but the node itself writes here, or applications may again. They are sent away, because a session
+-- that is open goes on as it began.
 create or replace function atoll.hold_writes(is_held boolean) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
@@ -13,10 +14,8 @@ begin
             execute format('alter role %I in database %I reset default_transaction_read_only', r.rolname, current_database());
         end if;
     end loop;
-    if is_held then
-        perform pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and backend_type = 'client backend' and usename not in (current_user, 'atoll_link');
-    end if;
+    perform pg_terminate_backend(pid) from pg_stat_activity
+     where datname = current_database() and backend_type = 'client backend' and usename not in (current_user, 'atoll_link');
 end $$;
 
 -- The neighbours that have not confirmed this place in the WAL, and how their links are.
