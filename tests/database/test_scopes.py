@@ -132,6 +132,25 @@ def test_the_later_of_two_moves_holds_everywhere(three: Nodes) -> None:
     assert names(three) == [[], ["Bea"], []]
 
 
+def test_what_was_written_before_a_row_left_and_came_back_is_there_too(three: Nodes) -> None:
+    one, two, us = three
+    one.run("insert into person values (1, 'global', 'Ann')")
+    three.sync()
+    two.run("update person set name = 'Bea'")
+    written = two.changes()
+    us.receive(written)
+    one.run("update person set home = 'eu'")
+    left = one.changes()
+    one.run("update person set home = 'global'")
+    back = one.changes()
+    for node, order in ((us, (left, back)), (two, (back, left))):
+        for changes in order:
+            node.receive([change for change in changes if node.may_have(change)])
+    one.receive(written)
+    three.sync()
+    assert names(three) == [["Bea"]] * 3
+
+
 def test_a_row_that_was_deleted_while_it_moved_is_deleted(three: Nodes) -> None:
     one, two, _ = three
     one.run("insert into person values (1, 'eu', 'Ann')")

@@ -159,16 +159,16 @@ declare
     was    text := atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}});
     told   text := atoll.scope_of(delta->'v'->>{{scope_name}}, {{usual_scope}});
 begin
-    if mine is null or theirs is null or was = told then
+    if mine is null or theirs is null or mine = theirs then
         return;
     elsif theirs > mine then
-        if atoll.has_own_news({{policies}}, state, delta) then
+        if atoll.has_own_news({{policies}}, state, delta) then   -- also where it came back by moves not seen here
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, told);
         end if;
-        if atoll.stamp_node(mine) = atoll.me() then   -- the mover may not have known of that move
+        if was <> told and atoll.stamp_node(mine) = atoll.me() then   -- the mover may not have known of that move
             perform {{fn_tell}}(atoll_key, 'X', atoll_joined, was);
         end if;
-    else
+    elsif was <> told then
         if atoll.stamp_node(mine) = atoll.me() then
             perform {{fn_tell}}(atoll_key, 'X', atoll_joined, told);
         end if;
