@@ -57,7 +57,8 @@ def meet(here: Nodes, away: Node, number: int) -> Nodes:
     here[0].apply.execute("call atoll.seed(%s)", [number])
     here[0].apply.execute("set session_replication_role = replica")
     everybody.sync()
-    away.owner("select atoll.mend()")
+    away.apply.execute("set session_replication_role = origin")
+    away.apply.execute("call atoll.share_brought()")
     _reopen(away, number)
     everybody.sync()
     return everybody
@@ -195,6 +196,7 @@ def test_applications_only_read_until_their_tables_are_shared_again(sides: tuple
     _, away = sides
     away.run(f"create table item ({ITEM})")
     away.share("item")
+    away.apply.execute("call atoll.hold_writes(true)")
     with away.apply.transaction():
         away.apply.execute("set local session_replication_role = origin")
         away.apply.execute("select atoll.move_in(%s, 3, 'newcomer', '[]')", [ATOLL])
@@ -207,7 +209,7 @@ def test_applications_only_read_until_their_tables_are_shared_again(sides: tuple
     held.app.close()
     held.apply.execute("set session_replication_role = origin")
     held.apply.execute("update atoll.self set seeded_at = now()")
-    held.apply.execute("select atoll.mend()")
+    held.apply.execute("call atoll.share_brought()")
     free = open_node(away.database, 3)
     free.run("insert into item values (1, 'now', '')")
     for node in (held, free):

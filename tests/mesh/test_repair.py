@@ -47,7 +47,7 @@ async def until_same(mesh: Mesh, table: str, wanted: str) -> None:
 @pytest.mark.slow
 async def test_nodes_heal_whatever_was_done_to_them(make_mesh: MeshMaker) -> None:
     """Every way past the triggers, on three nodes, at once; what Atoll itself shares heals alike."""
-    mesh = await make_mesh("18", "18", "18", flags=("--repair", "auto"))
+    mesh = await make_mesh("18", "18", "18", flags=("--receipts", "20%", "--repair", "auto"))
     one, two, three = mesh.nodes
     await fill(mesh, "stock")
     ((right,),) = await mesh.same("select atoll.receipt('public.stock')")
@@ -114,7 +114,7 @@ async def test_two_nodes_know_which_of_them_was_altered(make_mesh: MeshMaker) ->
 
 
 async def test_people_look_before_they_mend(make_mesh: MeshMaker) -> None:
-    mesh = await make_mesh("18", "18", "18")
+    mesh = await make_mesh("18", "18", "18", flags=("--receipts", "20%"))
     one, *_ = mesh.nodes
     await fill(mesh, "stock")
     ((right,),) = await mesh.same("select atoll.receipt('public.stock')")

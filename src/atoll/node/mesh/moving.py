@@ -54,9 +54,13 @@ async def move(connection: Connection, home: Home) -> Identity:
             "met": Jsonb(json.loads((home.next_keys / membership.INTRODUCED).read_text())),
         }
         is_back = row[0] == identity.me.atoll_id
+        if not is_back:
+            await connection.execute(query("members", "hold_writes"), (True,))
         async with connection.transaction():
             await connection.execute(query("moving", "move_back" if is_back else "move_in"), facts)
             await connection.execute("select atoll.settle_in()")
+    is_moving = await (await connection.execute(query("moving", "is_moving"))).fetchone()
+    await connection.execute(query("members", "hold_writes"), is_moving)
     # The old keys stay: whoever moved by mistake has them still.
     home.keys.rename(home.path / f"keys.before-{identity.me.number}-{identity.me.serial[:8]}")
     home.next_keys.rename(home.keys)

@@ -162,6 +162,7 @@ class Reconcile:
         await self._note(connection, near, have)
 
     async def _mend(self, connection: Connection) -> None:
+        await connection.execute(query("moving", "share"))
         if mended := await _value(connection, "mend"):
             log.warning("mended %s triggers that were missing or switched off", mended)
 

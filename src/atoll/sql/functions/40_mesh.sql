@@ -185,15 +185,14 @@ begin
         'absent', atoll.absent_since(peer));
 end $$;
 
--- What a node should have and has not: tables that it brought, tables declared but not installed, triggers dropped
--- or switched off. Says how many things were mended.
+-- What a node should have and somebody took away: tables declared but not installed, triggers dropped or
+-- switched off. Says how many things were mended.
 create or replace function atoll.mend() returns integer
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     mended integer := 0;
     t      record;
 begin
-    perform atoll.share_brought();
     perform atoll.install_tables();
     for t in select name from atoll.local_table where problem is null loop
         mended := mended + atoll.set_triggers(t.name);

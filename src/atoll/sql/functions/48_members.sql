@@ -1,9 +1,10 @@
 -- Members that go, that are away, and what may be forgotten because everybody knows it.
 
--- From now on nobody but the node itself writes here, or applications may again. They are sent away, because a session
--- that is open goes on as it began.
-create or replace function atoll.hold_writes(is_held boolean) returns void
-language plpgsql security definer set search_path = pg_catalog as $$
+-- From now on nobody but the node itself writes here, or applications may again. They are sent away once that is so,
+-- because a session that is open goes on as it began.
+drop function if exists atoll.hold_writes(boolean);
+create or replace procedure atoll.hold_writes(is_held boolean)
+language plpgsql as $$
 declare
     r record;
 begin
@@ -14,6 +15,7 @@ begin
             execute format('alter role %I in database %I reset default_transaction_read_only', r.rolname, current_database());
         end if;
     end loop;
+    commit;
     perform pg_terminate_backend(pid) from pg_stat_activity
      where datname = current_database() and backend_type = 'client backend' and usename not in (current_user, 'atoll_link');
 end $$;

@@ -30,7 +30,7 @@ begin
     values (t.name, t.kind, t.merge, t.scope, t.scope_column, (select r.policy from atoll.orphan_rule r where r.tbl = t.name), times);
 end $$;
 
--- Makes this the database of a new member of another atoll. Subscriptions have been dropped before.
+-- Makes this the database of a new member of another atoll. Subscriptions have been dropped and writes are held before.
 create or replace function atoll.move_in(to_atoll uuid, as_number integer, as_name text, met jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog set session_replication_role = replica set lock_timeout = '10s' as $$
 declare
@@ -52,7 +52,6 @@ begin
     update atoll.cursor set missed = true;
     insert into atoll.pulse default values;
     insert into atoll.self (atoll_id, number, name, region, introduced, moves) values (to_atoll, as_number, as_name, old.region, met, true);
-    perform atoll.hold_writes(true);
 end $$;
 
 -- Makes this the database of a member that was one before, under its new number. What others do not know of its rows is
@@ -70,7 +69,6 @@ begin
     insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, scope)
     select as_number, nextval('atoll.change_seq'), t.name, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, r.scope
       from atoll.local_table t, atoll.rows_as_changes(t.name, null, unsure) r where t.kind = 'append' and t.problem is null;
-    perform atoll.hold_writes(false);
 end $$;
 
 -- The rows of a table that was brought: their stamps go beside it, and they are told to everybody. Says whether it was one.
@@ -104,8 +102,8 @@ end $$;
 
 -- Declares the tables that this node has brought and nobody shares here, once everything that others share is known.
 -- Then applications may write again.
-create or replace function atoll.share_brought() returns void
-language plpgsql security definer set search_path = pg_catalog as $$
+create or replace procedure atoll.share_brought()
+language plpgsql as $$
 declare
     b      atoll.brought;
     reason text;
@@ -126,6 +124,6 @@ begin
             raise warning 'table % was brought and could not be shared: %', b.name, reason;
         end;
     end loop;
+    call atoll.hold_writes(false);
     update atoll.self set moves = false;
-    perform atoll.hold_writes(false);
 end $$;

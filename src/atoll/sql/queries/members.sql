@@ -2,7 +2,7 @@
 select s.name, (select count(*) from atoll.peers()) as members from atoll.self s;
 
 -- hold_writes: refuses or allows the writes of applications
-select atoll.hold_writes(%s);
+call atoll.hold_writes(%s);
 
 -- place: where the log is now
 select pg_current_wal_insert_lsn()::text as place;

@@ -10,5 +10,11 @@ select atoll.move_in(%(atoll_id)s, %(number)s, %(name)s, %(met)s);
 -- move_back: this database is the same member's, under another number
 select atoll.move_back(%(number)s, %(met)s);
 
+-- is_moving: whether it has still to share what it brought
+select moves from atoll.self;
+
+-- share: shares what nobody else does, and lets applications write
+call atoll.share_brought();
+
 -- admit_back: a member that was one before has to compare what it has with what the others have
 insert into atoll.absence (number, since, heard, by_node) values (%s, clock_timestamp(), 0, atoll.me());
