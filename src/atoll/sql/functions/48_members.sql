@@ -2,7 +2,7 @@
 
 -- From now on nobody but the node itself writes here, or applications may again. They are sent away once that is so,
 -- because a session that is open goes on as it began.
-drop function if exists atoll.hold_writes(boolean);
+drop routine if exists atoll.hold_writes(boolean);
 create or replace procedure atoll.hold_writes(is_held boolean)
 language plpgsql as $$
 declare
