@@ -29,7 +29,7 @@ begin
             select atoll.me(), nextval('atoll.change_seq'), {{name}}, 'S', atoll.now(), count(*),
                    array[{{key_names}}, '@state'], array[{{agg_key_literals}}, array_agg(atoll_state::text)::text], $1{{and_scope_r}}
               from (select r.*, (row_number() over () - 1) / 500 as atoll_chunk{{scope_of_it}}
-                      from (select {{m_keys}}, {{fn_read}}(m, r) as atoll_state
+                      from (select {{m_keys}}, {{fn_read}}(m.*, r.*) as atoll_state
                               from {{side}} m left join {{table}} r on {{m_is_r}} where (#stretch#) and not ({{untouched}})) r
                            cross join (select $2 as atoll_scopes) atoll_given
                      where {{may_have_state}}) r

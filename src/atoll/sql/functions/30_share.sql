@@ -32,7 +32,7 @@ return (
                case when bool_and(e.col is not null) and i.pred is null then
                    string_agg(case when e.same_nulls then format('(m.%1$s operator(%2$s) n.%1$s or (m.%1$s is null and n.%1$s is null))', e.col, e.eq)
                                    else format('m.%1$s operator(%2$s) n.%1$s', e.col, e.eq) end, ' and ' order by k)
-               else format('exists (select from (select %1$s from (select (m).*) z %3$s) a, (select %2$s from (select (n).*) z %3$s) b where %4$s)',
+               else format('exists (select from (select %1$s from (select m.*) z %3$s) a, (select %2$s from (select n.*) z %3$s) b where %4$s)',
                    string_agg(format('%s as e%s', expr, k), ', ' order by k), string_agg(format('%s as e%s', expr, k), ', ' order by k),
                    'where ' || i.pred,
                    string_agg(case when e.same_nulls then format('(a.e%1$s operator(%2$s) b.e%1$s or (a.e%1$s is null and b.e%1$s is null))', k, e.eq)

@@ -16,7 +16,7 @@ union all
 select 'S'::"char", atoll.now(), null, null, count(*)::integer,
        array[{{key_names}}, '@state'], array[{{agg_key_literals}}, array_agg(r.atoll_state::text)::text], r.atoll_scope
   from (select s.*, (row_number() over () - 1) / 500 as atoll_chunk, {{state_scope}} as atoll_scope
-          from (select {{m_keys}}, {{fn_read}}(m, r) as atoll_state
+          from (select {{m_keys}}, {{fn_read}}(m.*, r.*) as atoll_state
                   from {{side}} m left join {{table}} r on {{m_is_r}} where not ({{untouched}}) and age(m.xmin) <= $2) s) r
  where atoll.may_travel(r.atoll_scope, $1)
  group by r.atoll_scope, r.atoll_chunk
@@ -98,8 +98,8 @@ select array_agg(r.atoll_i)
   left join {{side}} m on {{m_is_r}} left join {{table}} t on {{t_is_r}}
  where m.{{first_key}} is not distinct from null
     or case $3 when 'I' then m.atoll_birth is distinct from r.atoll_said::bigint
-               else atoll.join_state({{policies}}, {{fn_read}}(m, t), r.atoll_said::jsonb)
-                    <> atoll.join_state({{policies}}, {{fn_read}}(m, t), {{fn_read}}(m, t)) end
+               else atoll.join_state({{policies}}, {{fn_read}}(m.*, t.*), r.atoll_said::jsonb)
+                    <> atoll.join_state({{policies}}, {{fn_read}}(m.*, t.*), {{fn_read}}(m.*, t.*)) end
 $template$ $sql$;
 
 create or replace function atoll.news_of(c atoll.change) returns atoll.change

@@ -70,7 +70,7 @@ begin
     vars := vars || jsonb_build_object('first_a', split_part(vars->>'first_a', ',', 1), 'first_b', 'b.' || substr(split_part(vars->>'first_a', ',', 1), 3));
     if t.kind = 'append' then
         return atoll.render($q$select {{a_key}} as key, {{scope}} as scope, ''::text as stamps, md5({{shown}}) as vals, true as is_alive, null::text as odd
-            from (select {{keys}}, m as atoll_r from {{table}} m where {{condition}}) a$q$,
+            from (select {{keys}}, m.*::{{table}} as atoll_r from {{table}} m where {{condition}}) a$q$,
             vars || jsonb_build_object('scope', atoll.row_scope(t, '(a.atoll_r)')));
     end if;
     if t.scope_column is not null then
@@ -93,8 +93,8 @@ begin
           from (select {{key}} as key, {{scope}} as scope, {{first_b}} is not null as is_known,
                        coalesce((b.atoll_m).atoll_birth > coalesce((b.atoll_m).atoll_epoch, 0) and {{latest}} > coalesce((b.atoll_m).atoll_death, 0), false) as is_alive,
                        {{stamps}} as stamps, case when {{first_a}} is not null then {{shown}} end as shown, a.atoll_r, b.atoll_m
-                  from (select {{keys}}, m as atoll_r from {{table}} m where {{condition}}) a
-                  full join (select {{keys}}, m as atoll_m from {{side}} m where {{condition}}) b on {{same_key}}
+                  from (select {{keys}}, m.*::{{table}} as atoll_r from {{table}} m where {{condition}}) a
+                  full join (select {{keys}}, m.*::{{side}} as atoll_m from {{side}} m where {{condition}}) b on {{same_key}}
                 offset 0) r$q$, vars);
 end $$;
 
@@ -213,7 +213,7 @@ declare
 begin
     for key in select r.key from atoll.slice_keys(of_table, keys, scopes) r loop
         execute format(case t.kind when 'append' then 'select %1$s from %2$s m where %5$s'
-                                   else 'select %4$s(b, m) from %3$s b left join %2$s m on %6$s where %7$s' end,
+                                   else 'select %4$s(b.*, m.*) from %3$s b left join %2$s m on %6$s where %7$s' end,
                        atoll.jsonb_of(t.name, 'all', 'm'), t.name, format('atoll_side.%I', t.side), atoll.generated(t.side, 'read'),
                        atoll.key_among(t.name, array[key]), atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '),
                        atoll.key_among(t.name, array[key], 'b')) into state;
@@ -270,7 +270,7 @@ begin
         execute format('delete from %s m where %s', t.name, here);
     end if;
     if how = 'value' and t.kind = 'merge' then
-        execute format('select %s(b, m, $1, true) from atoll_side.%I b left join %s m on %s where %s', atoll.generated(t.side, 'write'), t.side, t.name,
+        execute format('select %s(b.*, m.*, $1, true) from atoll_side.%I b left join %s m on %s where %s', atoll.generated(t.side, 'write'), t.side, t.name,
                        atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), atoll.key_among(t.name, array[key], 'b')) using state;
     else
         c.origin := like_node; c.seq := 0; c.version := 1; c.tbl := of_table; c.at := atoll.now(); c.n := 1; c.prev := 0; c.scope := 'global';

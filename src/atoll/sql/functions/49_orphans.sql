@@ -272,7 +272,7 @@ begin
     end if;
     execute format('select from %s m where %s for update', t.name, here);
     execute format('select from %s m where %s for update', side, here);
-    execute format('select %s(b, m), m.%I is not null from %s b left join %s m on %s where %s', atoll.generated(t.side, 'read'),
+    execute format('select %s(b.*, m.*), m.%I is not null from %s b left join %s m on %s where %s', atoll.generated(t.side, 'read'),
                    (select c.name from atoll.local_column c where c.tbl = t.name and c.is_key limit 1), side, t.name,
                    atoll.list(t.name, 'key', 'b.{c} operator({=}) m.{c}', ' and '), atoll.key_among(of_table, array[of_key], 'b')) into state, is_here;
     if is_here then
@@ -301,7 +301,7 @@ begin
     end loop;
     state := atoll.revived(of_table, state);
     perform set_config('atoll.quiet', 'on', true);
-    execute format('select %s(m, null::%s, $1, true) from %s m where %s', atoll.generated(t.side, 'write'), t.name, side, here) using state;
+    execute format('select %s(m.*, null::%s, $1, true) from %s m where %s', atoll.generated(t.side, 'write'), t.name, side, here) using state;
     perform set_config('atoll.quiet', quiet, true);
     execute format('select exists (select from %s m where %s)', t.name, here) into is_here;
     if not is_here then
