@@ -77,7 +77,8 @@ test: $(READY)
 
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \
-		tests/unit/test_state_laws.py tests/database/test_histories.py tests/mesh/test_faults.py $(ARGS)
+		tests/unit/test_state_laws.py tests/database/test_*histories.py tests/database/test_scopes.py \
+		tests/mesh/test_faults.py $(ARGS)
 
 faults: $(READY)
 	@ATOLL_FAULT_NODES=$(if $(filter command%,$(origin NODES)),$(NODES),3) $(PYTEST) -q -s tests/mesh/test_faults_everywhere.py $(ARGS)

@@ -238,6 +238,7 @@ def test_random_moves_and_writes_end_with_each_row_in_its_place(three: Nodes, se
                 ("insert into person values (%s, %s, %s) on conflict do nothing", (key, home, f"p{step}")),
                 ("update person set home = %s where id = %s", (home, key)),
                 ("update person set name = %s where id = %s", (f"p{step}", key)),
+                ("update person set name = %s, home = %s where id = %s", (f"p{step}", home, key)),
                 ("update person set visits = visits + 1, home = %s where id = %s", (home, key)),
                 ("delete from person where id = %s", (key,)),
             ]

@@ -95,6 +95,7 @@ async def test_a_node_that_left_joins_again_and_what_was_deleted_stays_away(make
     await mesh.app(one, "update item set qty = qty + 1 where id = 600")
     await mesh.sql(one, 'delete from atoll_side."public.item" where id <= 500')
     await mesh.up(two)
+    assert "it has left its atoll" in await mesh.run("status", *home)
     await mesh.run("join", await mesh.invite(one), "--with-data", "--yes", *home)
     back = "select exists (select from atoll.absence where number = 3 and since <= returned_at)"
     for node in mesh.nodes:

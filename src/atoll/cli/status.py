@@ -56,6 +56,8 @@ def _describe(seen: Status) -> str:
         ("postgres", f"{seen.postgres} on {seen.socket}"),
         ("disk", _disk(seen)),
     ]
+    if seen.has_left:
+        rows.append(("", "it has left its atoll; to come back: atoll join TOKEN --with-data"))
     if seen.peers is not None:
         rows.append(("links", f"{seen.links_up} of {seen.peers} up"))
         waiting = f", {seen.parked} changes parked" if seen.parked else ""

@@ -48,6 +48,7 @@ class Status:
     is_postgres_foreign: bool
     disk_free_bytes: int
     disk_floor: int
+    has_left: bool
     peers: int | None
     links_up: int | None
     tables: int | None
@@ -89,6 +90,7 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         is_postgres_foreign=foreign is not None,
         disk_free_bytes=shutil.disk_usage(home.path).free,
         disk_floor=settings.disk_floor,
+        has_left=bool(row.get("has_left")),
         peers=row.get("peers"),
         links_up=row.get("links_up"),
         tables=row.get("tables"),

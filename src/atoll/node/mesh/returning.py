@@ -27,7 +27,7 @@ from atoll.node.report import Readiness
 from atoll.sql import query
 
 COUNT_EVERY_SECONDS = 3.0
-RETURNING = "this node was away for too long: it takes over what the others have"
+RETURNING = "this node was away, and takes over what the others have"
 log = logging.getLogger(__name__)
 
 Connection = AsyncConnection[tuple[Any, ...]]

@@ -52,16 +52,20 @@ return case jsonb_typeof(kept)
     else '[]'
 end;
 
--- Did this node write something of a row that whoever moved it had not seen? What was folded into a greatest, least
--- or merged value cannot be told apart, so that counts as news.
-create or replace function atoll.has_own_news(policies jsonb, state jsonb, delta jsonb) returns boolean
+-- Is something here that whoever moved a row had not seen, and that this node has to pass on: what it wrote itself, or
+-- what came with the move that it believed until now (`moved`), for who made that move may have no values of the row any
+-- more? What was folded into a greatest, least or merged value cannot be told apart, so that counts as news.
+drop function if exists atoll.has_own_news(jsonb, jsonb, jsonb);
+create or replace function atoll.has_news(policies jsonb, state jsonb, delta jsonb, moved bigint) returns boolean
 language sql stable
 return exists (select from jsonb_each_text(state->'t') c
-                where case policies->c.key->>'p'
-                          when 'max' then state->'v' ? c.key when 'min' then state->'v' ? c.key when 'function' then state->'v' ? c.key
-                          else policies->c.key is null and atoll.stamp_node(c.value::bigint) = atoll.me() and c.value::bigint > coalesce((delta->'t'->>c.key)::bigint, 0) end)
+                where state->'v' ? c.key
+                  and case policies->c.key->>'p'
+                          when 'max' then true when 'min' then true when 'function' then true
+                          else policies->c.key is null and (atoll.stamp_node(c.value::bigint) = atoll.me() or c.value::bigint = moved)
+                               and c.value::bigint > coalesce(case when not coalesce(delta->'lacks' ? c.key, false) then (delta->'t'->>c.key)::bigint end, 0) end)
     or exists (select from jsonb_each(state->'x') c, jsonb_array_elements_text(atoll.stamps_in(c.value)) e (stamp)
-                where atoll.stamp_node(e.stamp::bigint) = atoll.me()
+                where (atoll.stamp_node(e.stamp::bigint) = atoll.me() or e.stamp::bigint = moved)
                   and not coalesce(delta->'seen'->c.key, atoll.stamps_in(delta->'x'->c.key)) @> to_jsonb(e.stamp::bigint))
     or coalesce(atoll.stamp_node((state->>'d')::bigint) = atoll.me() and (state->>'d')::bigint > coalesce((delta->>'d')::bigint, 0), false);
 

@@ -138,7 +138,8 @@ declare
     was text := coalesce(current_setting('atoll.tells', true), '');
 begin
     if atoll_op = 'X' then
-        state := state || jsonb_build_object('v', jsonb_build_object({{scope_name}}::text, state->'v'->{{scope_name}}::text), 'x', '{}'::jsonb,
+        state := state || jsonb_strip_nulls(jsonb_build_object('lacks', (select jsonb_agg(k) from jsonb_object_keys(state->'t') k where not state->'v' ? k)))
+                       || jsonb_build_object('v', jsonb_build_object({{scope_name}}::text, state->'v'->{{scope_name}}::text), 'x', '{}'::jsonb,
                                             'seen', (select coalesce(jsonb_object_agg(c.key, atoll.stamps_in(c.value)), '{}') from jsonb_each(state->'x') c));
     end if;
     perform set_config('atoll.tells', 'on', true);
@@ -162,7 +163,7 @@ begin
     if mine is null or theirs is null or mine = theirs then
         return;
     elsif theirs > mine then
-        if atoll.has_own_news({{policies}}, state, delta) then   -- also where it came back by moves not seen here
+        if atoll.has_news({{policies}}, state, delta, mine) then   -- also where it came back by moves not seen here
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, told);
         end if;
         if was <> told and atoll.stamp_node(mine) = atoll.me() then   -- the mover may not have known of that move
@@ -172,7 +173,9 @@ begin
         if atoll.stamp_node(mine) = atoll.me() then
             perform {{fn_tell}}(atoll_key, 'X', atoll_joined, told);
         end if;
-        if not delta ? 'seen' and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
+        -- Those who were told that it left have dropped it, and what was written here may have told them its scope only.
+        if delta ? 'seen' and atoll.stamp_node(mine) = atoll.me() and atoll.admits(was)
+           or not delta ? 'seen' and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
         end if;
     end if;

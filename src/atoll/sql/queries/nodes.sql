@@ -65,7 +65,7 @@ select exists (select from atoll.node where name = %s and revoked_at is null);
 insert into atoll.node (number, name, region, tier, addresses) values (%s, %s, %s, %s, %s);
 
 -- overview: how a node is doing in a line or two
-select n.number, n.name, n.region, n.tier,
+select n.number, n.name, n.region, n.tier, n.revoked_at is not null as has_left,
        (select count(*) from atoll.peers()) as peers,
        (select count(*) from atoll.link_state l where l.state = 'up') as links_up,
        (select count(*) from atoll.local_table t where t.name not like 'atoll.%') as tables,
