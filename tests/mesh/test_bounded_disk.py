@@ -95,7 +95,7 @@ async def test_the_disk_stays_bounded_while_somebody_is_away(make_mesh: MeshMake
     await mesh.sql(away, "update atoll.setting set value = '1 hour' where name = 'absence_max'")
     for node in mesh.nodes:
         await mesh.until(node, "select not atoll.is_absent(3)")
-    await mesh.settle()
+    await mesh.catch_up()
     assert await mesh.same("select count(*), min(id) from reading") == [(2 * ROWS, (CYCLES - 2) * ROWS)]
     for node in mesh.nodes:
         await until_small(mesh, node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)

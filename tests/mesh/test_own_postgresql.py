@@ -54,15 +54,22 @@ class Pairing:
                 await asyncio.sleep(0.2)
 
 
+def alone(mesh: Mesh, foreign: Foreign) -> GuestNode:
+    """A node on a server of somebody else's, of which nothing exists yet."""
+    place = ("--database", foreign.dsn(), "--gateway", f"127.0.0.1:{free_ports(1)[0]}")
+    mesh.nodes[-1:] = [GuestNode(**vars(mesh.plan("18", *place)), foreign=foreign)]
+    guest = mesh.nodes[-1]
+    assert isinstance(guest, GuestNode)
+    return guest
+
+
 @pytest_asyncio.fixture(loop_scope="session", scope="module", params=[18, 16])
 async def pairing(request: pytest.FixtureRequest) -> AsyncIterator[Pairing]:
     maker = MeshMaker()
     try:
         with foreign_server(request.param) as foreign:
             mesh = await maker("18", room=2)
-            place = ("--database", foreign.dsn(), "--gateway", f"127.0.0.1:{free_ports(1)[0]}")
-            guest = GuestNode(**vars(mesh.plan("18", *place)), foreign=foreign)
-            mesh.nodes[-1] = guest
+            guest = alone(mesh, foreign)
             await mesh.join(guest, await mesh.invite(mesh.nodes[0]))
             await mesh.up(guest)
             await mesh.form()
@@ -136,6 +143,32 @@ async def test_orphans_are_dealt_with_without_a_superusers_rights(pairing: Pairi
     await mesh.settle()
     assert await mesh.same("select id, name from buyer") == [(1, "Ann")]
     assert await mesh.same("select id from bill") == [(1,)]
+
+
+async def test_a_lone_node_moves_with_its_database_and_one_that_left_comes_back(
+    make_mesh: MeshMaker,
+) -> None:
+    mesh = await make_mesh("18", room=2)
+    await mesh.share("stock", "id text primary key, qty int", '{"qty": "counter"}')
+    await mesh.app(mesh.nodes[0], "insert into stock values ('rope', 10)")
+    with foreign_server(18) as foreign:
+        guest = alone(mesh, foreign)
+        await mesh.up(guest)
+        await mesh.app(guest, "create table stock (id text primary key, qty int)")
+        await mesh.app(guest, """select atoll.share('stock', '{"qty": "counter"}')""")
+        await mesh.app(guest, "insert into stock values ('rope', 3), ('wire', 1)")
+        home = ("--home", str(guest.home))
+        await mesh.run("join", await mesh.invite(mesh.nodes[0]), "--with-data", "--yes", *home)
+        await mesh.settle()
+        await mesh.run("leave", "--yes", *home)
+        await mesh.gone(guest)
+        await mesh.up(guest)
+        await mesh.run("join", await mesh.invite(mesh.nodes[0]), "--with-data", "--yes", *home)
+        await mesh.until(guest, "select not atoll.is_absent(3)")
+        await mesh.app(guest, "update stock set qty = qty + 1")
+        await mesh.settle()
+        assert await mesh.same("select id, qty from stock order by id") == [("rope", 14), ("wire", 2)]
+        await mesh.stop(guest)
 
 
 async def test_a_role_whose_statements_are_cut_short_goes_on(pairing: Pairing) -> None:

@@ -24,6 +24,7 @@ from atoll.node import credentials
 from atoll.node.account import Account
 from atoll.node.config import Settings
 from atoll.node.home import Home, write_file
+from atoll.node.mesh import moving
 from atoll.node.opening import Opened
 from atoll.node.postgres import preflight, programs
 from atoll.node.postgres import server as bundled
@@ -125,6 +126,8 @@ def _keep_foreign(opened: Opened, identity: Identity, readiness: Readiness) -> K
     async def prepare() -> None:
         async with await server.connect() as connection:
             facts = await preflight.look(connection, identity.me.atoll_id)
+            if facts.belongs_to and moving.is_asked(home):  # it was cut off between database and keys
+                facts = await preflight.look(connection, moving.called_to(home).me.atoll_id)
         findings = preflight.judge(facts)
         preflight.refuse_unfit(server.place, findings)
         for finding in findings:

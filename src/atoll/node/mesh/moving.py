@@ -33,16 +33,20 @@ def ask(home: Home, *, key_pem: str, joined: dict[str, Any]) -> Identity:
     draft = home.next_keys.with_name(f"{home.next_keys.name}.{secrets.token_hex(4)}")
     membership.settle(draft, key_pem=key_pem, joined=joined)
     draft.rename(home.next_keys)
-    return certificate.load_identity(home.next_keys)
+    return called_to(home)
 
 
 def is_asked(home: Home) -> bool:
     return home.next_keys.exists()
 
 
+def called_to(home: Home) -> Identity:
+    return certificate.load_identity(home.next_keys)
+
+
 async def move(connection: Connection, home: Home) -> Identity:
     """Make database and home those of the new membership."""
-    identity = certificate.load_identity(home.next_keys)
+    identity = called_to(home)
     row = await (await connection.execute(query("nodes", "own_identity"))).fetchone()
     if row is not None and (row[0], row[1]) != (identity.me.atoll_id, identity.me.number):
         for peer in await subscriptions.read(connection):

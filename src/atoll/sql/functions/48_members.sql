@@ -6,18 +6,19 @@ drop routine if exists atoll.hold_writes(boolean);
 create or replace procedure atoll.hold_writes(is_held boolean)
 language plpgsql as $$
 declare
-    r record;
+    setting constant text := case when is_held then 'set default_transaction_read_only = ' else 'reset default_transaction_read_only' end;
 begin
-    for r in select rolname from pg_roles where rolname <> current_user and rolname not in ('atoll_link') and rolname !~ '^pg_' and rolcanlogin loop
-        if is_held then
-            execute format('alter role %I in database %I set default_transaction_read_only = on', r.rolname, current_database());
-        else
-            execute format('alter role %I in database %I reset default_transaction_read_only', r.rolname, current_database());
-        end if;
-    end loop;
+    begin
+        execute format('alter database %I %s', current_database(), setting || case when is_held then 'on' else '' end);
+    exception when insufficient_privilege then
+        perform atoll.refuse('writes-not-held', format('cannot hold the writes of applications: %s does not own the database', current_user),
+                             hint => format('alter database %I owner to %I', current_database(), current_user), state => 'AT003');
+    end;
+    execute format('alter role %I in database %I %s', current_user, current_database(), setting || case when is_held then 'off' else '' end);
     commit;
-    perform pg_terminate_backend(pid) from pg_stat_activity
-     where datname = current_database() and backend_type = 'client backend' and usename not in (current_user, 'atoll_link');
+    perform pg_terminate_backend(s.pid) from pg_stat_activity s join pg_roles r on r.oid = s.usesysid
+     where s.datname = current_database() and s.backend_type = 'client backend' and s.usename not in (current_user, 'atoll_link')
+       and (not r.rolsuper or (select u.rolsuper from pg_roles u where u.rolname = current_user));
 end $$;
 
 -- The neighbours that have not confirmed this place in the WAL, and how their links are.

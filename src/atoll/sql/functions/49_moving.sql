@@ -32,7 +32,7 @@ end $$;
 
 -- Makes this the database of a new member of another atoll. Subscriptions have been dropped and writes are held before.
 create or replace function atoll.move_in(to_atoll uuid, as_number integer, as_name text, met jsonb) returns void
-language plpgsql security definer set search_path = pg_catalog set session_replication_role = replica set lock_timeout = '10s' as $$
+language plpgsql security definer set search_path = pg_catalog set lock_timeout = '10s' set session_replication_role = replica as $$
 declare
     t       atoll.local_table;
     old     constant atoll.self := (select s from atoll.self s);
