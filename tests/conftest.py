@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 pytest_plugins = [
@@ -18,8 +16,3 @@ pytest_plugins = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", default="18", choices=["16", "18"], help="major version of PostgreSQL")
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: nodes wait for each other more than they work."""
-    return len(os.sched_getaffinity(0)) + 1

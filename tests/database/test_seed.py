@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from atoll.sql import query
 from support.fix_nodes import Node, Nodes, open_node
 
 pytestmark = pytest.mark.slow
@@ -105,3 +106,24 @@ def test_wide_rows_make_short_stretches(nodes: Nodes) -> None:
     copy = one.changes()
     two.receive(copy)
     assert one.rows("picture") == two.rows("picture")
+
+
+@pytest.mark.parametrize(
+    ("two", "three", "sources"),
+    [
+        ("side", "side", [2]),
+        ("side", "up", [2]),
+        ("kin", "up", [3, 2]),
+        ("kin", None, [2]),
+        (None, "up", [3]),
+    ],
+)
+def test_a_copy_comes_from_whoever_may_have_the_same(
+    three_nodes: Nodes, two: str | None, three: str | None, sources: list[int]
+) -> None:
+    """Node 2 is of the same region, node 3 is not."""
+    one = three_nodes[0]
+    for number, role in ((2, two), (3, three)):
+        if role is not None:
+            one.owner("insert into atoll.neighbour (number, role) values (%s, %s)", number, role)
+    assert one.owner(query("fleet", "sources"), [2, 3]) == [(number,) for number in sources]

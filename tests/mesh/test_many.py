@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from support.fix_mesh import Mesh, MeshMaker
+from support.fix_mesh import MeshMaker
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def test_a_mesh_of_five_forms_by_itself(make_mesh: MeshMaker) -> None:
-    await _form(await make_mesh("18", "16", "18", "16", "18"))
-
-
 async def test_a_mesh_of_eight_forms_by_itself(make_mesh: MeshMaker) -> None:
-    await _form(await make_mesh(*["18"] * 8))
-
-
-async def _form(mesh: Mesh) -> None:
+    mesh = await make_mesh(*["18", "16"] * 4)
     await mesh.share("word", "id text primary key, body text")
     for node in mesh.nodes:
         await mesh.app(node, "insert into word values (%s, 'hello')", node.name)

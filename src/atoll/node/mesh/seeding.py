@@ -74,7 +74,8 @@ class Seeding:
         """A node that joined asks one peer, after it receives from all that it can reach.
 
         In this order nothing is missed: what a reachable peer deletes from its log before, the peer that is
-        asked has applied. Those that are away, or take too long, are remembered.
+        asked has applied. Those that are away, or take too long, are remembered, and so is one of this region
+        where the first is of another.
         """
         now = asyncio.get_running_loop().time()
         if not ready or now - self._asked_at < ASK_FIRST_SECONDS:
@@ -83,8 +84,10 @@ class Seeding:
             self._ready_at = now
         if set(up) - set(ready) and now - self._ready_at < PATIENCE_SECONDS:
             return
-        await connection.execute(query("mesh", "seed_without"), (sorted(set(peers) - set(ready)),))
-        told = await self._ask(await self._nearest(connection, ready), first=True)
+        source, *others = await self._sources(connection, ready)
+        later = sorted(set(peers) - set(ready) | {*others})
+        await connection.execute(query("mesh", "seed_without"), (later,))
+        told = await self._ask(source, first=True)
         if told is not None:
             self._asked_at = now
             self._waiting = WAITING + _so_far(told)
@@ -105,12 +108,13 @@ class Seeding:
         if row and row[0]:
             log.warning("changes of %s nodes went missing: asking for a copy", row[0])
             self._asked_at = now
-            await self._ask(await self._nearest(connection, ready))
+            for source in await self._sources(connection, ready):
+                await self._ask(source)
 
-    async def _nearest(self, connection: Connection, ready: Collection[int]) -> int:
-        """An upstream has what comes from everywhere; among others the one that answers soonest."""
-        row = await (await connection.execute(query("fleet", "nearest"), (sorted(ready),))).fetchone()
-        return int(row[0]) if row else min(ready)
+    async def _sources(self, connection: Connection, ready: Collection[int]) -> list[int]:
+        """Who has all that this node may have: mostly one, two where nobody of its region has it all."""
+        rows = await (await connection.execute(query("fleet", "sources"), (sorted(ready),))).fetchall()
+        return [number for (number,) in rows] or [min(ready)]
 
     async def _ask(self, number: int, *, first: bool = False) -> dict[str, Any] | None:
         """How far the copy is; nothing where it could not be asked for."""

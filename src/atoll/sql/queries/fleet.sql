@@ -26,9 +26,16 @@ select count(*) from atoll.heard where gap_since < now() - %s * interval '1 seco
 select (select count(*) from atoll.peers()) + 1,
        (select coalesce(array_agg(number), '{}') from atoll.neighbour where role = 'up' and not in_use);
 
--- nearest: of these neighbours the one to get a copy from
-select n.number from atoll.neighbour n left join atoll.link_state l on l.peer = n.number
- where n.number = any (%s) order by n.role <> 'up', n.role = 'down', l.rtt_ms nulls last, n.number limit 1;
+-- sources: of these neighbours the one to get a copy from, best from this region; where that is in another one, then the
+-- one that has what may not leave this region
+with near as (
+    select n.number, p.region = s.region as is_here,
+           row_number() over (order by n.role = 'kin', p.region <> s.region, n.role <> 'up', n.role = 'down', l.rtt_ms nulls last, n.number) as place
+      from atoll.neighbour n join atoll.peers() p on p.number = n.number cross join atoll.self s
+      left join atoll.link_state l on l.peer = n.number
+     where n.number = any (%s)
+)
+select number from near where place = 1 or place = (select min(k.place) from near k where k.is_here) order by place;
 
 -- members: every node that is not shut out, and how the link to it is
 select n.number, n.name, n.region, n.tier, n.number = atoll.me() as is_me, l.state as link
