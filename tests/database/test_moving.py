@@ -156,6 +156,24 @@ def test_counters_of_two_sides_add_up_and_facts_are_all_kept(sides: tuple[Nodes,
     assert everybody.same("fact") == [("1", "here"), ("2", "away")]
 
 
+@pytest.mark.parametrize(("kind", "was"), [("merge", "append"), ("append", "merge")])
+def test_a_table_of_another_kind_is_taken_up_as_the_kind_that_it_is_here(
+    sides: tuple[Nodes, Node], kind: str, was: str
+) -> None:
+    here, away = sides
+    for node, as_kind in ((here[0], kind), (away, was)):
+        node.run(f"create table item ({ITEM})")
+        node.share("item", kind=as_kind)
+    here.sync()
+    here[0].run("insert into item values (1, 'here', '')")
+    away.run("insert into item values (2, 'away', '')")
+    here.sync()
+    everybody = move(here, away)
+    assert [row[0] for row in everybody.same("item", "1")] == ["1", "2"]
+    assert away.owner("select * from atoll.brought") == []
+    assert away.owner("select to_regclass('atoll_side.\"brought:public.item\"')") == [(None,)]
+
+
 def test_what_may_not_leave_stays_and_its_node_is_the_new_number(sides: tuple[Nodes, Node]) -> None:
     here, away = sides
     for node in (here[0], away):

@@ -79,8 +79,9 @@ declare
     t    constant atoll.local_table := (select l from atoll.local_table l where l.name = of_table);
     cols text[];
 begin
+    delete from atoll.brought where name = of_table;
     if b.name is null or t.kind = 'merge' and b.times is null then
-        return false;
+        return false;   -- facts say nothing of times
     end if;
     if t.kind = 'merge' then
         select array_agg(l.name order by l.ordinal) into cols from atoll.local_column l join pg_attribute a on a.attname = l.name
@@ -93,7 +94,6 @@ begin
     insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, scope)
     select atoll.me(), nextval('atoll.change_seq'), of_table, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, r.scope
       from atoll.rows_as_changes(of_table, null, 2147483647) r;
-    delete from atoll.brought where name = of_table;
     if b.times is not null then
         execute 'drop table ' || b.times;
     end if;
