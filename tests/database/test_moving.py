@@ -174,6 +174,30 @@ def test_a_table_of_another_kind_is_taken_up_as_the_kind_that_it_is_here(
     assert away.owner("select to_regclass('atoll_side.\"brought:public.item\"')") == [(None,)]
 
 
+def test_a_column_that_was_not_brought_overrules_nothing(sides: tuple[Nodes, Node]) -> None:
+    here, away = sides
+    here[0].run(f"create table item ({ITEM}, home text, price integer)")
+    here[0].run("select atoll.share('item', scope_column => 'home')")
+    away.run(f"create table item ({ITEM})")
+    away.share("item")
+    here.sync()
+    here[0].run("insert into item values (1, 'here', 'here', 'eu', 7), (2, 'here', 'here', null, 8)")
+    here.sync()
+    away.run("insert into item values (1, 'away', 'away'), (2, 'away', 'away'), (3, 'away', 'away')")
+    everybody = move(here, away)
+    away.run("alter table item add home text, add price integer")
+    away.owner("select atoll.install_tables()")
+    away.retry()
+    everybody.sync()
+    assert everybody[0].rows("item", "1") == [
+        ("1", "away", "away", "eu", "7"),
+        ("2", "away", "away", None, "8"),
+        ("3", "away", "away", None, None),
+    ]
+    assert everybody[0].rows("item", "1") == everybody[1].rows("item", "1")
+    assert [row[0] for row in everybody[2].rows("item", "1")] == ["2", "3"], "it is in another region"
+
+
 def test_what_may_not_leave_stays_and_its_node_is_the_new_number(sides: tuple[Nodes, Node]) -> None:
     here, away = sides
     for node in (here[0], away):

@@ -24,7 +24,7 @@ begin
     end if;
     if times is not null then
         execute format('create table %s as select %s, m.atoll_birth%s from atoll_side.%I m join %s r on %s', times, atoll.list(t.name, 'key', 'm.{c}'),
-                       coalesce(', ' || atoll.list(t.name, 'lww', 'm.{c}'), ''), t.side, t.name, atoll.list(t.name, 'key', 'm.{c} operator({=}) r.{c}', ' and '));
+                       (select string_agg(format(', m.%I', c.name), '') from atoll.local_column c where c.tbl = t.name and c.policy in ('lww', 'scope')), t.side, t.name, atoll.list(t.name, 'key', 'm.{c} operator({=}) r.{c}', ' and '));
     end if;
     insert into atoll.brought (name, kind, merge, scope, scope_column, orphans, times)
     values (t.name, t.kind, t.merge, t.scope, t.scope_column, (select r.policy from atoll.orphan_rule r where r.tbl = t.name), times);
@@ -71,25 +71,34 @@ begin
       from atoll.local_table t, atoll.rows_as_changes(t.name, null, unsure) r where t.kind = 'append' and t.problem is null;
 end $$;
 
--- The rows of a table that was brought: their stamps go beside it, and they are told to everybody. Says whether it was one.
+-- The rows of a table that was brought: their stamps go beside it, and they are told to everybody. A column that was not
+-- brought was never written there, so whatever others have of it is later. Says whether it was a table that was brought.
 create or replace function atoll.unpack(of_table text) returns boolean
 language plpgsql set search_path = pg_catalog as $$
 declare
     b    atoll.brought := (select b from atoll.brought b where b.name = of_table);
     t    constant atoll.local_table := (select l from atoll.local_table l where l.name = of_table);
-    cols text[];
+    cols text;
+    stamps text;
+    is_wider boolean;
 begin
     delete from atoll.brought where name = of_table;
     if b.name is null or t.kind = 'merge' and b.times is null then
         return false;   -- facts say nothing of times
     end if;
     if t.kind = 'merge' then
-        select array_agg(l.name order by l.ordinal) into cols from atoll.local_column l join pg_attribute a on a.attname = l.name
-         where l.tbl = of_table and l.policy = 'lww' and a.attrelid = b.times::regclass and not a.attisdropped;
-        execute format('insert into atoll_side.%I (%s, atoll_birth%s) select %s, coalesce(atoll.restamped(b.atoll_birth, %s), atoll.now())%s from %s m left join %s b on %s',
-                       t.side, atoll.list(of_table, 'key', '{c}'), (select string_agg(format(', %I', c), '') from unnest(cols) c),
-                       atoll.list(of_table, 'key', 'm.{c}'), atoll.me(), (select string_agg(format(', atoll.restamped(b.%I, %s)', c, atoll.me()), '') from unnest(cols) c),
-                       of_table, b.times, atoll.list(of_table, 'key', 'm.{c} operator({=}) b.{c}', ' and '));
+        -- No column is older than its row: where one was not brought, the row is from the beginning of time, and the others
+        -- say for themselves when they were written.
+        select bool_or(a.attname is null),
+               string_agg(format(', %I', a.attname), '' order by l.ordinal) filter (where a.attname is not null),
+               string_agg(format(', atoll.restamped(coalesce(b.%I, b.atoll_floor), %s)', a.attname, atoll.me()), '' order by l.ordinal) filter (where a.attname is not null)
+          into is_wider, cols, stamps
+          from atoll.local_column l left join pg_attribute a on a.attname = l.name and a.attrelid = b.times::regclass
+         where l.tbl = of_table and l.policy in ('lww', 'scope');
+        execute format('insert into atoll_side.%I (%s, atoll_birth%s) select %s, coalesce(atoll.restamped(b.atoll_row, %s), atoll.now())%s from %s m left join (select z.*, %s from %s z) b on %s',
+                       t.side, atoll.list(of_table, 'key', '{c}'), cols, atoll.list(of_table, 'key', 'm.{c}'), atoll.me(), stamps, of_table,
+                       case when is_wider then '0::bigint as atoll_row, z.atoll_birth as atoll_floor' else 'z.atoll_birth as atoll_row, null::bigint as atoll_floor' end,
+                       b.times, atoll.list(of_table, 'key', 'm.{c} operator({=}) b.{c}', ' and '));
     end if;
     insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, scope)
     select atoll.me(), nextval('atoll.change_seq'), of_table, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, r.scope
