@@ -110,6 +110,45 @@ def test_of_two_rows_with_one_key_the_later_write_of_each_column_wins(sides: tup
     assert everybody.same("item", "1")[1:] == [("2", "after", "here")]
 
 
+def conflicts(node: Node) -> list[tuple[Any, ...]]:
+    return node.run(
+        "select key->>'id', col, lost_value, won_value from atoll.conflict where tbl = 'public.item'"
+        " order by key->>'id', col"
+    )
+
+
+def test_what_rows_that_were_written_again_overrule_is_listed_by_every_member(
+    sides: tuple[Nodes, Node],
+) -> None:
+    here, away = sides
+    one = here[0]
+    start = now(one) - 60_000
+    for node in (one, away):
+        node.run(f"create table item ({ITEM})")
+        node.share("item")
+    at(one, start, "insert into item values (1, 'here', 'here'), (2, 'here', 'same'), (3, 'here', 'here')")
+    at(away, start + 1000, "insert into item values (1, 'away', 'away'), (2, 'away', 'same'), (4, 'a', 'a')")
+    at(away, start + 2000, "update item set word = 'away, again'")
+    at(one, start + 3000, "update item set word = 'here, last' where id = 2")
+    here.sync()
+    everybody = move(here, away)
+    assert everybody.same("item", "1") == [
+        ("1", "away, again", "away"),
+        ("2", "here, last", "same"),
+        ("3", "here", "here"),
+        ("4", "away, again", "a"),
+    ]
+    for member in here:
+        assert conflicts(member) == [
+            ("1", "place", "here", "away"),
+            ("1", "word", "here", "away, again"),
+            ("2", "word", "away, again", "here, last"),
+        ]
+    one.run("select atoll.revert(id) from atoll.conflict where key->>'id' = '1' and col = 'place'")
+    everybody.sync()
+    assert everybody.same("item", "1")[0] == ("1", "away, again", "here")
+
+
 def test_tables_that_nobody_shares_here_are_shared_as_they_were(sides: tuple[Nodes, Node]) -> None:
     here, away = sides
     away.run("create table customer (id integer primary key, name text)")
@@ -196,6 +235,9 @@ def test_a_column_that_was_not_brought_overrules_nothing(sides: tuple[Nodes, Nod
     ]
     assert everybody[0].rows("item", "1") == everybody[1].rows("item", "1")
     assert [row[0] for row in everybody[2].rows("item", "1")] == ["2", "3"], "it is in another region"
+    assert conflicts(here[1]) == [
+        (key, column, "here", "away") for key in ("1", "2") for column in ("place", "word")
+    ], "a column that was not brought loses to nothing and overrules nothing"
 
 
 def test_what_may_not_leave_stays_and_its_node_is_the_new_number(sides: tuple[Nodes, Node]) -> None:

@@ -50,7 +50,7 @@ begin
     for col, at, prev in
         select t.key, t.value::bigint, (delta->'p'->>t.key)::bigint from jsonb_each_text(delta->'t') t
     loop
-        continue when policies ? col;
+        continue when policies ? col or prev is null;
         was := (state->'t'->>col)::bigint;
         if was is null or was < prev then
             if prev > 0 then

@@ -71,6 +71,15 @@ begin
       from atoll.local_table t, atoll.rows_as_changes(t.name, null, unsure) r where t.kind = 'append' and t.problem is null;
 end $$;
 
+-- States that say of each column that its writer had seen nobody else's value: so what loses to them, or they to, is listed
+-- as a conflict. Of a column that was never written there (its stamp is from the beginning of time) nothing is said.
+create or replace function atoll.as_unseen(states text) returns text
+language sql stable set search_path = pg_catalog
+return (select array_agg((e.v::jsonb || jsonb_build_object('p', (
+                   select coalesce(jsonb_object_agg(t.key, 0), '{}') from jsonb_each_text(e.v::jsonb->'t') t where t.value::bigint >> 16 > 0)))::text
+               order by e.i)::text
+          from unnest(states::text[]) with ordinality e (v, i));
+
 -- The rows of a table that was brought: their stamps go beside it, and they are told to everybody. A column that was not
 -- brought was never written there, so whatever others have of it is later. Says whether it was a table that was brought.
 create or replace function atoll.unpack(of_table text) returns boolean
@@ -101,7 +110,8 @@ begin
                        b.times, atoll.list(of_table, 'key', 'm.{c} operator({=}) b.{c}', ' and '));
     end if;
     insert into atoll.change (origin, seq, tbl, op, at, ats, prev, n, cols, vals, scope)
-    select atoll.me(), nextval('atoll.change_seq'), of_table, r.op, r.at, r.ats, r.prev, r.n, r.cols, r.vals, r.scope
+    select atoll.me(), nextval('atoll.change_seq'), of_table, r.op, r.at, r.ats, r.prev, r.n, r.cols,
+           case when r.op = 'S' then trim_array(r.vals, 1) || atoll.as_unseen(r.vals[cardinality(r.vals)]) else r.vals end, r.scope
       from atoll.rows_as_changes(of_table, null, 2147483647) r;
     if b.times is not null then
         execute 'drop table ' || b.times;
