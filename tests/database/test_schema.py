@@ -146,6 +146,30 @@ def test_what_can_be_changed_is_changed_everywhere_with_the_rows_in_it(
     same(nodes)
 
 
+def test_an_index_that_is_built_and_dropped_concurrently_is_built_and_dropped_everywhere(
+    nodes: Nodes,
+) -> None:
+    here, there = nodes
+    started(nodes)
+    here.run("insert into item values (1, 'rope', 4.5)")
+    indexes = "select indexname from pg_indexes where tablename = 'item' order by 1"
+    here.run("create index concurrently by_price on item (price)")
+    there.run("create index concurrently by_name on item (name)")
+    nodes.sync()
+    for node in nodes:
+        assert node.run(indexes) == [("by_name",), ("by_price",), ("item_pkey",)]
+    there.run("drop index concurrently by_price")
+    with pytest.raises(psycopg.DatabaseError, match="not every node"):
+        here.run("create unique index concurrently once on item (name)")
+    assert here.run("select indisvalid from pg_index where indexrelid = 'once'::regclass") == [(False,)]
+    here.run("drop index concurrently once")
+    nodes.sync()
+    for node in nodes:
+        assert node.run(indexes) == [("by_name",), ("item_pkey",)]
+    assert [node.parked() for node in nodes] == [[], []]
+    same(nodes)
+
+
 @pytest.mark.parametrize(
     ("statement", "slug"),
     [

@@ -71,6 +71,10 @@ async def _migrate(home: Home, statements: str, dry_run: bool, force: bool) -> l
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(query("tables", "migrate"), (statements, force))
             return await cursor.fetchall()
+    except psycopg.errors.ActiveSqlTransaction as error:
+        found = explained(error)
+        found.hint = "A migration is one transaction. Run this alone: atoll sql -c; it travels all the same."
+        raise found from error
     except psycopg.Error as error:
         raise explained(error) from error
 
