@@ -12,6 +12,7 @@ import contextlib
 import random
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -142,6 +143,7 @@ async def _to_its_end(run: Soak) -> int:
         print("ended early, as asked")
         return 130
     if failure is not None:
+        traceback.print_exception(failure)
         problems.append(f"{type(failure).__name__}: {failure}")
     print("\n".join(problems) or "every bound holds; all nodes are the same; nothing was lost")
     return 1 if problems else 0

@@ -313,7 +313,8 @@ class Load:
                 case "drop":
                     dropped.add(line.amount)
         rows = await self.mesh.sql(node, "select item, qty, note, tags, card from stock")
-        assert {row[0] for row in rows} == set(ITEMS)
+        items = {row[0] for row in rows}
+        assert items == set(ITEMS), f"other items than were made: {items ^ set(ITEMS)}"
         for item, qty, note, found, card in rows:
             assert qty == sums[item], f"{item} counts {qty}, the journal says {sums[item]}"
             latest = max(notes[item], key=lambda line: line.stamp, default=None)
@@ -323,7 +324,12 @@ class Load:
             wanted = {key: str(line.id) for key, line in cards[item].items() if line.what == "card"}
             assert card == wanted, f"the card of {item} is not what was last written to each key"
         rows = await self.mesh.sql(node, "select id from sale")
-        assert {row[0] for row in rows} == sold - dropped
+        found = {row[0] for row in rows}
+        odd = found ^ (sold - dropped)
+        told = [line for line in journal if line.what in ("sell", "drop") and line.amount in odd][:6]
+        assert not odd, (
+            f"sales {sorted(found & odd)} should be gone, {sorted(odd - found)} are missing: {told}"
+        )
 
 
 async def prepare(mesh: Mesh) -> None:
