@@ -11,6 +11,7 @@ pytest_plugins = [
     "support.fix_mesh",
     "support.fix_fleet",
     "support.fix_foreign",
+    "support.fix_tensors",
 ]
 
 
