@@ -1,0 +1,38 @@
+"""Which file the engine is given: an ONNX file as it is, or a graph made from an encoder's safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atoll.domain.errors import DataError
+
+SHARED = "model.safetensors"
+
+
+def find_model(path: Path) -> tuple[Path | bytes, int]:
+    """The model, and how many bytes its weights take."""
+    file = _the_one(path) if path.is_dir() else path
+    try:
+        size = sum(beside.stat().st_size for beside in file.parent.glob(f"{file.stem}*") if beside.is_file())
+        if file.name != SHARED:
+            file.open("rb").close()
+            return file, size
+    except OSError as error:
+        raise unusable(path.name, f"it cannot be read: {error.strerror}") from error
+    from atoll.runtimes.onnx.bert import make_graph
+
+    return make_graph(file.parent), size
+
+
+def _the_one(folder: Path) -> Path:
+    files = sorted([*folder.glob("*.onnx"), *folder.glob("onnx/model.onnx")])
+    if len(files) > 1:
+        raise unusable(folder.name, f"the folder holds {len(files)} ONNX files", "Name one of them.")
+    if not files and not (folder / SHARED).is_file():
+        raise unusable(folder.name, "the folder holds no ONNX file")
+    return files[0] if files else folder / SHARED
+
+
+def unusable(name: str, why: str, hint: str | None = None) -> DataError:
+    detail = f"{why[:1].upper()}{why[1:]}."
+    return DataError("model-unusable", f'cannot load the model "{name}"', detail=detail, hint=hint)
