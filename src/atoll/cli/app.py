@@ -14,14 +14,17 @@ import typer
 from atoll import __version__
 from atoll.cli import (
     backup,
+    chat,
     check,
     conflicts,
     demo,
     dsn,
     join,
+    key,
     leave,
     logs,
     migrate,
+    model,
     nodes,
     orphans,
     preflight,
@@ -69,6 +72,11 @@ app.command()(conflicts.conflicts)
 app.command()(conflicts.revert)
 app.command()(conflicts.parked)
 app.command()(orphans.orphans)
+app.add_typer(model.group, name="model")
+app.command()(chat.chat)
+app.command()(chat.embed)
+app.command()(chat.infer)
+app.add_typer(key.group, name="key")
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(dsn.dsn)

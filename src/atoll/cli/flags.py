@@ -46,6 +46,11 @@ FutureBound = Annotated[
     str | None, typer.Option(metavar="TIME", help="Changes stamped further ahead are parked.")
 ]
 DiskFloor = Annotated[str | None, typer.Option(metavar="SIZE", help="Below this much free disk, no writes.")]
+Models = Annotated[str | None, typer.Option(help="Whether models run on this node: on or off.")]
+ModelsMemory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory that models may take: a size, or a share.")
+]
+KeysFlag = Annotated[str | None, typer.Option(help="Whether models need an API key: auto, on or off.")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
 LogFormat = Annotated[str | None, typer.Option(help="text or json.")]
 

@@ -97,6 +97,9 @@ def join(
     repair: flags.Repair = None,
     future_bound: flags.FutureBound = None,
     disk_floor: flags.DiskFloor = None,
+    models: flags.Models = None,
+    models_memory: flags.ModelsMemory = None,
+    keys: flags.KeysFlag = None,
     log_level: flags.LogLevel = None,
     log_format: flags.LogFormat = None,
     with_data: Annotated[

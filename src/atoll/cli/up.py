@@ -39,6 +39,9 @@ def up(
     repair: flags.Repair = None,
     future_bound: flags.FutureBound = None,
     disk_floor: flags.DiskFloor = None,
+    models: flags.Models = None,
+    models_memory: flags.ModelsMemory = None,
+    keys: flags.KeysFlag = None,
     log_level: flags.LogLevel = None,
     log_format: flags.LogFormat = None,
 ) -> None:

@@ -43,6 +43,9 @@ class Settings:
     repair: str
     future_bound: float
     disk_floor: int
+    models: str
+    models_memory: int
+    keys: str
     log_level: str
     log_format: str
 
@@ -108,6 +111,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("repair", "auto", values.one_of("auto", "off"), "Whether rows that differ are mended unasked."),
     Option("future_bound", "5min", values.duration, "Changes stamped further ahead than this are parked."),
     Option("disk_floor", "256MB", values.size, "Below this much free disk the node accepts no writes."),
+    Option("models", "on", values.one_of("on", "off"), "Whether models run on this node."),
+    Option("models_memory", "50%", values.memory, "Memory that models may take: a size or a share."),
+    Option(
+        "keys",
+        "auto",
+        values.one_of("auto", "on", "off"),
+        "Whether asking models needs an API key; auto: not where HTTP is on loopback.",
+    ),
     Option("log_level", "info", values.one_of("debug", "info", "warning", "error"), "What is logged."),
     Option("log_format", "text", values.one_of("text", "json"), "How the log looks on standard error."),
 )

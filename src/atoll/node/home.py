@@ -64,6 +64,11 @@ class Home:
         return self.path / "keys.next"
 
     @property
+    def models(self) -> Path:
+        """Files of models, by the hash of their content."""
+        return self.path / "models"
+
+    @property
     def programs(self) -> Path:
         return self.path / "programs"
 

@@ -23,6 +23,7 @@ from atoll import __version__, sql
 from atoll.analytics.service import Questions
 from atoll.domain.errors import DataError
 from atoll.identity.certificate import Identity
+from atoll.link.peers import Links
 from atoll.node import credentials, keeping, listen
 from atoll.node.applications import Connection, log_in
 from atoll.node.config import Settings
@@ -31,6 +32,7 @@ from atoll.node.keeping import Keeper, Kept
 from atoll.node.memory import find_trim, keep_trimmed
 from atoll.node.mesh import incarnation, membership, moving
 from atoll.node.mesh.standing import Standing
+from atoll.node.models import Models, model_routes
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres.disk import DiskWatch
@@ -66,13 +68,18 @@ class Node:
     disk: DiskWatch | None
     identity: Identity
     questions: Questions
+    models: Models | None
+
+    def meet(self, links: Links) -> None:
+        """There are new links to peers."""
+        self.questions.attach(links)
+        if self.models is not None:
+            self.models.attach(links)
 
 
 ServiceMaker = Callable[[Node], Service]
 SERVICES: tuple[ServiceMaker, ...] = (
-    lambda node: Standing(
-        node.home, node.settings, node.postgres, node.readiness, node.metrics, node.questions.attach
-    ),
+    lambda node: Standing(node.home, node.settings, node.postgres, node.readiness, node.metrics, node.meet),
 )
 
 
@@ -106,6 +113,8 @@ async def run_node(
             await _set_up(node, kept)
             for make in makers:
                 services.create_task(make(node).run())
+            if node.models is not None:
+                services.create_task(node.models.run())
             say(f"READY {settings.name} in {time.monotonic() - began:.1f} s{_places(http, settings)}")
 
         supervising = asyncio.create_task(kept.keeper.run())
@@ -138,7 +147,10 @@ def _routes(node: Node) -> list[BaseRoute]:
     async def follow() -> Connection:
         return await log_in(node.home, node.settings, node.postgres, "atoll feed")
 
-    return [question_route(node.questions.ask, password), feed_route(follow, password)]
+    routes: list[BaseRoute] = [question_route(node.questions.ask, password), feed_route(follow, password)]
+    if node.models is not None:
+        routes += model_routes(node.models, node.settings)
+    return routes
 
 
 async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Kept]:
@@ -151,7 +163,8 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     # What the services ask of the bundled server, any server can do.
     server = cast("Postgres", kept.server)
     questions = make_questions(home, settings, server)
-    node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions)
+    models = Models(home, settings, server) if settings.models == "on" else None
+    node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     return node, kept
 

@@ -1,14 +1,17 @@
 """How the text of a setting becomes a value: addresses, sizes, durations, names.
 
-Pure; what cannot be read is a ValueError. A value from atoll.toml may already be a number or a list; text
+What cannot be read is a ValueError. A value from atoll.toml may already be a number or a list; text
 from a flag or a variable is read the same way.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 SIZES = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4}
 DURATIONS = {"ms": 0.001, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400}
@@ -68,6 +71,26 @@ def size(value: object) -> int:
 
 def size_or_off(value: object) -> int | None:
     return None if _text(value) in ("off", "", "0") else size(value)
+
+
+def memory(value: object) -> int:
+    """Bytes: a size, or a share of what this machine lets the process have."""
+    text = _text(value)
+    if not text.endswith("%"):
+        return size(value)
+    share = _measured(value, {"%": 0.01}, "a size such as 4GB, or a share of the memory such as 50%")
+    if not 0 < share <= 1:
+        raise ValueError("it must be at most 100%")
+    return int(share * memory_of_machine())
+
+
+def memory_of_machine(folder: Path = Path("/")) -> int:
+    """Bytes of memory, or fewer where a container is held to that."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int((folder / name).read_text()))
+    return total
 
 
 def share_or_off(value: object) -> float | None:

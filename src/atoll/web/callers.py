@@ -21,6 +21,11 @@ from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError, P
 USER = "app"
 STATUSES = {
     "login-wrong": 401,
+    "key-wrong": 401,
+    "model-unknown": 404,
+    "request-too-large": 413,
+    "runtime-crowded": 429,
+    "model-too-large": 503,
     "feed-unknown": 404,
     "feed-position": 409,
     "feed-exists": 409,
@@ -46,14 +51,14 @@ def check_login(request: Request, password: str) -> None:
 
 def failure(error: AtollError) -> Response:
     headers = {"WWW-Authenticate": 'Basic realm="atoll"'} if error.code == "login-wrong" else None
-    return JSONResponse({"error": told(error)}, status_code=_status(error), headers=headers)
+    return JSONResponse({"error": told(error)}, status_code=status_of(error), headers=headers)
 
 
 def told(error: AtollError) -> dict[str, str | None]:
     return {"code": error.code, "message": error.message, "detail": error.detail, "hint": error.hint}
 
 
-def _status(error: AtollError) -> int:
+def status_of(error: AtollError) -> int:
     if error.code in STATUSES:
         return STATUSES[error.code]
     return next((status for family, status in FAMILIES if isinstance(error, family)), 500)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.runtimes.onnx.source import unusable
+from atoll.runtimes.onnx.refusals import unusable
 
 HEADER_BYTES_MAX = 16 * 1024**2
 IR_VERSION, OPSET = 10, 20

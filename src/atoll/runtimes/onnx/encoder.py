@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atoll.domain.errors import DataError
 from atoll.runtimes.contract import Array, Embeddings
-from atoll.runtimes.onnx.source import unusable
+from atoll.runtimes.onnx.refusals import refused, unusable
 from atoll.runtimes.onnx.wants import Wants
 
 if TYPE_CHECKING:
@@ -82,9 +81,9 @@ class Encoder:
 
     async def embed(self, texts: Sequence[str], run: Run) -> Embeddings:
         if not texts or len(texts) > self._texts_max:
-            raise _refused(f"{len(texts)} texts were given", f"One to {self._texts_max} may be.")
+            raise refused(f"{len(texts)} texts were given", f"One to {self._texts_max} may be.")
         if not all(isinstance(text, str) for text in texts):
-            raise _refused("what was given is not text", "Each element has to be a text.")
+            raise refused("what was given is not text", "Each element has to be a text.")
         tokens = await asyncio.to_thread(self._cut, texts)
         order = sorted(range(len(texts)), key=lambda at: len(tokens[at]))
         vectors: NDArray[np.float32] | None = None
@@ -101,12 +100,12 @@ class Encoder:
         found = [list(cut.ids) for cut in self._tokenizer.encode_batch(list(texts))]
         for number, tokens in enumerate(found, 1):
             if len(tokens) > self.tokens_max:
-                raise _refused(
+                raise refused(
                     f"text {number} has {len(tokens)} tokens, and the model reads {self.tokens_max}",
                     "Cut it into pieces, and ask for a vector of each.",
                 )
             if not tokens:
-                raise _refused(f"text {number} has no tokens", "Leave it out.")
+                raise refused(f"text {number} has no tokens", "Leave it out.")
         return found
 
     async def _run(self, tokens: list[list[int]], run: Run) -> NDArray[np.float32]:
@@ -141,7 +140,3 @@ def _told(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         found = json.loads(file.read(SIDE_BYTES_MAX))
     return found if isinstance(found, dict) else {}
-
-
-def _refused(message: str, detail: str) -> DataError:
-    return DataError("request-refused", message, detail=detail)

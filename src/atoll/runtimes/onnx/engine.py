@@ -14,7 +14,7 @@ import onnxruntime
 
 from atoll.domain.errors import DataError
 from atoll.runtimes.contract import Array, TensorFacts
-from atoll.runtimes.onnx.source import unusable
+from atoll.runtimes.onnx.refusals import unusable
 from atoll.runtimes.onnx.wants import Wants
 
 FATAL = 4

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from atoll.domain.errors import DataError
 from atoll.runtimes.contract import Array, TensorFacts
+from atoll.runtimes.onnx.refusals import refused
 
 KINDS = {  # numpy's name of what the Open Inference Protocol calls so
     **{f"{sign.upper()}INT{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
@@ -31,23 +31,23 @@ def datatype_of(array: Array) -> str:
 def check_inputs(wanted: Sequence[TensorFacts], given: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs as the engine takes them. DataError `request-refused` names the input that does not fit."""
     if unknown := sorted(set(given) - {facts.name for facts in wanted}):
-        raise _refused(f'the model has no input "{unknown[0]}"', f"Its inputs are {_listed(wanted)}.")
+        raise refused(f'the model has no input "{unknown[0]}"', f"Its inputs are {_listed(wanted)}.")
     return {facts.name: _check(facts, given) for facts in wanted}
 
 
 def check_outputs(known: Sequence[TensorFacts], wanted: Sequence[str]) -> list[str]:
     names = [facts.name for facts in known]
     if unknown := [name for name in wanted if name not in names]:
-        raise _refused(f'the model has no output "{unknown[0]}"', f"Its outputs are {_listed(known)}.")
+        raise refused(f'the model has no output "{unknown[0]}"', f"Its outputs are {_listed(known)}.")
     return list(dict.fromkeys(wanted)) or names
 
 
 def _check(facts: TensorFacts, given: Mapping[str, Array]) -> Array:
     if facts.name not in given:
-        raise _refused(f'input "{facts.name}" is missing', f"It is {_described(facts)}.")
+        raise refused(f'input "{facts.name}" is missing', f"It is {_described(facts)}.")
     array = given[facts.name]
     if (datatype := datatype_of(array)) != facts.datatype:
-        raise _refused(
+        raise refused(
             f'input "{facts.name}" is {datatype}, and the model wants {facts.datatype}',
             f"It is {_described(facts)}.",
         )
@@ -56,7 +56,7 @@ def _check(facts: TensorFacts, given: Mapping[str, Array]) -> Array:
     )
     if not fits:
         shape = list(array.shape)
-        raise _refused(
+        raise refused(
             f'input "{facts.name}" has shape {shape}, and the model wants {list(facts.shape)}',
             "A size of -1 may be anything." if -1 in facts.shape else None,
         )
@@ -68,9 +68,9 @@ def _as_text(name: str, array: Array) -> Array:
     try:
         texts = [text.decode() if isinstance(text, bytes) else text for text in array.ravel().tolist()]
     except UnicodeDecodeError as error:
-        raise _refused(f'input "{name}" is not text in UTF-8', "ONNX has texts, and no bytes.") from error
+        raise refused(f'input "{name}" is not text in UTF-8', "ONNX has texts, and no bytes.") from error
     if not all(isinstance(text, str) for text in texts):
-        raise _refused(f'input "{name}" is not text', "Each element has to be a text.")
+        raise refused(f'input "{name}" is not text', "Each element has to be a text.")
     found = np.empty(array.shape, object)
     found.ravel()[:] = texts
     return found
@@ -82,7 +82,3 @@ def _described(facts: TensorFacts) -> str:
 
 def _listed(known: Sequence[TensorFacts]) -> str:
     return ", ".join(f'"{facts.name}" ({_described(facts)})' for facts in known) or "none"
-
-
-def _refused(message: str, detail: str | None) -> DataError:
-    return DataError("request-refused", message, detail=detail)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atoll.domain.errors import DataError
+from atoll.runtimes.onnx.bert import make_graph
+from atoll.runtimes.onnx.refusals import unusable
 
 SHARED = "model.safetensors"
 
@@ -19,8 +20,6 @@ def find_model(path: Path) -> tuple[Path | bytes, int]:
             return file, size
     except OSError as error:
         raise unusable(path.name, f"it cannot be read: {error.strerror}") from error
-    from atoll.runtimes.onnx.bert import make_graph
-
     return make_graph(file.parent), size
 
 
@@ -31,8 +30,3 @@ def _the_one(folder: Path) -> Path:
     if not files and not (folder / SHARED).is_file():
         raise unusable(folder.name, "the folder holds no ONNX file")
     return files[0] if files else folder / SHARED
-
-
-def unusable(name: str, why: str, hint: str | None = None) -> DataError:
-    detail = f"{why[:1].upper()}{why[1:]}."
-    return DataError("model-unusable", f'cannot load the model "{name}"', detail=detail, hint=hint)

@@ -1,5 +1,14 @@
 -- Sharing a table: the refusals, the sidecar, the triggers, the take-up of rows that are there already.
 
+-- Tables of Atoll's own that are shared like any other: what they say holds on every node.
+create or replace function atoll.own_tables() returns table (name text, kind text)
+language sql immutable set search_path = pg_catalog
+begin atomic
+    values ('atoll.node', 'merge'), ('atoll.shared_table', 'merge'), ('atoll.region', 'merge'), ('atoll.tie', 'merge'),
+           ('atoll.absence', 'merge'), ('atoll.schema_change', 'append'), ('atoll.orphan_rule', 'merge'),
+           ('atoll.model', 'merge'), ('atoll.desired_model', 'merge'), ('atoll.api_key', 'merge');
+end;
+
 create or replace function atoll.qualified(t regclass) returns text
 language sql stable
 return (select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = t);
@@ -51,7 +60,7 @@ declare
     bad  text;
 begin
     select * into c from pg_class where oid = t;
-    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and t::oid not in ('atoll.node'::regclass, 'atoll.shared_table'::regclass, 'atoll.region'::regclass, 'atoll.tie'::regclass, 'atoll.absence'::regclass, 'atoll.schema_change'::regclass, 'atoll.orphan_rule'::regclass)
+    if c.relnamespace in ('atoll'::regnamespace, 'atoll_side'::regnamespace) and not exists (select from atoll.own_tables() o where to_regclass(o.name) = t)
        or c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace) then
         perform atoll.refuse('table-of-system', format('cannot share table %s: it belongs to the system', t));
     elsif c.relispartition then

@@ -28,10 +28,7 @@ begin
     end if;
     -- The nodes and the declarations are themselves shared.
     insert into atoll.shared_table (name, kind, merge, definition, declared)
-    values ('atoll.node', 'merge', '{}', '', 0), ('atoll.shared_table', 'merge', '{}', '', 0),
-           ('atoll.region', 'merge', '{}', '', 0), ('atoll.tie', 'merge', '{}', '', 0),
-           ('atoll.absence', 'merge', '{}', '', 0),
-           ('atoll.schema_change', 'append', '{}', '', 0), ('atoll.orphan_rule', 'merge', '{}', '', 0)
+    select o.name, o.kind, '{}', '', 0 from atoll.own_tables() o
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

@@ -1,0 +1,75 @@
+"""Asking the running node over HTTP, as its owner: commands that use models speak to it like any program."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from atoll.domain.errors import ConfigError, DataError, LinkError
+from atoll.node import credentials
+from atoll.node.home import Home
+from atoll.node.lock import holder
+
+SECONDS_MAX = 600.0
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (names of wildcards, nothing is bound here)
+
+
+@contextmanager
+def asked(home: Home, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
+    """The node's answer to a POST, or, without a body, to a GET; an error in it is raised here."""
+    connection = _connect(home)
+    headers = {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {credentials.password(home)}",
+    }
+    try:
+        content = None if body is None else json.dumps(body).encode()
+        connection.request("GET" if content is None else "POST", path, content, headers)
+        answer = connection.getresponse()
+        if answer.status >= 400:
+            raise _error_in(answer)
+        yield answer
+    except OSError as error:
+        raise LinkError(
+            "node-unanswering", "the node does not answer over HTTP", detail=f"{error}."
+        ) from error
+    finally:
+        connection.close()
+
+
+def events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The events of a streamed answer, as they come."""
+    for line in answer:
+        if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+            event: dict[str, Any] = json.loads(line[6:])
+            if "error" in event:
+                told = event["error"]
+                raise LinkError(str(told.get("code") or "runtime-broken"), str(told["message"]).rstrip("."))
+            yield event
+
+
+def _connect(home: Home) -> http.client.HTTPConnection:
+    word = holder(home.path)
+    if word is None:
+        raise ConfigError(
+            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
+        )
+    if not word.get("http"):
+        raise ConfigError("http-off", "the node does not listen on HTTP", hint="Start it with --http.")
+    host, _, port = str(word["http"]).rpartition(":")
+    host = host.strip("[]")
+    return http.client.HTTPConnection(WILDCARDS.get(host, host), int(port), timeout=SECONDS_MAX)
+
+
+def _error_in(answer: http.client.HTTPResponse) -> DataError:
+    body = answer.read()
+    try:
+        told = json.loads(body)["error"]
+        if isinstance(told, str):
+            return DataError("request-refused", told)
+        return DataError(str(told.get("code") or "request-refused"), str(told["message"]).rstrip("."))
+    except (ValueError, KeyError, TypeError):
+        return DataError("request-refused", f"the node answers with status {answer.status}")

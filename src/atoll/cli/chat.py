@@ -1,0 +1,141 @@
+"""`atoll chat`, `atoll embed` and `atoll infer`: models of this node, asked from a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home
+
+HISTORY_MAX = 64
+ModelArgument = Annotated[str | None, typer.Option("--model", "-m", help="Which model, or model:adapter.")]
+
+
+def chat(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="What to say; without it, a conversation.")
+    ] = None,
+    model: ModelArgument = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Tokens of an answer at most.")] = 512,
+    temperature: Annotated[float | None, typer.Option(min=0.0, max=5.0, help="0 is always the same.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Talk with a language model of this node. Ctrl-C stops an answer, Ctrl-D ends."""
+    found = find_home(home)
+    body: dict[str, Any] = {"stream": True, "max_tokens": tokens}
+    body |= {"model": model} if model else {}
+    body |= {"temperature": temperature} if temperature is not None else {}
+    begin = [{"role": "system", "content": system}] if system else []
+    if words or not sys.stdin.isatty():
+        said = " ".join(words) if words else sys.stdin.read()
+        _answer(found, {**body, "messages": [*begin, {"role": "user", "content": said}]})
+        return
+    history: list[dict[str, str]] = []
+    while True:
+        try:
+            said = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            typer.echo()
+            return
+        if said:
+            history.append({"role": "user", "content": said})
+            told = _answer(found, {**body, "messages": [*begin, *history[-HISTORY_MAX:]]})
+            history.append({"role": "assistant", "content": told})
+
+
+def _answer(home: Any, body: dict[str, Any]) -> str:
+    """Print an answer as it comes, and return it."""
+    from atoll.cli.asking import asked, events
+
+    parts: list[str] = []
+    try:
+        with asked(home, "/v1/chat/completions", body) as answer:
+            for event in events(answer):
+                for choice in event.get("choices", []):
+                    part = choice.get("delta", {}).get("content") or ""
+                    parts.append(part)
+                    sys.stdout.write(part)
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+        typer.echo(" (stopped)", err=True)
+    typer.echo()
+    return "".join(parts)
+
+
+def embed(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; without them, the lines of standard input.")
+    ] = None,
+    model: ModelArgument = None,
+    home: HomeOption = None,
+) -> None:
+    """Print the vector of each text, as a line of JSON."""
+    from atoll.cli.asking import asked
+
+    given = texts or [line.rstrip("\n") for line in sys.stdin]
+    body: dict[str, Any] = {"input": given} | ({"model": model} if model else {})
+    with asked(find_home(home), "/v1/embeddings", body) as answer:
+        for row in json.loads(answer.read())["data"]:
+            typer.echo(json.dumps(row["embedding"]))
+
+
+def infer(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    data: Annotated[
+        str, typer.Argument(help="JSON: an array, or an object of arrays by input; - for standard input.")
+    ],
+    home: HomeOption = None,
+) -> None:
+    """Ask a tensor model, and print its outputs as JSON."""
+    from atoll.cli.asking import asked
+    from atoll.domain.errors import DataError
+
+    try:
+        given = json.loads(sys.stdin.read() if data == "-" else data)
+    except ValueError as error:
+        raise DataError("request-malformed", "the data is not JSON", detail=f"{error}.") from error
+    found = find_home(home)
+    with asked(found, f"/v2/models/{model}", None) as answer:
+        inputs = json.loads(answer.read())["inputs"]
+    if not isinstance(given, dict):
+        given = {inputs[0]["name"]: given}
+    known = {one["name"]: one for one in inputs}
+    if unknown := sorted(given.keys() - known.keys()):
+        raise DataError(
+            "request-malformed",
+            f'model "{model}" has no input "{unknown[0]}"',
+            hint=f"It has: {', '.join(sorted(known))}.",
+        )
+    tensors = [_tensor(known[name], values) for name, values in given.items()]
+    with asked(found, f"/v2/models/{model}/infer", {"inputs": tensors}) as answer:
+        outputs = json.loads(answer.read())["outputs"]
+    typer.echo(json.dumps({one["name"]: _nested(one["data"], one["shape"]) for one in outputs}))
+
+
+def _tensor(wanted: dict[str, Any], values: Any) -> dict[str, Any]:
+    """Values as a tensor; one example stands for a batch of one."""
+    shape = _shape(values)
+    if len(shape) == len(wanted["shape"]) - 1:
+        values, shape = [values], [1, *shape]
+    return {"name": wanted["name"], "datatype": wanted["datatype"], "shape": shape, "data": values}
+
+
+def _shape(values: Any) -> list[int]:
+    shape = []
+    while isinstance(values, list):
+        shape.append(len(values))
+        values = values[0] if values else None
+    return shape
+
+
+def _nested(values: list[Any], shape: list[int]) -> Any:
+    """A flat list as lists in lists."""
+    for size in reversed(shape[1:]):
+        values = [values[start : start + size] for start in range(0, len(values), size or 1)]
+    return values

@@ -1,0 +1,221 @@
+"""`atoll model`: which models there are, where each is wanted, and how it is here."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, running_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from atoll.node.home import Home
+    from atoll.registry.manifest import Manifest
+
+group = typer.Typer(help="Models: add, list, show, place and remove them.", no_args_is_help=True)
+
+OnOption = Annotated[
+    str, typer.Option("--on", metavar="PLACE", help="Where: here, all, region=NAME, or a node.")
+]
+
+
+@group.command()
+def add(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A GGUF or ONNX file, or a folder with a model.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What to call it; else made from the file's name.")] = None,
+    on: OnOption = "here",
+    keep: Annotated[bool, typer.Option("--keep", help="Load it at once, and keep it loaded.")] = False,
+    context: Annotated[
+        int | None, typer.Option(min=64, max=1_048_576, help="Tokens of context, for a language model.")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Callers that it answers at the same time.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="This variant, instead of the best that fits.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, where the files do not say.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Take a model in, and want it somewhere. The same files again are the same version."""
+    from atoll.cli.rows import fetch
+
+    found = find_home(home)
+    postgres = running_postgres(found)
+    manifest, signed = _take_in(found, Path(source).expanduser(), name, licence)
+    if variant is not None:
+        manifest.choose(0, variant)
+    fetch(postgres, "models", "add", signed)
+    wish = _wish(manifest.name, manifest.version, on, variant, keep, context, parallel)
+    place = fetch(postgres, "models", "want", wish)[0]["place"]
+    size = sum(one.bytes for one in manifest.variants) / 1024**2
+    typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
+
+
+def _take_in(
+    home: Home, path: Path, name: str | None, licence: str | None
+) -> tuple[Manifest, dict[str, Any]]:
+    """The files into the home's store, and the manifest, signed by this node."""
+    from psycopg.types.json import Jsonb
+
+    from atoll.domain.errors import ConfigError
+    from atoll.identity import certificate
+    from atoll.registry import adding, signing
+    from atoll.registry.manifest import to_json
+    from atoll.registry.store import Store
+
+    if not path.exists():
+        raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
+    with _bar(adding.size_of(path)) as advance:
+        manifest = adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
+    told = to_json(manifest)
+    made = signing.sign(told, certificate.load_identity(home.keys))
+    row = {"manifest": Jsonb(told), "version": manifest.version}
+    return manifest, {**row, "signature": made.signature, "certificate": made.certificate}
+
+
+def _wish(
+    model: str,
+    version: str | None,
+    place: str,
+    variant: str | None = None,
+    keep: bool = False,
+    context: int | None = None,
+    parallel: int | None = None,
+) -> dict[str, Any]:
+    from psycopg.types.json import Jsonb
+
+    options = {"context_tokens": context, "parallel": parallel}
+    return {
+        "model": model,
+        "version": version,
+        "place": place,
+        "variant": variant,
+        "keep": keep,
+        "options": Jsonb({key: value for key, value in options.items() if value is not None}),
+    }
+
+
+@group.command()
+def place(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    on: OnOption = "here",
+    version: Annotated[str | None, typer.Option(help="This version, instead of the latest.")] = None,
+    variant: Annotated[str | None, typer.Option(help="This variant, instead of the best that fits.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Load it at once, and keep it loaded.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Not there, whatever is said of wider places.")] = False,
+    context: Annotated[int | None, typer.Option(min=64, max=1_048_576, help="Tokens of context.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, max=64, help="Callers at the same time.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Say where a model is wanted, in which version; nodes fetch its files from each other."""
+    from atoll.cli.rows import fetch
+
+    postgres = running_postgres(find_home(home))
+    found = _of(fetch(postgres, "models", "listing"), model)
+    chosen = None if off else version or found[0]["version"]
+    wish = _wish(model, chosen, on, variant, keep, context, parallel)
+    where = fetch(postgres, "models", "want", wish)[0]["place"]
+    typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
+
+
+@group.command("list")
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """List models, where each is wanted, and how it is on this node."""
+    from atoll.cli.rows import fetch, print_table
+
+    postgres = running_postgres(find_home(home))
+    found = fetch(postgres, "models", "listing")
+    states = {row["model"]: row for row in fetch(postgres, "models", "states")}
+    known = {row["name"] for row in found}
+    built_in = [row for name, row in states.items() if name not in known]
+    if as_json:
+        typer.echo(json.dumps([*found, *built_in], indent=1, default=str))
+        return
+    titles = ("model", "version", "skills", "MB", "on", "here", "memory", "problem")
+    rows = [_cells(row) for row in found]
+    rows += [_built_in(row) for row in built_in]
+    print_table(titles, rows, ("MB", "memory"))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    manifest = row["manifest"]
+    size = min(sum(file["bytes"] for file in variant["files"]) for variant in manifest["variants"])
+    return [
+        row["name"],
+        row["version"],
+        ", ".join(manifest["skills"]),
+        f"{size / 1024**2:.1f}",
+        ", ".join("all" if place == "global" else place for place in row["places"]) or "nowhere",
+        (row["state"] or "-") if row["is_here"] else "-",
+        _megabytes(row["memory_bytes"]) if row["is_here"] else "",
+        (row["problem"] or "") if row["is_here"] else "",
+    ]
+
+
+def _built_in(row: dict[str, Any]) -> list[str]:
+    memory = _megabytes(row["memory_bytes"])
+    return [row["model"], row["version"], "", "", "built in", row["state"], memory, row["problem"] or ""]
+
+
+def _megabytes(size: int | None) -> str:
+    return f"{size / 1024**2:.0f} MB" if size else ""
+
+
+@group.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    home: HomeOption = None,
+) -> None:
+    """Show everything that is known of a model, as JSON."""
+    from atoll.cli.rows import fetch
+
+    found = _of(fetch(running_postgres(find_home(home)), "models", "listing"), model)
+    typer.echo(json.dumps(found, indent=1, default=str))
+
+
+@group.command()
+def rm(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[str | None, typer.Option(help="Only this version.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Take a model away, on all nodes. Who is being answered by it is answered to the end."""
+    from atoll.cli.rows import fetch
+    from atoll.registry.store import Store
+
+    found = find_home(home)
+    postgres = running_postgres(found)
+    removed = fetch(postgres, "models", "remove", (model, version))[0]["removed"]
+    kept = next(iter(fetch(postgres, "models", "files")[0].values())) or []
+    freed = Store(found.models).sweep(kept)
+    typer.echo(f"removed {removed} of {model}; {freed / 1024**2:.1f} MB are free again here")
+
+
+def _of(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
+    from atoll.domain.errors import DataError
+
+    found = [row for row in rows if row["name"] == model]
+    if not found:
+        raise DataError("model-unknown", f'there is no model "{model}"', hint="See: atoll model list")
+    return found
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,153 @@
+"""The manifest of a model: what it is, which files it has, and what it needs. Pure; it travels as JSON.
+
+A version is named after the content of its files, so the same files are the same version wherever they are
+added. A variant is one form of it (another quantization, another format); a node takes the best that fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from atoll.domain.errors import DataError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+FILE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,4}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+VERSION_LETTERS = 12
+MANIFEST_BYTES_MAX = 256 * 1024
+FORMATS = ("gguf", "onnx", "safetensors")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a variant; `path` is where it lies in the variant's folder."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    format: str
+    entry: str  # the path of the file that is loaded
+    files: tuple[File, ...]
+    memory_bytes: int
+    quantization: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    variants: tuple[Variant, ...]
+    skills: tuple[str, ...]
+    architecture: str | None = None
+    parameters: int | None = None
+    context_tokens: int | None = None
+    inputs: tuple[Mapping[str, Any], ...] = ()
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    licence: str | None = None
+    source: str | None = None
+    adapter_of: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        files = sorted((v.name, f.path, f.sha256) for v in self.variants for f in v.files)
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:VERSION_LETTERS]
+
+    def choose(self, memory_max_bytes: int, wanted: str | None = None) -> Variant:
+        """The variant that is wanted, else the largest that fits; the smallest where none does."""
+        if wanted is not None:
+            for variant in self.variants:
+                if variant.name == wanted:
+                    return variant
+            names = ", ".join(variant.name for variant in self.variants)
+            raise DataError(
+                "variant-unknown",
+                f'model "{self.name}" has no variant "{wanted}"',
+                hint=f"There are: {names}.",
+            )
+        fitting = [v for v in self.variants if v.memory_bytes <= memory_max_bytes]
+        if not fitting:
+            return min(self.variants, key=lambda variant: variant.memory_bytes)
+        return max(fitting, key=lambda variant: variant.memory_bytes)
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """As plain values, in one way only: what is signed has to be the same bytes again."""
+    made: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
+    return made
+
+
+def signed_bytes(told: Mapping[str, Any]) -> bytes:
+    return json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def from_json(told: Mapping[str, Any]) -> Manifest:
+    """A manifest that somebody sent; nothing in it is believed to be well-formed."""
+    try:
+        if len(signed_bytes(told)) > MANIFEST_BYTES_MAX:
+            raise ValueError("it is too large")
+        variants = tuple(_variant(one) for one in told["variants"])
+        rest = {key: told[key] for key in told if key not in ("variants", "skills", "inputs", "outputs")}
+        manifest = Manifest(
+            variants=variants,
+            skills=tuple(told["skills"]),
+            inputs=tuple(told["inputs"]),
+            outputs=tuple(told["outputs"]),
+            **rest,
+        )
+        _check(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "manifest-malformed", "cannot understand a model's manifest", detail=f"{error}."
+        ) from error
+    return manifest
+
+
+def check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise DataError(
+            "model-name",
+            f'cannot call a model "{name}"',
+            detail="A name has up to 63 small letters, digits, dots, hyphens and underscores.",
+            hint="Give one with --name.",
+        )
+    return name
+
+
+def name_from(path: str) -> str:
+    """A model's name, made from that of its file or folder."""
+    base = path.rstrip("/").rpartition("/")[2].removesuffix(".gguf").removesuffix(".onnx")
+    return re.sub(r"[^a-z0-9._-]+", "-", base.lower()).strip("-._")[:63] or "model"
+
+
+def _variant(told: Mapping[str, Any]) -> Variant:
+    return Variant(**{**told, "files": tuple(File(**file) for file in told["files"])})
+
+
+def _check(manifest: Manifest) -> None:
+    if not NAME.fullmatch(manifest.name) or not manifest.variants:
+        raise ValueError("it has no name or no variants")
+    for variant in manifest.variants:
+        paths = [file.path for file in variant.files]
+        if variant.format not in FORMATS or variant.entry not in paths or len(set(paths)) < len(paths):
+            raise ValueError(f'variant "{variant.name}" has no file to load')
+        _check_files(variant.files)
+
+
+def _check_files(files: Iterable[File]) -> None:
+    for file in files:
+        if not (FILE_PATH.fullmatch(file.path) and SHA256.fullmatch(file.sha256) and file.bytes >= 0):
+            raise ValueError(f'file "{file.path}" is not described well')

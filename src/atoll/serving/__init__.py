@@ -1,0 +1,1 @@
+"""Models kept ready on this node: which of them are loaded, and who is asking them."""

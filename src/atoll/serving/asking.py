@@ -1,0 +1,62 @@
+"""Asking a model for text, by the name that a caller gives: `base` or `base:adapter`.
+
+A request of which nothing was answered yet may be asked once more: where its engine broke, the next one takes
+it. After the first word it stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from atoll.domain.errors import AtollError, LinkError
+from atoll.runtimes.contract import Ask, Embeddings
+from atoll.serving.service import Serving
+
+TRIES_MAX = 2
+AGAIN = ("runtime-broken",)
+
+
+def split(model: str) -> tuple[str, str | None]:
+    base, _, adapter = model.partition(":")
+    return base, adapter or None
+
+
+@asynccontextmanager
+async def generate(
+    serving: Serving, model: str, path: str, body: Mapping[str, Any]
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The events of an answer, from the first word on."""
+    base, adapter = split(model)
+    ask = Ask(path, body, adapter)
+    async with AsyncExitStack() as stack:
+        for tries_left in reversed(range(TRIES_MAX)):
+            attempt = AsyncExitStack()
+            try:
+                runtime = await attempt.enter_async_context(serving.use(base))
+                events = await attempt.enter_async_context(runtime.generate(ask))
+            except BaseException as error:
+                await attempt.aclose()
+                if not (tries_left and _may_ask_again(error)):
+                    raise
+                continue
+            stack.push_async_exit(attempt)
+            break
+        yield events
+
+
+async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:
+    base, _ = split(model)
+    for tries_left in reversed(range(TRIES_MAX)):
+        try:
+            async with serving.use(base) as runtime:
+                return await runtime.embed(texts)
+        except AtollError as error:
+            if not (tries_left and _may_ask_again(error)):
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _may_ask_again(error: BaseException) -> bool:
+    return isinstance(error, LinkError) and error.code in AGAIN

@@ -1,0 +1,63 @@
+"""Keys of programs that ask models: whether one is needed, and whether the one that came is good.
+
+On loopback none is needed unless a setting says so; but then a browser must not be talked into asking: a
+request that comes from a page of another place, or under a name that is not this machine's, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from atoll.domain.errors import PolicyDenied
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Hashes = Callable[[], Mapping[str, str]]
+
+
+class Keys:
+    def __init__(self, hashes: Hashes, is_needed: bool) -> None:
+        """`hashes`: the hash of every good key, and what it is called."""
+        self._hashes = hashes
+        self._is_needed = is_needed
+
+    def check(self, request: Request) -> str | None:
+        """Who asks, as far as a key says so."""
+        key = _key_of(request)
+        if key:
+            name = self._hashes().get(hash_key(key))
+            if name is not None:
+                return name
+        if self._is_needed:
+            raise PolicyDenied(
+                "key-wrong",
+                "the API key is wrong" if key else "an API key is needed",
+                hint="Make one with: atoll key add NAME; send it as Authorization: Bearer KEY.",
+            )
+        _check_origin(request)
+        return None
+
+
+def hash_key(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _key_of(request: Request) -> str:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+
+
+def _check_origin(request: Request) -> None:
+    origin = request.headers.get("origin")
+    named = [request.headers.get("host", "")] + ([urlsplit(origin).netloc] if origin is not None else [])
+    for place in named:
+        if urlsplit(f"//{place}").hostname not in LOOPBACK:
+            raise PolicyDenied(
+                "origin-foreign",
+                f'without a key, requests may not come from "{place}"',
+                detail="A page in a browser could otherwise ask the models of this machine.",
+                hint="Send an API key: atoll key add NAME",
+            )
