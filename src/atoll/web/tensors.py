@@ -1,0 +1,247 @@
+"""`/v2`: tensor models over HTTP, in the Open Inference Protocol version 2.
+
+Who hangs up is not worked for any longer. What the bodies mean is in tensor_wire.py, which is imported with
+the first request for an inference; which models there are, and which engine has one, is told by `Serving`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from atoll import __version__
+from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.web.callers import failure, while_there
+
+if TYPE_CHECKING:
+    from atoll.runtimes.contract import Runtime, TensorFacts
+
+BODY_BYTES_MAX = 64 * 1024**2
+BODIES_BYTES_MAX = 256 * 1024**2
+BODY_SECONDS_MAX = 60.0
+RETRY_SECONDS = {429: "1", 503: "2"}
+JSON_LENGTH = "Inference-Header-Content-Length"
+EXTENSIONS = ["binary_tensor_data"]
+
+
+@dataclass(frozen=True)
+class ModelWord:
+    """What callers are told of a model."""
+
+    name: str
+    version: str
+    platform: str
+    inputs: Sequence[TensorFacts]
+    outputs: Sequence[TensorFacts]
+    is_ready: bool
+
+
+class Serving(Protocol):
+    """Who has the models."""
+
+    def models(self) -> Sequence[ModelWord]:
+        """All that may be asked for, with their versions; the one that is used by default comes first."""
+
+    def use(self, name: str, version: str | None) -> AbstractAsyncContextManager[Runtime]:
+        """DataError `model-unknown`; LinkError `model-loading`, `runtime-crowded`."""
+
+
+Check = Callable[[Request], Awaitable[None]]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def tensor_routes(serving: Serving, check: Check) -> list[Route]:
+    """`check` says whether somebody may ask; probes of health may always."""
+    room = _Room()
+
+    async def server(request: Request) -> Response:
+        return JSONResponse({"name": "atoll", "version": __version__, "extensions": EXTENSIONS})
+
+    async def live(request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(request: Request) -> Response:
+        is_ready = all(model.is_ready for model in serving.models())
+        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
+
+    async def model(request: Request) -> Response:
+        found = _find(serving, request)
+        return JSONResponse(
+            {
+                "name": found[0].name,
+                "versions": [each.version for each in found],
+                "platform": found[0].platform,
+                "inputs": [_described(facts) for facts in found[0].inputs],
+                "outputs": [_described(facts) for facts in found[0].outputs],
+            }
+        )
+
+    async def model_ready(request: Request) -> Response:
+        found = _find(serving, request)[0]
+        status = 200 if found.is_ready else 503
+        return JSONResponse({"name": found.name, "ready": found.is_ready}, status_code=status)
+
+    async def infer(request: Request) -> Response:
+        return cast("Response", _Answer(serving, room))
+
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        async def answer(request: Request) -> Response:
+            try:
+                await check(request)
+                return await endpoint(request)
+            except AtollError as error:
+                return refusal(error)
+
+        return answer
+
+    routes = [Route("/v2/health/live", live), Route("/v2/health/ready", ready), Route("/v2", guarded(server))]
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [Route(path, guarded(model)), Route(f"{path}/ready", guarded(model_ready))]
+        routes.append(Route(f"{path}/infer", guarded(infer), methods=["POST"]))
+    return routes
+
+
+def refusal(error: AtollError) -> Response:
+    """An error as the protocol has it: one text; the code stands beside."""
+    response = failure(error)
+    words = " ".join(filter(None, [f"{error.message}.", error.detail, error.hint]))
+    headers = {name: response.headers[name] for name in ("WWW-Authenticate",) if name in response.headers}
+    if response.status_code in RETRY_SECONDS:
+        headers["Retry-After"] = RETRY_SECONDS[response.status_code]
+    told = {"error": words, "code": error.code}
+    return JSONResponse(told, status_code=response.status_code, headers=headers)
+
+
+class _Room:
+    """How much memory the bodies of all requests together may take."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if self._taken + count > BODIES_BYTES_MAX:
+                held = f"the requests that are here take {BODIES_BYTES_MAX // 1024**2} MB already"
+                raise LinkError("runtime-crowded", held, hint="Try again in a moment.")
+            self._taken += count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self._taken -= mine
+
+
+class _Answer:
+    """An answer that is worked on for as long as its caller is there."""
+
+    background = None
+
+    def __init__(self, serving: Serving, room: _Room) -> None:
+        self._serving = serving
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        with self._room.hold() as take:
+            try:
+                body = await _body(request, take)
+            except AtollError as error:
+                await refusal(error)(scope, receive, send)
+                return
+            except ClientDisconnect:
+                return
+            await while_there(receive, self._answer(request, body, send))
+
+    async def _answer(self, request: Request, body: bytearray, send: Send) -> None:
+        try:
+            response = await self._infer(request, body)
+        except AtollError as error:
+            response = refusal(error)
+        await response(request.scope, request.receive, send)
+
+    async def _infer(self, request: Request, body: bytearray) -> Response:
+        from atoll.web.tensor_wire import read_inference, write_answer
+
+        name, version = request.path_params["model"], request.path_params.get("version")
+        asked = read_inference(body, _json_length(request))
+        try:
+            async with asyncio.timeout(asked.seconds_max), self._serving.use(name, version) as runtime:
+                outputs = await runtime.infer(asked.inputs, list(asked.wanted))
+        except TimeoutError as error:
+            raise LinkError(
+                "runtime-slow", f"the model could not answer within {asked.seconds_max:g} seconds"
+            ) from error
+        content, json_length = write_answer(asked, name, version, outputs)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        headers = {JSON_LENGTH: str(json_length)}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+async def _body(request: Request, take: Callable[[int], None]) -> bytearray:
+    """Of a body that is refused, the rest is read and forgotten: a caller that is still sending would see the
+    connection break, and not the reason."""
+    body = bytearray()
+    refused: AtollError | None = None
+    came = 0
+    if request.headers.get("content-encoding", "identity") != "identity":
+        refused = DataError("request-refused", "the body is compressed, which is not supported")
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for chunk in request.stream():
+                came += len(chunk)
+                if came > 2 * BODY_BYTES_MAX:
+                    break
+                if refused is None:
+                    refused = _take(chunk, body, take)
+    except TimeoutError as error:
+        raise LinkError("connection-lost", "the request did not come to its end in time") from error
+    if refused is not None:
+        raise refused
+    return body
+
+
+def _take(chunk: bytes, body: bytearray, take: Callable[[int], None]) -> AtollError | None:
+    try:
+        if len(body) + len(chunk) > BODY_BYTES_MAX:
+            raise DataError("request-too-large", f"a request has {BODY_BYTES_MAX // 1024**2} MB at most")
+        take(len(chunk))
+    except AtollError as error:
+        body.clear()
+        return error
+    body += chunk
+    return None
+
+
+def _json_length(request: Request) -> int | None:
+    told = request.headers.get(JSON_LENGTH)
+    if told is not None and not (told.isascii() and told.isdigit() and len(told) < 12):
+        raise DataError("request-refused", f"the header {JSON_LENGTH} is no number")
+    return None if told is None else int(told)
+
+
+def _find(serving: Serving, request: Request) -> list[ModelWord]:
+    name, version = request.path_params["model"], request.path_params.get("version")
+    known = [model for model in serving.models() if model.name == name]
+    found = known if version is None else [model for model in known if model.version == version]
+    if not found:
+        which = name if version is None else f"{name}, version {version}"
+        raise DataError("model-unknown", f'there is no model "{which}"')
+    return found
+
+
+def _described(facts: TensorFacts) -> dict[str, Any]:
+    return {"name": facts.name, "datatype": facts.datatype, "shape": list(facts.shape)}
