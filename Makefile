@@ -18,7 +18,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done
 
-.PHONY: help .venv new-venv lock check format quick test fuzz faults soak fleet simulate bench demo clean
+.PHONY: help .venv new-venv lock check format quick test fuzz faults soak fleet simulate bench models demo clean
 
 help:
 	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
@@ -32,6 +32,7 @@ help:
 	@echo "make fleet    thirty real nodes on this machine, one hub killed: some minutes, 4 GB of memory: NODES=30"
 	@echo "make simulate a thousand nodes, simulated: calm, and with failures"
 	@echo "make bench    the benchmarks"
+	@echo "make models   train the models that come with the package anew, in an environment of its own"
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
 .venv: $(READY)
@@ -94,6 +95,16 @@ simulate: $(READY)
 
 bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+TRAIN := build/train
+PIP := $(TRAIN)/bin/python -m pip --disable-pip-version-check install --quiet --root-user-action=ignore
+RECIPES := bearing/train.py digits/train.py
+
+models:
+	@python="$$($(FIND_PYTHON))"; test -x $(TRAIN)/bin/python || "$$python" -m venv $(TRAIN)
+	@$(PIP) "$$(grep ^torch requirements/train.in)" && $(PIP) -r requirements/train.in
+	@for file in $(RECIPES); do echo "== $$file"; nice $(TRAIN)/bin/python "examples/models/$$file" || exit 1; done
+	@$(TRAIN)/bin/python examples/models/ship.py bearing digits
 
 demo: $(READY)
 	@$(BIN)/atoll demo $(ARGS)
