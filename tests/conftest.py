@@ -12,6 +12,8 @@ pytest_plugins = [
     "support.fix_fleet",
     "support.fix_foreign",
     "support.fix_tensors",
+    "support.fix_models",
+    "support.fix_runtimes",
 ]
 
 

@@ -31,6 +31,8 @@ class ConfigError(AtollError):
 class LinkError(AtollError):
     """It may succeed when tried again: a peer is away, a connection broke."""
 
+    retry_after_seconds: float | None = None  # where the other side said when
+
 
 class DataError(AtollError):
     """Data has to be repaired or a statement changed."""

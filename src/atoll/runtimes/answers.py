@@ -1,0 +1,151 @@
+"""Puts the events of a stream together into the one answer that a caller gets who asked for no stream. Pure.
+
+Engines are always streamed from, so this is how every such answer is made, in each of the APIs that STREAMED
+names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from atoll.domain.errors import LinkError
+from atoll.runtimes import events
+
+Json = dict[str, Any]
+
+
+def gather(path: str, stream: Iterable[bytes]) -> Json:
+    """The answer that all events of a stream amount to; LinkError where they end too early."""
+    contents = [content for event in stream if (content := events.content(event)) is not None]
+    if path == "/v1/responses":
+        return _response(contents)
+    if path == "/v1/messages":
+        return _message(contents)
+    return _choices(contents, is_chat=path == "/v1/chat/completions")
+
+
+def _choices(contents: list[Json], is_chat: bool) -> Json:
+    if not contents:
+        raise _cut_off()
+    answer: Json = {
+        key: value for key, value in contents[0].items() if key not in ("choices", "prompt_progress")
+    }
+    answer["object"] = "chat.completion" if is_chat else "text_completion"
+    found: dict[int, Json] = {}
+    for content in contents:
+        for part in content.get("choices") or ():
+            index = part.get("index", 0)
+            choice = found.setdefault(index, {"index": index, "finish_reason": None})
+            if is_chat:
+                _add_delta(
+                    choice.setdefault("message", {"role": "assistant", "content": None}), part["delta"]
+                )
+            else:
+                choice["text"] = choice.get("text", "") + (part.get("text") or "")
+            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
+            _add_logprobs(choice, part.get("logprobs"), is_chat)
+        if content.get("usage"):
+            answer["usage"] = _sum(answer.get("usage"), content["usage"])
+        if "timings" in content:
+            answer["timings"] = content["timings"]
+    if not found or any(choice["finish_reason"] is None for choice in found.values()):
+        raise _cut_off()
+    answer["choices"] = [found[index] for index in sorted(found)]
+    return answer
+
+
+def _add_delta(message: Json, delta: Json) -> None:
+    for key, value in delta.items():
+        if key == "tool_calls":
+            for call in value or ():
+                _add_call(message.setdefault("tool_calls", []), call)
+        elif key == "role":
+            message["role"] = value or message["role"]
+        elif isinstance(value, str):
+            message[key] = (message.get(key) or "") + value
+
+
+def _add_call(calls: list[Json], part: Json) -> None:
+    """A call comes in pieces: its name with the first, its arguments by and by."""
+    index = part.get("index", len(calls))
+    while len(calls) <= index:
+        calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call, function = calls[index], part.get("function") or {}
+    call["id"] = part.get("id") or call["id"]
+    call["function"]["name"] += function.get("name") or ""
+    call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _add_logprobs(choice: Json, part: Json | None, is_chat: bool) -> None:
+    if part:
+        have = choice.setdefault("logprobs", {}) or {}
+        choice["logprobs"] = have
+        for key, values in part.items():
+            if isinstance(values, list):
+                have.setdefault(key, []).extend(values)
+    elif not is_chat:
+        choice.setdefault("logprobs", None)
+
+
+def _sum(have: Json | None, more: Json) -> Json:
+    """Several choices each say what they took; the prompt was read once for all of one request."""
+    if have is None:
+        return dict(more)
+    completion = have.get("completion_tokens", 0) + more.get("completion_tokens", 0)
+    return {
+        **have,
+        "completion_tokens": completion,
+        "total_tokens": have.get("prompt_tokens", 0) + completion,
+    }
+
+
+def _response(contents: list[Json]) -> Json:
+    for content in reversed(contents):
+        if content.get("type") in ("response.completed", "response.incomplete", "response.failed"):
+            return dict(content["response"])
+    raise _cut_off()
+
+
+def _message(contents: list[Json]) -> Json:
+    answer: Json = {}
+    blocks: dict[int, Json] = {}
+    inputs: dict[int, str] = {}
+    for content in contents:
+        kind, index = content.get("type"), content.get("index", 0)
+        if kind == "message_start":
+            answer = dict(content["message"])
+        elif kind == "content_block_start":
+            blocks[index] = dict(content["content_block"])
+        elif kind == "content_block_delta" and index in blocks:
+            _add_block_delta(blocks[index], content["delta"], inputs, index)
+        elif kind == "message_delta":
+            answer |= content.get("delta") or {}
+            answer["usage"] = {**(answer.get("usage") or {}), **(content.get("usage") or {})}
+    if answer.get("stop_reason") is None:
+        raise _cut_off()
+    for index, text in inputs.items():
+        blocks[index]["input"] = _arguments(text)
+    answer["content"] = [blocks[index] for index in sorted(blocks)]
+    return answer
+
+
+def _add_block_delta(block: Json, delta: Json, inputs: dict[int, str], index: int) -> None:
+    for key, value in delta.items():
+        if key == "partial_json":
+            inputs[index] = inputs.get(index, "") + value
+        elif key != "type" and isinstance(value, str):
+            block[key] = (block.get(key) or "") + value
+
+
+def _arguments(text: str) -> Any:
+    """What a tool is called with; a model may have been cut off in the middle of it."""
+    try:
+        return json.loads(text) if text else {}
+    except ValueError:
+        return {}
+
+
+def _cut_off() -> LinkError:
+    return LinkError("runtime-broken", "could not answer: the stream ended too early")

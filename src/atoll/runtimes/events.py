@@ -1,0 +1,60 @@
+"""Server-sent events, cut out of a stream of bytes and looked at as little as possible. Pure.
+
+Whoever passes them on does not parse them: an event is told by its first bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+EVENT_BYTES_MAX = 4 * 1024 * 1024
+_END = re.compile(rb"\r?\n\r?\n")
+_FIELD = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+
+
+class EventTooLong(Exception):
+    """Somebody sends an event without an end."""
+
+
+class Splitter:
+    """Collects bytes until there are whole events."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The events that are whole now, each with its blank line."""
+        text = self._rest + block if self._rest else block
+        found, begin = [], 0
+        for end in _END.finditer(text):
+            found.append(text[begin : end.end()])
+            begin = end.end()
+        self._rest = text[begin:].lstrip(b"\r\n") if begin else text
+        if len(self._rest) > EVENT_BYTES_MAX:
+            raise EventTooLong
+        return found
+
+    def last(self) -> list[bytes]:
+        """What came after the last blank line, as an event."""
+        rest, self._rest = self._rest.strip(), b""
+        return [rest + b"\n\n"] if rest else []
+
+
+def is_error(event: bytes) -> bool:
+    return event.startswith(b"event: error") or b'"error"' in event[:16]
+
+
+def data(event: bytes) -> str:
+    """The text that an event carries."""
+    return b"\n".join(_FIELD.findall(event)).decode(errors="replace")
+
+
+def content(event: bytes) -> dict[str, Any] | None:
+    """The JSON object that an event carries, if it is one."""
+    try:
+        found = json.loads(data(event))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

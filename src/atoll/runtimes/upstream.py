@@ -1,0 +1,131 @@
+"""Any address that speaks the OpenAI API: a cluster, a provider, another engine on this machine.
+
+What a caller sent goes there as it is, but for the model's name, and comes back byte for byte. What may be
+sent where is decided above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from atoll.domain.errors import ConfigError, DataError, LinkError
+from atoll.runtimes import vectors
+from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts, Skill
+from atoll.runtimes.gate import Gate
+from atoll.runtimes.http import Wire
+
+TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 128
+BODY_BYTES_MAX = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the other side is. `socket` reaches it on this machine."""
+
+    base: str  # up to, not including, /v1
+    model: str
+    key: str | None = field(default=None, repr=False)
+    socket: str | None = None
+    skills: frozenset[Skill] = frozenset({Skill.GENERATE, Skill.EMBED})
+    context_tokens: int | None = None
+    at_once: int = 64
+    waiting: int = 256
+    queue_seconds: float = 60.0
+    silence_seconds: float = 120.0
+
+
+class UpstreamRuntime:
+    """One model of somebody else's."""
+
+    def __init__(self, address: Address) -> None:
+        if not address.base.startswith(("http://", "https://")):
+            raise ConfigError(
+                "runtime-settings",
+                f'cannot ask "{address.base}": it is no address of HTTP',
+                hint="Write it as https://HOST or http://HOST:PORT.",
+            )
+        self._address = address
+        self._gate = Gate(address.at_once, address.waiting, address.queue_seconds)
+        self._wire: Wire | None = None
+        self._stopped = asyncio.Event()
+
+    async def start(self) -> Facts:
+        """Nothing is asked yet: an upstream that is away now may be there when somebody needs it."""
+        address = self._address
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(address.socket, force_close=True, limit=0)
+            if address.socket
+            else aiohttp.TCPConnector(limit=0)
+        )
+        session = aiohttp.ClientSession(connector=connector)
+        headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
+        self._wire = Wire(session, address.base.rstrip("/"), address.silence_seconds, headers)
+        return Facts(address.skills, 0, address.context_tokens, details={"engine": "upstream"})
+
+    async def stop(self) -> None:
+        self._stopped.set()
+        if self._wire is not None:
+            await self._wire.session.close()
+
+    async def ended(self) -> str:
+        """It never ends by itself: what is away is asked again."""
+        await self._stopped.wait()
+        return "it was unloaded"
+
+    @asynccontextmanager
+    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
+        self._check(Skill.GENERATE)
+        if ask.path not in STREAMED:
+            raise DataError("request-refused", f"cannot answer the request: no such path {ask.path}")
+        # Servers that know adapters take them by the name of a model.
+        body = {**ask.body, "model": ask.adapter or self._address.model, "stream": True}
+        if not ask.body.get("stream") and ask.path in STREAMED[:2]:
+            body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
+        text = _text(body)
+        async with self._gate.place(), self._open().stream(ask.path, text) as found:
+            yield found
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        self._check(Skill.EMBED)
+        if not 1 <= len(texts) <= TEXTS_MAX or not all(isinstance(text, str) and text for text in texts):
+            raise DataError("request-refused", f"cannot embed: 1 to {TEXTS_MAX:,} texts, none of them empty")
+        steps = range(0, len(texts), TEXTS_PER_REQUEST)
+        return vectors.joined([await self._embed(texts[at : at + TEXTS_PER_REQUEST]) for at in steps])
+
+    async def infer(self, inputs: Mapping[str, Array], wanted: Sequence[str] = ()) -> dict[str, Array]:
+        raise _lacks(Skill.INFER)
+
+    async def _embed(self, texts: Sequence[str]) -> Embeddings:
+        body = _text({"model": self._address.model, "input": list(texts), "encoding_format": "float"})
+        async with self._gate.place():
+            return vectors.of_answer(await self._open().ask("/v1/embeddings", body), len(texts))
+
+    def _check(self, skill: Skill) -> None:
+        if skill not in self._address.skills:
+            raise _lacks(skill)
+
+    def _open(self) -> Wire:
+        if self._wire is None or self._stopped.is_set():
+            raise LinkError("runtime-broken", "could not answer: the upstream is not in use")
+        return self._wire
+
+
+def _text(body: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(body, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        raise DataError("request-refused", "cannot answer the request: it is not JSON") from None
+    if len(text) > BODY_BYTES_MAX:
+        raise DataError("request-refused", "cannot answer the request: it is too long")
+    return text
+
+
+def _lacks(skill: Skill) -> DataError:
+    return DataError("skill-missing", f"cannot {skill}: the model is not made for it")
