@@ -159,20 +159,22 @@ async def infer(served: Served, body: bytes, model: str = "tiny", **headers: str
 
 
 @pytest.fixture
-async def client(served: Served) -> AsyncIterator[Any]:
-    http = pytest.importorskip("tritonclient.http.aio")
-    async with http.InferenceServerClient("{}:{}".format(*served.address)) as client:
-        yield client
+def client(served: Served) -> Iterator[Any]:
+    """The one that waits: the one for asyncio leaves connections open."""
+    http = pytest.importorskip("tritonclient.http")
+    client = http.InferenceServerClient("{}:{}".format(*served.address))
+    yield client
+    client.close()
 
 
-async def test_tritons_client_finds_the_server_and_its_models(client: Any) -> None:
-    assert await client.is_server_live()
-    assert await client.is_server_ready()
-    assert (await client.get_server_metadata())["extensions"] == ["binary_tensor_data"]
-    assert await client.is_model_ready("tiny")
-    assert await client.is_model_ready("tiny", "1")
-    assert not await client.is_model_ready("nobody")
-    told = await client.get_model_metadata("tiny", "1")
+def test_tritons_client_finds_the_server_and_its_models(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.is_model_ready("tiny")
+    assert client.is_model_ready("tiny", "1")
+    assert not client.is_model_ready("nobody")
+    told = client.get_model_metadata("tiny", "1")
     assert (told["name"], told["versions"], told["platform"]) == ("tiny", ["1"], "onnxruntime_onnx")
     assert told["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
     assert [each["name"] for each in told["outputs"]] == ["scores", "best"]
@@ -180,22 +182,20 @@ async def test_tritons_client_finds_the_server_and_its_models(client: Any) -> No
 
 @pytest.mark.parametrize("sends_raw", [True, False])
 @pytest.mark.parametrize("gets_raw", [True, False])
-async def test_tritons_client_gets_answers_as_json_and_raw(
-    client: Any, sends_raw: bool, gets_raw: bool
-) -> None:
+def test_tritons_client_gets_answers_as_json_and_raw(client: Any, sends_raw: bool, gets_raw: bool) -> None:
     from tritonclient.http import InferInput, InferRequestedOutput
 
     x = np.random.default_rng(3).normal(size=(7, 4)).astype(np.float32)
     given = InferInput("x", list(x.shape), "FP32")
     given.set_data_from_numpy(x, binary_data=sends_raw)
     wanted = [InferRequestedOutput(name, binary_data=gets_raw) for name in ("best", "scores")]
-    found = await client.infer("tiny", [given], outputs=wanted, request_id="seven")
+    found = client.infer("tiny", [given], outputs=wanted, request_id="seven")
     assert found.get_response()["id"] == "seven"
     np.testing.assert_allclose(found.as_numpy("scores"), graphs.scores(x), rtol=1e-5)
     assert found.as_numpy("best").tolist() == graphs.scores(x).argmax(axis=1).tolist()
 
 
-async def test_tritons_client_gets_every_kind_of_element_back(client: Any) -> None:
+def test_tritons_client_gets_every_kind_of_element_back(client: Any) -> None:
     from tritonclient.http import InferInput
     from tritonclient.utils import np_to_triton_dtype
 
@@ -205,20 +205,20 @@ async def test_tritons_client_gets_every_kind_of_element_back(client: Any) -> No
     for name, array in arrays.items():
         given.append(InferInput(name, [2, 2], np_to_triton_dtype(array.dtype)))
         given[-1].set_data_from_numpy(array)
-    found = await client.infer("echo", given)
+    found = client.infer("echo", given)
     for name, array in arrays.items():
         values = found.as_numpy(name.replace("in", "out")).tolist()
         assert [[v.decode() if isinstance(v, bytes) else v for v in row] for row in values] == array.tolist()
 
 
-async def test_tritons_client_is_told_what_is_wrong(client: Any) -> None:
+def test_tritons_client_is_told_what_is_wrong(client: Any) -> None:
     from tritonclient.http import InferInput
     from tritonclient.utils import InferenceServerException
 
     given = InferInput("x", [1, 3], "FP32")
     given.set_data_from_numpy(np.zeros((1, 3), np.float32))
     with pytest.raises(InferenceServerException, match=r"\[1, 3\], and the model wants \[-1, 4\]") as caught:
-        await client.infer("tiny", [given])
+        client.infer("tiny", [given])
     assert caught.value.status() == "400"
 
 
