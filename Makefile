@@ -32,7 +32,7 @@ help:
 	@echo "make fleet    thirty real nodes on this machine, one hub killed: some minutes, 4 GB of memory: NODES=30"
 	@echo "make simulate a thousand nodes, simulated: calm, and with failures"
 	@echo "make bench    the benchmarks"
-	@echo "make models   train the models that come with the package anew, in an environment of its own"
+	@echo "make models   train the models that come with the package anew: an hour, in an environment of its own"
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
 .venv: $(READY)
@@ -98,13 +98,13 @@ bench: $(READY)
 
 TRAIN := build/train
 PIP := $(TRAIN)/bin/python -m pip --disable-pip-version-check install --quiet --root-user-action=ignore
-RECIPES := bearing/train.py digits/train.py
+RECIPES := bearing/train.py digits/train.py pebble/train.py pebble/export.py pebble/evaluate.py
 
 models:
 	@python="$$($(FIND_PYTHON))"; test -x $(TRAIN)/bin/python || "$$python" -m venv $(TRAIN)
 	@$(PIP) "$$(grep ^torch requirements/train.in)" && $(PIP) -r requirements/train.in
 	@for file in $(RECIPES); do echo "== $$file"; nice $(TRAIN)/bin/python "examples/models/$$file" || exit 1; done
-	@$(TRAIN)/bin/python examples/models/ship.py bearing digits
+	@$(TRAIN)/bin/python examples/models/ship.py bearing digits pebble
 
 demo: $(READY)
 	@$(BIN)/atoll demo $(ARGS)

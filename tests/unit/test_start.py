@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -95,3 +96,22 @@ def test_digits_is_sure_of_what_it_gets_right_and_less_so_of_noise() -> None:
     noise = np.random.default_rng(5).random((200, 1, 8, 8), np.float32)
     sure, unsure = (probabilities(MODELS["digits"], x).max(axis=1).mean() for x in (images, noise))
     assert sure > 0.95 > unsure
+
+
+def asked(*questions: str) -> list[str]:
+    """In a process of its own, as the engine wants it."""
+    requests = [{"messages": [{"role": "user", "content": question}]} for question in questions]
+    command = [sys.executable, str(RECIPES / "pebble" / "ask.py"), str(MODELS["pebble"].path)]
+    done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [answer["choices"][0]["message"]["content"] for answer in json.loads(done.stdout)]
+
+
+def test_pebble_answers_about_atoll_and_declines_the_rest() -> None:
+    error, word, rest = asked(
+        "What does the error key-serial mean?", "What is a stamp?", "What is the capital of France?"
+    )
+    assert "serial or identity column" in error
+    assert "atoll.id()" in error
+    assert "later stamp wins" in word
+    assert "do not know" in rest
