@@ -168,8 +168,8 @@ def eventually(is_true: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
+@contextlib.contextmanager
+def an_open_folder() -> Iterator[Path]:
     """A folder that every user can pass; pytest's own are closed where root runs the tests."""
     folder = short_folder("atoll-test-")
     folder.chmod(0o711)
@@ -182,13 +182,19 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def open_folder() -> Iterator[Path]:
+    with an_open_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
 def home_folder(open_folder: Path) -> Path:
     """Where a home may be made; nothing is there yet."""
     return open_folder / "home"
 
 
-@pytest.fixture
-def start_node(home_folder: Path) -> Iterator[NodeStarter]:
+@contextlib.contextmanager
+def starting(home_folder: Path) -> Iterator[NodeStarter]:
     """Starts nodes, ready ones unless told otherwise, and ends them all."""
     started: list[RunningNode] = []
 
@@ -217,10 +223,18 @@ def start_node(home_folder: Path) -> Iterator[NodeStarter]:
             node.wait_for(waits)
         return node
 
-    yield start
-    for node in started:
-        if node.process.poll() is None:
-            node.process.kill()
-        node.process.wait(DEADLINE_SECONDS)
-        if node.process.stdout is not None:
-            node.process.stdout.close()
+    try:
+        yield start
+    finally:
+        for node in started:
+            if node.process.poll() is None:
+                node.process.kill()
+            node.process.wait(DEADLINE_SECONDS)
+            if node.process.stdout is not None:
+                node.process.stdout.close()
+
+
+@pytest.fixture
+def start_node(home_folder: Path) -> Iterator[NodeStarter]:
+    with starting(home_folder) as start:
+        yield start

@@ -8,24 +8,41 @@ from typing import Any
 
 from atoll.domain.errors import ConfigError
 from atoll.node.home import Home
-from atoll.runtimes.contract import Runtime
+from atoll.runtimes.contract import Facts, Runtime, Skill
 
 AT_ONCE = {"gguf": 4, "onnx": 64}
+CONTEXT_TOKENS = 4096
 
 
-def open_runtime(home: Home, model: str, form: str, file: Path, options: Mapping[str, Any]) -> Runtime:
+def open_runtime(
+    home: Home, model: str, form: str, file: Path, said: Facts, options: Mapping[str, Any]
+) -> Runtime:
     """A runtime for a model, not started yet."""
-    if form == "onnx":
+    if form == "gguf":
+        from atoll.runtimes.llama.runtime import LlamaRuntime
+        from atoll.runtimes.llama.wants import Wants
+
+        wants = Wants(
+            name=model,
+            skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
+            context_tokens=context_tokens(said.context_tokens, options),
+            parallel=at_once(form, options),
+        )
+        sockets = home.run / "models"
+        sockets.mkdir(exist_ok=True, mode=0o700)
+        return LlamaRuntime(file, wants, folder=sockets, log=home.logs / f"model-{model}.log")
+    if form in ("onnx", "safetensors"):
         from atoll.runtimes.onnx.runtime import OnnxRuntime
 
-        return OnnxRuntime(file)
-    raise ConfigError(
-        "format-not-served",
-        f'no engine here runs model "{model}" as {form}',
-        hint="Convert it to GGUF or ONNX first.",
-    )
+        return OnnxRuntime(file if form == "onnx" else file.parent)
+    raise ConfigError("format-not-served", f'no engine here runs model "{model}" as {form}')
 
 
 def at_once(form: str, options: Mapping[str, Any]) -> int:
     """How many callers the engine answers at the same time."""
     return int(options.get("parallel") or AT_ONCE.get(form, 1))
+
+
+def context_tokens(trained: int | None, options: Mapping[str, Any]) -> int:
+    """Tokens of context for each caller: what is asked for, else what the model knows, within a bound."""
+    return int(options.get("context_tokens") or min(trained or CONTEXT_TOKENS, CONTEXT_TOKENS))

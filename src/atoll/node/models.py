@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from prometheus_client.core import Metric
 from psycopg import AsyncConnection
-from starlette.routing import BaseRoute
 
+from atoll import start
 from atoll.domain.errors import AtollError
 from atoll.identity import certificate
 from atoll.link.peers import Links
@@ -24,15 +25,19 @@ from atoll.node.config import Settings
 from atoll.node.engines import at_once, open_runtime
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
+from atoll.observe.metrics import gauges
 from atoll.registry import signing
-from atoll.registry.manifest import Manifest, Variant, from_json
+from atoll.registry.adding import estimate_memory
+from atoll.registry.formats.read import read_model
+from atoll.registry.manifest import VERSION_LETTERS, Manifest, Variant, from_json
 from atoll.registry.parcels import Parcels
 from atoll.registry.store import Store
 from atoll.runtimes.contract import Facts, Skill, TensorFacts
 from atoll.serving.berth import Wanted
+from atoll.serving.decide import State
 from atoll.serving.service import Serving
 from atoll.sql import query
-from atoll.web.keys import LOOPBACK, hash_key
+from atoll.web.keys import hash_key
 
 LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
@@ -72,6 +77,27 @@ class Models:
     def attach(self, links: Links) -> None:
         """From now on there are peers."""
         self._parcels.attach(links)
+
+    def numbers(self) -> Iterable[Metric]:
+        words = self.serving.models()
+        yield gauges(
+            "atoll_model_loaded",
+            "1 while the model is in memory.",
+            "model",
+            {word.model: word.state is State.READY for word in words},
+        )
+        yield gauges(
+            "atoll_model_memory_bytes",
+            "Memory of the model: measured while it is loaded, else estimated.",
+            "model",
+            {word.model: word.facts.memory_bytes for word in words},
+        )
+        yield gauges(
+            "atoll_model_requests",
+            "Requests that wait for the model or are being answered.",
+            "model",
+            {word.model: word.asking for word in words},
+        )
 
     async def run(self) -> None:
         await self.serving.desire(self._start_models({}))
@@ -148,16 +174,34 @@ class Models:
         entry = self._store.lay_out(form)
         return Wanted(
             model,
-            f"{manifest.version}",
+            manifest.version,
             said,
             at_once(form.format, options),
             is_kept,
-            lambda: open_runtime(home, model, form.format, entry, options),
+            lambda: open_runtime(home, model, form.format, entry, said, options),
         )
 
     def _start_models(self, wanted: Mapping[str, Wanted]) -> list[Wanted]:
         """Those that came with the package, where no other has their name."""
-        return []
+        return [self._start_model(model) for model in start.start_models() if model.name not in wanted]
+
+    def _start_model(self, model: start.StartModel) -> Wanted:
+        home, found = self._home, read_model(model.path)
+        said = Facts(
+            skills=frozenset(Skill(one) for one in model.skills),
+            memory_bytes=estimate_memory(found),
+            context_tokens=found.context_tokens,
+            inputs=tuple(TensorFacts(one.name, one.datatype, one.shape) for one in found.inputs),
+            outputs=tuple(TensorFacts(one.name, one.datatype, one.shape) for one in found.outputs),
+        )
+        return Wanted(
+            model.name,
+            model.sha256[:VERSION_LETTERS],
+            said,
+            at_once(found.format, {}),
+            False,
+            lambda: open_runtime(home, model.name, found.format, model.path, said, {}),
+        )
 
     async def _fetch(self, rows: list[tuple[Any, ...]], problems: Mapping[str, _Problem]) -> bool:
         """Get what is missing from a peer, one file after the other, a stretch of time at most."""
@@ -201,12 +245,3 @@ class Models:
                 log.debug("could not say how models are: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._changed.set()
-
-
-def model_routes(models: Models, settings: Settings) -> list[BaseRoute]:
-    """What may be asked of models over HTTP, and whether a key is needed for that."""
-    http = settings.http
-    is_near = http is not None and http.host in LOOPBACK
-    is_open = settings.keys == "off" or (settings.keys == "auto" and is_near)
-    del is_open
-    return []

@@ -32,7 +32,8 @@ from atoll.node.keeping import Keeper, Kept
 from atoll.node.memory import find_trim, keep_trimmed
 from atoll.node.mesh import incarnation, membership, moving
 from atoll.node.mesh.standing import Standing
-from atoll.node.models import Models, model_routes
+from atoll.node.model_routes import model_routes
+from atoll.node.models import Models
 from atoll.node.numbers import node_numbers
 from atoll.node.opening import Opened
 from atoll.node.postgres.disk import DiskWatch
@@ -166,6 +167,8 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     models = Models(home, settings, server) if settings.models == "on" else None
     node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
+    if models is not None:
+        metrics.add(models.numbers)
     return node, kept
 
 

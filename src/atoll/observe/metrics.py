@@ -6,7 +6,7 @@ it. Other parts add their numbers with `add`, giving a function that yields metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -40,6 +40,14 @@ def gauge(name: str, help: str, value: float, /, **labels: str) -> Metric:
     """One gauge with one sample."""
     family = GaugeMetricFamily(name, help, labels=list(labels))
     family.add_metric(list(labels.values()), value)
+    return family
+
+
+def gauges(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+    """One gauge with a sample for each value of a label."""
+    family = GaugeMetricFamily(name, help, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
     return family
 
 

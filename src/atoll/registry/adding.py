@@ -17,6 +17,7 @@ from atoll.registry.store import Store
 
 ENGINE_BYTES = 64 * 1024**2
 CONTEXT_TOKENS_DEFAULT = 4096
+CALLERS_DEFAULT = 4
 FILES_MAX = 256
 ALONGSIDE = ("tokenizer.json", "tokenizer_config.json", "config.json", "labels.json")
 
@@ -112,4 +113,4 @@ def estimate_memory(found: Found) -> int:
     if found.format != "gguf":
         return found.bytes * 2 + ENGINE_BYTES // 2
     per_token = 2 * 2 * (found.dimensions or 0) * int(found.details.get("blocks") or 0)
-    return found.bytes + found.bytes // 10 + context * per_token + ENGINE_BYTES
+    return found.bytes + found.bytes // 10 + CALLERS_DEFAULT * context * per_token + ENGINE_BYTES

@@ -15,6 +15,7 @@ from atoll.runtimes.contract import Ask, Embeddings
 from atoll.serving.service import Serving
 
 TRIES_MAX = 2
+NOTICE_SECONDS_MAX = 2.0
 AGAIN = ("runtime-broken",)
 
 
@@ -32,14 +33,15 @@ async def generate(
     ask = Ask(path, body, adapter)
     async with AsyncExitStack() as stack:
         for tries_left in reversed(range(TRIES_MAX)):
-            attempt = AsyncExitStack()
+            attempt, runtime = AsyncExitStack(), None
             try:
                 runtime = await attempt.enter_async_context(serving.use(base))
                 events = await attempt.enter_async_context(runtime.generate(ask))
             except BaseException as error:
                 await attempt.aclose()
-                if not (tries_left and _may_ask_again(error)):
+                if not (tries_left and runtime is not None and _may_ask_again(error)):
                     raise
+                await serving.until_another(base, runtime, NOTICE_SECONDS_MAX)
                 continue
             stack.push_async_exit(attempt)
             break
@@ -49,12 +51,13 @@ async def generate(
 async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:
     base, _ = split(model)
     for tries_left in reversed(range(TRIES_MAX)):
-        try:
-            async with serving.use(base) as runtime:
+        async with serving.use(base) as runtime:
+            try:
                 return await runtime.embed(texts)
-        except AtollError as error:
-            if not (tries_left and _may_ask_again(error)):
-                raise
+            except AtollError as error:
+                if not (tries_left and _may_ask_again(error)):
+                    raise
+        await serving.until_another(base, runtime, NOTICE_SECONDS_MAX)
     raise AssertionError("the last try returns or raises")
 
 

@@ -6,6 +6,7 @@ A berth keeps the books and lets callers wait; what is loaded and unloaded when 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable
@@ -142,6 +143,13 @@ class Berth:
         """Wait until nobody is being answered by this any more."""
         async with self._changed:
             await self._changed.wait_for(lambda: loaded.callers == 0)
+
+    async def until_another(self, runtime: Runtime, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(
+                    lambda: self.loaded is None or self.loaded.runtime is not runtime
+                )
 
     # Who asks
 

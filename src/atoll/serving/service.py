@@ -83,6 +83,12 @@ class Serving:
             )
         return berth.use(self._woken.set)
 
+    async def until_another(self, model: str, runtime: Runtime, seconds: float) -> None:
+        """Wait until it was noticed that a runtime broke: whoever asks again then gets the next one."""
+        berth = self._berths.get(model)
+        if berth is not None:
+            await berth.until_another(runtime, seconds)
+
     async def desire(self, wanted: Iterable[Wanted]) -> None:
         """This is what the node is to have from now on, and nothing else."""
         named = {one.model: one for one in wanted}
@@ -143,15 +149,10 @@ class Serving:
 
     async def _load(self, berth: Berth, wanted: Wanted, group: asyncio.TaskGroup) -> None:
         """Load this; what was loaded before goes on answering until then, and is unloaded after."""
-        before = berth.loaded
-        runtime = wanted.open()
-        began = self._clock()
+        before, began = berth.loaded, self._clock()
         try:
-            facts = await runtime.start()
-        except BaseException as error:
-            await runtime.stop()
-            if not isinstance(error, AtollError):
-                raise
+            runtime, facts = await _started(wanted)
+        except AtollError as error:
             log.warning('could not load model "%s": %s', wanted.model, error)
             await berth.give_up(error)
         else:
@@ -201,6 +202,22 @@ class Serving:
         if near:
             return f'Did you mean "{near[0]}"?'
         return f"There are: {', '.join(sorted(names))}." if names else "Add one: atoll model add FILE"
+
+
+async def _started(wanted: Wanted) -> tuple[Runtime, Facts]:
+    """A runtime that answers. What an engine stumbles over unforeseen must not take the others along."""
+    try:
+        runtime = wanted.open()
+        try:
+            return runtime, await runtime.start()
+        except BaseException:
+            await runtime.stop()
+            raise
+    except AtollError:
+        raise
+    except Exception as error:
+        log.exception('could not load model "%s"', wanted.model)
+        raise LinkError("runtime-broken", "could not start the engine", detail=f"{error!r}.") from error
 
 
 def _too_large(model: str, why: str) -> ConfigError:

@@ -31,9 +31,6 @@ STATUSES = {
     "feed-exists": 409,
     "question-crowded": 429,
     "feed-crowded": 429,
-    "model-unknown": 404,
-    "request-too-large": 413,
-    "runtime-crowded": 429,
 }
 FAMILIES = ((PolicyDenied, 403), (DataError, 400), (LinkError, 503), (ConfigError, 501))
 

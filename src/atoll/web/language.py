@@ -1,0 +1,196 @@
+"""`/v1`: language models in the protocols of OpenAI and Anthropic.
+
+Events pass through as the engine made them; for callers who want one answer they are put together at the end.
+Who hangs up frees the engine. Errors have the shape of the protocol that was spoken.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from atoll.domain.errors import AtollError, DataError
+from atoll.runtimes.contract import STREAMED, Skill
+from atoll.serving import asking
+from atoll.serving.service import Serving, Word
+from atoll.web.bodies import read_object
+from atoll.web.callers import status_of, while_there
+from atoll.web.keys import Keys
+
+MESSAGES = "/v1/messages"
+TEXTS_MAX = 2048
+RETRY_SECONDS = "1"
+HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+Check = Callable[[Request], object]
+
+
+def language_routes(serving: Serving, keys: Keys) -> list[Route]:
+    async def list_models(request: Request) -> Response:
+        try:
+            keys.check(request)
+        except AtollError as error:
+            return refusal(error, request.url.path)
+        data = [_model_word(word) for word in serving.models()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def one_model(request: Request) -> Response:
+        try:
+            keys.check(request)
+            name = request.path_params["model"]
+            found = [word for word in serving.models() if word.model == asking.split(name)[0]]
+            if not found:
+                raise DataError("model-unknown", f'this node has no model "{name}"')
+        except AtollError as error:
+            return refusal(error, request.url.path)
+        return JSONResponse(_model_word(found[0]))
+
+    async def generate(request: Request) -> Response:
+        path = request.url.path
+        try:
+            keys.check(request)
+            body = await read_object(request)
+            model = _model_of(body, serving, Skill.GENERATE)
+        except AtollError as error:
+            return refusal(error, path)
+        return cast("Response", _Answer(serving, model, path, body))
+
+    async def embeddings(request: Request) -> Response:
+        try:
+            keys.check(request)
+            body = await read_object(request)
+            model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
+            found = await asking.embed(serving, model, texts)
+        except AtollError as error:
+            return refusal(error, request.url.path)
+        is_packed = body.get("encoding_format") == "base64"
+        data = [
+            {"object": "embedding", "index": index, "embedding": _pack(row) if is_packed else row.tolist()}
+            for index, row in enumerate(found.vectors)
+        ]
+        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+        return JSONResponse({"object": "list", "model": model, "data": data, "usage": usage})
+
+    return [
+        Route("/v1/models", list_models, methods=["GET"]),
+        Route("/v1/models/{model}", one_model, methods=["GET"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        *(Route(path, generate, methods=["POST"]) for path in STREAMED),
+    ]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A response that works for as long as its reader is there."""
+
+    serving: Serving
+    model: str
+    path: str
+    body: Mapping[str, Any]
+
+    background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._stream if self.body.get("stream") is True else self._whole
+        await while_there(receive, answer(scope, receive, send))
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from atoll.runtimes.answers import gather
+
+        try:
+            async with asking.generate(self.serving, self.model, self.path, self.body) as events:
+                found = gather(self.path, [event async for event in events])
+            response: Response = JSONResponse({**found, "model": self.model})
+        except AtollError as error:
+            response = refusal(error, self.path)
+        await response(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+        try:
+            async with asking.generate(self.serving, self.model, self.path, self.body) as events:
+                await send({"type": "http.response.start", "status": 200, "headers": HEAD})
+                has_begun = True
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        except AtollError as error:
+            if not has_begun:
+                await refusal(error, self.path)(scope, receive, send)
+                return
+            told = json.dumps(_told(error, self.path)).encode()
+            name = b"event: error\n" if self.path == MESSAGES else b""
+            body = name + b"data: " + told + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def refusal(error: AtollError, path: str) -> Response:
+    """An error in the words of the protocol."""
+    status = status_of(error)
+    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else None
+    return JSONResponse(_told(error, path), status_code=status, headers=headers)
+
+
+def _told(error: AtollError, path: str) -> dict[str, Any]:
+    status = status_of(error)
+    message = " ".join([f"{error.message}.", *(part for part in (error.detail, error.hint) if part)])
+    if path == MESSAGES:
+        kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    kind = "rate_limit_error" if status == 429 else kind
+    param = "model" if error.code == "model-unknown" else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
+
+
+def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
+    """The model that is asked for; where none is named, the only one that could be meant."""
+    named = body.get("model")
+    if isinstance(named, str) and named:
+        return named
+    if named is not None:
+        raise DataError("request-malformed", "the model's name is no text")
+    able = [word.model for word in serving.models() if skill in word.facts.skills]
+    if len(able) == 1:
+        return able[0]
+    raise DataError(
+        "request-malformed", "the request names no model", hint=f"There are: {', '.join(sorted(able))}."
+    )
+
+
+def _texts_of(body: Mapping[str, Any]) -> list[str]:
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError("request-malformed", "the input is not a text or a list of texts")
+    if len(texts) > TEXTS_MAX:
+        raise DataError("request-malformed", f"a request embeds {TEXTS_MAX} texts at most")
+    return texts
+
+
+def _pack(row: Any) -> str:
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def _model_word(word: Word) -> dict[str, Any]:
+    facts = word.facts
+    return {
+        "id": word.model,
+        "object": "model",
+        "created": 0,
+        "owned_by": "atoll",
+        "version": word.version,
+        "state": str(word.state),
+        "skills": sorted(facts.skills),
+        "context_tokens": facts.context_tokens,
+        "adapters": [f"{word.model}:{name}" for name in facts.adapters],
+    }

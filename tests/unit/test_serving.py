@@ -1,0 +1,197 @@
+"""Callers get the model that they name: loaded once, swapped under way, never more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
+from atoll.runtimes.contract import Ask, Facts, Skill
+from atoll.runtimes.echo import EchoRuntime
+from atoll.serving import asking
+from atoll.serving.berth import WAITING_MAX, Wanted
+from atoll.serving.decide import State
+from atoll.serving.service import Serving
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "hello there dear reader"}]}
+MEMORY_MAX = 1000
+
+
+class Weighty(EchoRuntime):
+    """Says what it is to weigh."""
+
+    def __init__(self, memory: int, **echo: Any) -> None:
+        super().__init__(**echo)
+        self._memory = memory
+
+    async def start(self) -> Facts:
+        return replace(await super().start(), memory_bytes=self._memory)
+
+
+class Harbour:
+    """A serving that runs, and every runtime that it has opened."""
+
+    def __init__(self) -> None:
+        self.serving = Serving(MEMORY_MAX)
+        self.opened: list[EchoRuntime] = []
+
+    def wanted(self, version: str = "1", at_once: int = 4, memory: int = 100, **echo: Any) -> Wanted:
+        def open_one() -> EchoRuntime:
+            self.opened.append(Weighty(memory, name=version, **echo))
+            return self.opened[-1]
+
+        return Wanted("echo", version, Facts(frozenset(Skill), memory), at_once, False, open_one)
+
+    async def say(self) -> bytes:
+        async with asking.generate(self.serving, "echo", CHAT, HELLO) as events:
+            return b"".join([event async for event in events])
+
+    async def until(self, state: State) -> None:
+        async with asyncio.timeout(30):
+            while [word.state for word in self.serving.models()] != [state]:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def harbour() -> AsyncIterator[Harbour]:
+    made = Harbour()
+    running = asyncio.create_task(made.serving.run())
+    yield made
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_many_who_ask_at_once_share_one_that_is_loaded_for_the_first(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    assert harbour.serving.models()[0].state is State.EMPTY
+    said = await asyncio.gather(*(harbour.say() for _ in range(20)))
+    assert all(b"reader" in one for one in said)
+    assert len(harbour.opened) == 1
+
+
+async def test_one_more_than_may_wait_is_told_to_come_back(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted(at_once=1, event_seconds=0.2)])
+    callers = [asyncio.create_task(harbour.say()) for _ in range(WAITING_MAX + 1)]
+    while harbour.serving.models()[0].asking < WAITING_MAX + 1:
+        await asyncio.sleep(0.01)
+    with pytest.raises(LinkError, match="under way") as refused:
+        await harbour.say()
+    assert refused.value.code == "runtime-crowded"
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert harbour.serving.models()[0].asking == 0
+    assert b"reader" in await harbour.say()
+
+
+async def test_a_next_version_takes_over_and_who_was_under_way_is_answered_by_the_one_before(
+    harbour: Harbour,
+) -> None:
+    await harbour.serving.desire([harbour.wanted("1")])
+    await harbour.say()
+    async with harbour.serving.use("echo") as before:
+        await harbour.serving.desire([harbour.wanted("2")])
+        while len(harbour.opened) < 2 or b'"2"' not in await harbour.say():
+            await asyncio.sleep(0.01)
+        async with before.generate(Ask(CHAT, HELLO)) as events:
+            assert b"reader" in b"".join([event async for event in events])
+        assert before is harbour.opened[0]
+    async with asyncio.timeout(30):
+        await harbour.opened[0].ended()
+    assert b'"2"' in await harbour.say()
+
+
+async def test_where_both_versions_do_not_fit_requests_wait_for_the_next_and_none_is_dropped(
+    harbour: Harbour,
+) -> None:
+    await harbour.serving.desire([harbour.wanted("1", memory=900, event_seconds=0.02)])
+    await harbour.say()
+    callers = [asyncio.create_task(harbour.say()) for _ in range(8)]
+    await asyncio.sleep(0)
+    await harbour.serving.desire([harbour.wanted("2", memory=900)])
+    said = await asyncio.gather(*callers)
+    assert all(b"reader" in one for one in said)
+    assert b'"2"' in await harbour.say()
+
+
+async def test_an_engine_that_broke_is_started_again_and_what_had_not_begun_is_asked_once_more(
+    harbour: Harbour,
+) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    await harbour.say()
+    harbour.opened[0].end("it crashed")
+    assert b"reader" in await harbour.say()
+    assert len(harbour.opened) == 2
+
+
+async def test_after_the_first_word_an_answer_ends_with_the_error_and_is_not_begun_again(
+    harbour: Harbour,
+) -> None:
+    await harbour.serving.desire([harbour.wanted(fails_at_event=2)])
+    async with asking.generate(harbour.serving, "echo", CHAT, HELLO) as events:
+        with pytest.raises(LinkError, match="the engine is away"):
+            async for _ in events:
+                pass
+
+
+async def test_what_could_never_fit_is_refused_at_once(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted(memory=MEMORY_MAX + 1)])
+    with pytest.raises(ConfigError, match="cannot load model"):
+        await harbour.say()
+    assert harbour.opened == []
+    await harbour.serving.desire([harbour.wanted("2")])
+    assert b"reader" in await harbour.say()
+
+
+class Unusable(EchoRuntime):
+    async def start(self) -> Facts:
+        raise DataError("model-unusable", "cannot use the model file")
+
+
+async def test_a_version_that_cannot_be_loaded_leaves_the_one_before_in_its_place(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted("1")])
+    await harbour.say()
+    bad = harbour.wanted("2")
+    await harbour.serving.desire(
+        [Wanted(bad.model, bad.version, bad.said, bad.at_once, bad.is_kept, Unusable)]
+    )
+    while harbour.serving.models()[0].problem is None:
+        await asyncio.sleep(0.01)
+    assert b'"1"' in await harbour.say()
+    assert harbour.serving.models()[0].problem == "cannot use the model file"
+
+
+async def test_what_is_not_wanted_any_more_is_unloaded_and_unknown(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    await harbour.say()
+    await harbour.serving.desire([])
+    async with asyncio.timeout(30):
+        await harbour.opened[0].ended()
+    with pytest.raises(DataError, match="no model"):
+        await harbour.say()
+
+
+async def test_who_asks_for_a_name_that_there_is_not_is_told_the_nearest(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    with pytest.raises(AtollError) as refused:
+        harbour.serving.use("ecoh")
+    assert refused.value.hint == 'Did you mean "echo"?'
+
+
+async def test_callers_who_leave_while_it_loads_or_answers_leave_nothing_behind(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted(at_once=2, event_seconds=0.01)])
+    callers = [asyncio.create_task(harbour.say()) for _ in range(30)]
+    for number, caller in enumerate(callers):
+        await asyncio.sleep(0.002)
+        if number % 3:
+            caller.cancel()
+    found = await asyncio.gather(*callers, return_exceptions=True)
+    assert sum(isinstance(one, bytes) for one in found) == 10
+    assert harbour.serving.models()[0].asking == 0
