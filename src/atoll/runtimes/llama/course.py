@@ -13,7 +13,7 @@ START_SECONDS_MIN = 60.0
 START_BYTES_PER_SECOND = 20e6  # a slow SD card
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.2, 60.0
 # The engine's own lines begin with a time, a level and a place in its source.
-_PREFIX = re.compile(r"^[\d.]+ [A-Z] +\S+ +\S+: ")
+_PREFIX = re.compile(r"^[\d.]+ [A-Z] +(?:\S+ +)??\S+: ")
 
 
 def start_seconds_max(file_bytes: int) -> float:

@@ -1,0 +1,120 @@
+"""Events are cut out of bytes and put together into one answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atoll.domain.errors import LinkError
+from atoll.runtimes import answers, events
+
+CHAT = "/v1/chat/completions"
+
+
+def lines(*contents: dict[str, Any]) -> list[bytes]:
+    return [f"data: {json.dumps(content)}\n\n".encode() for content in contents] + [b"data: [DONE]\n\n"]
+
+
+def delta(finish: str | None = None, index: int = 0, **values: Any) -> dict[str, Any]:
+    return {"id": "a", "choices": [{"index": index, "delta": values, "finish_reason": finish}]}
+
+
+@given(st.lists(st.sampled_from([b"data: 1\n\n", b"event: x\r\ndata: 2\r\n\r\n", b":\n\n"])), st.data())
+def test_events_are_whole_however_their_bytes_come(whole: list[bytes], data: st.DataObject) -> None:
+    text = b"".join(whole)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    splitter = events.Splitter()
+    found = [
+        event
+        for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)
+        for event in splitter.feed(text[begin:end])
+    ]
+    assert [event.strip() for event in found + splitter.last()] == [event.strip() for event in whole]
+
+
+def test_an_event_without_an_end_is_given_up() -> None:
+    splitter = events.Splitter()
+    assert splitter.feed(b"x" * events.EVENT_BYTES_MAX) == []
+    with pytest.raises(events.EventTooLong):
+        splitter.feed(b"x")
+
+
+def test_words_of_a_caller_are_no_error() -> None:
+    assert events.is_error(b'data: {"error":{"code":500}}\n\n')
+    assert events.is_error(b"event: error\ndata: {}\n\n")
+    assert not events.is_error(lines(delta(content='"error"'))[0])
+
+
+def test_a_chat_has_its_text_its_reasoning_and_its_reason() -> None:
+    stream = lines(
+        delta(role="assistant", content=None),
+        delta(reasoning_content="let me "),
+        delta(reasoning_content="see"),
+        delta(content="4"),
+        delta(content="2"),
+        delta("stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}},
+    )
+    answer = answers.gather(CHAT, stream)
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "42", "reasoning_content": "let me see"}
+    assert (choice["finish_reason"], answer["object"], answer["id"]) == ("stop", "chat.completion", "a")
+    assert answer["usage"]["total_tokens"] == 5
+
+
+def test_calls_of_tools_come_in_pieces() -> None:
+    def call(index: int, **values: Any) -> dict[str, Any]:
+        return delta(tool_calls=[{"index": index, **values}])
+
+    stream = lines(
+        call(0, id="x", type="function", function={"name": "look", "arguments": ""}),
+        call(0, function={"arguments": '{"place":'}),
+        call(1, id="y", type="function", function={"name": "go", "arguments": "{}"}),
+        call(0, function={"arguments": '"reef"}'}),
+        delta("tool_calls"),
+    )
+    message = answers.gather(CHAT, stream)["choices"][0]["message"]
+    assert message["content"] is None
+    assert message["tool_calls"] == [
+        {"id": "x", "type": "function", "function": {"name": "look", "arguments": '{"place":"reef"}'}},
+        {"id": "y", "type": "function", "function": {"name": "go", "arguments": "{}"}},
+    ]
+
+
+def test_a_message_has_its_thoughts_its_text_and_its_tools() -> None:
+    def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+        begin = {"type": "content_block_start", "index": index, "content_block": start}
+        return [begin, *({"type": "content_block_delta", "index": index, "delta": d} for d in deltas)]
+
+    stream = lines(
+        {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 4}}},
+        *block(0, {"type": "thinking", "thinking": ""}, {"type": "thinking_delta", "thinking": "hm"}),
+        *block(1, {"type": "text", "text": ""}, *[{"type": "text_delta", "text": t} for t in ("a", "b")]),
+        *block(
+            2,
+            {"type": "tool_use", "id": "t", "name": "look", "input": {}},
+            {"type": "input_json_delta", "partial_json": '{"a":'},
+            {"type": "input_json_delta", "partial_json": "1}"},
+        ),
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}},
+        {"type": "message_stop"},
+    )
+    answer = answers.gather("/v1/messages", stream)
+    assert answer["content"] == [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "ab"},
+        {"type": "tool_use", "id": "t", "name": "look", "input": {"a": 1}},
+    ]
+    assert answer["usage"] == {"input_tokens": 4, "output_tokens": 7}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_a_stream_that_ends_too_early_is_no_answer(path: str) -> None:
+    for stream in ([], lines(delta(content="half"))):
+        with pytest.raises(LinkError) as caught:
+            answers.gather(path, stream)
+        assert caught.value.code == "runtime-broken"
