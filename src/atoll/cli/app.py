@@ -31,6 +31,7 @@ from atoll.cli import (
     query,
     repair,
     scope,
+    search,
     sql,
     status,
     tables,
@@ -79,6 +80,7 @@ app.command()(chat.infer)
 app.add_typer(key.group, name="key")
 app.command()(sql.sql)
 app.command()(query.query)
+app.command()(search.search)
 app.command()(dsn.dsn)
 app.command()(logs.logs)
 app.command()(backup.backup)

@@ -63,8 +63,8 @@ async def _migrate(home: Home, statements: str, dry_run: bool, force: bool) -> l
     import psycopg
     from psycopg.rows import dict_row
 
-    from atoll.cli.rows import explained
     from atoll.sql import query
+    from atoll.sql.errors import explained
 
     try:
         async with await _connect(home) as connection, connection.transaction(force_rollback=dry_run):

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from psycopg import Error
-
-    from atoll.domain.errors import AtollError
     from atoll.node.postgres.server import Postgres
 
 
@@ -25,6 +22,7 @@ async def _fetch(postgres: Postgres, file: str, name: str, parameters: Any) -> l
     from psycopg.rows import dict_row
 
     from atoll.sql import query
+    from atoll.sql.errors import explained
 
     try:
         async with await postgres.connect() as connection:
@@ -33,20 +31,6 @@ async def _fetch(postgres: Postgres, file: str, name: str, parameters: Any) -> l
             return await cursor.fetchall() if cursor.description else []
     except psycopg.Error as error:
         raise explained(error) from error
-
-
-def explained(error: Error) -> AtollError:
-    """PostgreSQL's error, as ours."""
-    from atoll.domain.errors import DataError, PolicyDenied
-
-    diagnosis = error.diag
-    kind = PolicyDenied if error.sqlstate == "AT003" else DataError
-    return kind(
-        diagnosis.constraint_name or error.sqlstate or "database",
-        diagnosis.message_primary or str(error).strip(),
-        detail=diagnosis.message_detail or None,
-        hint=diagnosis.message_hint or None,
-    )
 
 
 PIPE_WIDTH = 240

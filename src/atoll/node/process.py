@@ -40,12 +40,14 @@ from atoll.node.postgres.disk import DiskWatch
 from atoll.node.postgres.server import Postgres
 from atoll.node.questions import make_questions
 from atoll.node.report import Readiness
+from atoll.node.search import SearchIndexes, make_search
 from atoll.node.values import Address
 from atoll.observe.logs import RotatingFile
 from atoll.observe.metrics import Metrics
 from atoll.web.app import WebServer, make_app
 from atoll.web.feed import feed_route
 from atoll.web.questions import question_route
+from atoll.web.search import search_route
 
 SET_UP_PAUSE_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Node:
 ServiceMaker = Callable[[Node], Service]
 SERVICES: tuple[ServiceMaker, ...] = (
     lambda node: Standing(node.home, node.settings, node.postgres, node.readiness, node.metrics, node.meet),
+    lambda node: SearchIndexes(node.postgres),
 )
 
 
@@ -148,7 +151,11 @@ def _routes(node: Node) -> list[BaseRoute]:
     async def follow() -> Connection:
         return await log_in(node.home, node.settings, node.postgres, "atoll feed")
 
-    routes: list[BaseRoute] = [question_route(node.questions.ask, password), feed_route(follow, password)]
+    routes: list[BaseRoute] = [
+        question_route(node.questions.ask, password),
+        feed_route(follow, password),
+        search_route(make_search(node.home, node.settings, node.postgres), password),
+    ]
     if node.models is not None:
         routes += model_routes(node.models, node.settings)
     return routes

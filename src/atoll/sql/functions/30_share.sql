@@ -6,7 +6,7 @@ language sql immutable set search_path = pg_catalog
 begin atomic
     values ('atoll.node', 'merge'), ('atoll.shared_table', 'merge'), ('atoll.region', 'merge'), ('atoll.tie', 'merge'),
            ('atoll.absence', 'merge'), ('atoll.schema_change', 'append'), ('atoll.orphan_rule', 'merge'),
-           ('atoll.model', 'merge'), ('atoll.desired_model', 'merge'), ('atoll.api_key', 'merge');
+           ('atoll.model', 'merge'), ('atoll.desired_model', 'merge'), ('atoll.api_key', 'merge'), ('atoll.search_rule', 'merge');
 end;
 
 create or replace function atoll.qualified(t regclass) returns text
@@ -335,6 +335,11 @@ language sql stable set search_path = pg_catalog as $$
                    from made m join pg_type y using (oid) order by m.depth desc, m.name);
 $$;
 
+-- Every node makes the indexes for searching by itself.
+create or replace function atoll.is_for_search(index oid) returns boolean
+language sql stable
+return (select relname like 'atoll\_search\_%' from pg_class where oid = index);
+
 -- How another node makes the table: a list of statements. Foreign keys follow when the table that they name is there.
 create or replace function atoll.definition_of(t regclass) returns text
 language sql stable set search_path = pg_catalog as $$
@@ -368,7 +373,7 @@ language sql stable set search_path = pg_catalog as $$
                                   pg_get_expr(c.relpartbound, c.oid), case when c.relkind = 'p' then ' partition by ' || pg_get_partkeydef(c.oid) else '' end)
            from pg_partition_tree(t) p join pg_class c on c.oid = p.relid where p.level > 0 order by p.level, p.relid)
         || array(select pg_get_indexdef(i.indexrelid)
-           from pg_index i where i.indrelid = t and not exists (select from pg_constraint k where k.conindid = i.indexrelid))
+           from pg_index i where i.indrelid = t and not atoll.is_for_search(i.indexrelid) and not exists (select from pg_constraint k where k.conindid = i.indexrelid))
         || array(select format('-- if possible: alter table %s add constraint %I %s', atoll.qualified(t), k.conname, pg_get_constraintdef(k.oid))
            from pg_constraint k where k.conrelid = t and k.contype = 'f' and k.conparentid = 0), null))::text
 $$;

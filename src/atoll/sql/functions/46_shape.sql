@@ -19,7 +19,7 @@ language sql stable set search_path = pg_catalog as $$
            from pg_constraint k where k.conrelid = t and k.contype in ('u', 'c', 'f', 'x')),
         'indexes', (select coalesce(jsonb_object_agg(c.relname, replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')), '{}')
            from pg_index i join pg_class c on c.oid = i.indexrelid
-          where i.indrelid = t and i.indisvalid and not i.indisprimary and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('u', 'x'))),
+          where i.indrelid = t and i.indisvalid and not i.indisprimary and not atoll.is_for_search(i.indexrelid) and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('u', 'x'))),
         'key', (select pg_get_indexdef(i.indexrelid) from pg_index i where i.indrelid = t and i.indisprimary))
 $$;
 

@@ -8,7 +8,9 @@ declare
         'share', 'declare_shared', 'unshare', 'end_sharing', 'find_table', 'qualified', 'check_owner', 'refuse',
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
         'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op',
-        'on_orphans', 'set_orphan_rule'];
+        'on_orphans', 'set_orphan_rule',
+        'searchable', 'set_search_rule', 'search', 'search_table', 'search_plan', 'search_state', 'check_search', 'find_near', 'find_words', 'filter_of',
+        'read_query', 'phrase', 'beginning', 'needles', 'snippet', 'words', 'cut', 'uncut', 'scope_of', 'here', 'here_only'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
@@ -23,7 +25,7 @@ begin
     for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (api) loop
         execute format('grant execute on function %s to public', f.signature);
     end loop;
-    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state to public;
+    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state, atoll.search_rule, atoll.searches to public;
     if exists (select from pg_roles where rolname = 'app') then
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);

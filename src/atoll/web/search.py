@@ -1,0 +1,90 @@
+"""`POST /api/search`: a search in one table, answered as JSON.
+
+Whoever searches shows the password of the application's role (HTTP Basic, user `app`) and finds what that
+role may read. What a search is and whether it makes sense is decided in the database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.web.callers import check_login, failure
+
+BODY_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search. The vector is that of the query, from the model that made the column's."""
+
+    table: str
+    query: str | None = None
+    vector: list[float] | None = None
+    k: int = 10
+    filter: Mapping[str, Any] = field(default_factory=dict)
+    keyword_weight: float = 1.0
+    vector_weight: float = 1.0
+
+
+Found = list[dict[str, Any]]
+Search = Callable[[Asked], Coroutine[Any, Any, Found]]
+TYPES: dict[str, tuple[type, ...]] = {
+    "table": (str,),
+    "query": (str,),
+    "vector": (list,),
+    "k": (int,),
+    "filter": (dict,),
+    "keyword_weight": (int, float),
+    "vector_weight": (int, float),
+}
+
+
+def search_route(search: Search, password: Callable[[], str]) -> Route:
+    async def answer(request: Request) -> Response:
+        try:
+            check_login(request, password())
+            found = await search(read(await _body(request)))
+        except AtollError as error:
+            return failure(error)
+        return Response(json.dumps({"results": found}, ensure_ascii=False), media_type="application/json")
+
+    return Route("/api/search", answer, methods=["POST"])
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise DataError("search-malformed", f"a search has {BODY_BYTES_MAX // 1024} kB at most")
+    except ClientDisconnect as error:
+        raise LinkError("connection-lost", "the asker hung up") from error
+    return body
+
+
+def read(body: bytes) -> Asked:
+    """A search as it was sent: a field that is null counts as left away."""
+    try:
+        told = {name: value for name, value in json.loads(body).items() if value is not None}
+        for name, value in told.items():
+            if not isinstance(value, TYPES[name]) or isinstance(value, bool):
+                raise TypeError(name)
+        if not all(type(number) in (int, float) for number in told.get("vector", ())):
+            raise TypeError("vector")
+        return Asked(**told)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            "search-malformed",
+            "cannot understand the search",
+            detail='It has to be a JSON object with "table" and, where wanted, "query", "vector", "k",'
+            ' "filter", "keyword_weight" and "vector_weight".',
+        ) from error
