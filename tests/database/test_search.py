@@ -11,6 +11,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from atoll.node import search as search_of_node
+from docs import pages
 from support.fix_nodes import Node, Nodes
 from support.fix_postgres import APP_ROLE
 
@@ -467,3 +468,10 @@ def test_only_the_owner_declares(node: Node) -> None:
     node.owner("create table public.secret (id integer primary key, words text)")
     assert code_of(node, "select atoll.searchable('secret', text => '{words}')") == "not-owner"
     assert node.value("select current_user") == APP_ROLE
+
+
+def test_the_page_does_what_it_says(node: Node) -> None:
+    page = pages.read("docs/howto/search.md")
+    found = [node.run(block.text) for block in pages.blocks(page) if block.language == "sql"]
+    assert found[-1] == [("public.document",)], "the last block ends the searching"
+    assert node.run("select * from atoll.searches") == []

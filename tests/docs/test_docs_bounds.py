@@ -13,10 +13,12 @@ from atoll.data.consistency import receipts
 from atoll.identity import token
 from atoll.link import compression, gateway, startup
 from atoll.link.settings import LinkSettings
+from atoll.node import search as search_of_node
 from atoll.node.mesh import asking, orphans, pulse, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.web import app, feed
+from atoll.web import search as search_over_http
 from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
 
@@ -57,6 +59,8 @@ BOUNDS = {
     f" {ANSWER.seconds_max:g} s each; a page waits {ANSWER.idle_seconds_max:g} s",
     "steps of a question": str(route.STEPS_MAX),
     "a question, as": f"{planner.SQL_LENGTH_MAX:,} characters; {BODY_BYTES_MAX // 1024} kB over HTTP",
+    "searches over HTTP": f"{search_of_node.SEARCHES_MAX}; {search_of_node.SECONDS_MAX} s;"
+    f" {search_over_http.BODY_BYTES_MAX // 1024} kB",
     "the demo": f"{demo.WRITES_MAX:,} writes a second per node, {demo.SECONDS_MAX / 3600:g} h of cut",
 }
 

@@ -23,8 +23,9 @@ from atoll.sql.errors import explained
 from atoll.web.search import Asked, Found, Search
 
 SEARCHES_MAX = 8
-SESSION = "-c default_transaction_read_only=on -c statement_timeout=30s"
-LOOK_EVERY_SECONDS = 10.0
+SECONDS_MAX = 30
+SESSION = f"-c default_transaction_read_only=on -c statement_timeout={SECONDS_MAX}s"
+LOOK_EVERY_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]

@@ -39,15 +39,25 @@ begin
     return made;
 end $$;
 
--- The nearest rows: keys, as texts, with their distance by full precision. A filter that lets few rows through can leave
--- the index with fewer than are wanted; then all rows are compared.
-create or replace function atoll.find_near(t regclass, filter text, vector double precision[], wanted integer, depth integer) returns jsonb
+-- How many rows a condition leaves, as far as the planner knows. (EXPLAIN may not be run by a function that is stable.)
+create or replace function atoll.estimate(tbl text, filter text) returns float8
+language plpgsql volatile set search_path = pg_catalog as $$
+declare
+    plan json;
+begin
+    execute format('explain (format json) select from %s m where true%s', tbl, filter) into plan;
+    return (plan->0->'Plan'->>'Plan Rows')::float8;
+end $$;
+
+-- The nearest rows: keys, as texts, with their distance by full precision. Under a filter that leaves few rows the index
+-- would be walked for long: looking at a row by the index takes some fifty times as long as by its table. Then, and where
+-- the index has found too few, all rows that the filter leaves are compared.
+create or replace function atoll.find_near(p record, filter text, vector double precision[], wanted integer, depth integer) returns jsonb
 language plpgsql stable set search_path = pg_catalog as $$
 declare
-    p     constant record := atoll.search_plan(t);
     was   constant text[] := array[current_setting('hnsw.ef_search', true), current_setting('hnsw.iterative_scan', true)];
     query text;
-    found jsonb;
+    found jsonb := '[]';
 begin
     query := format($f$
         select coalesce(jsonb_agg(jsonb_build_array(%1$s, m.atoll_away) order by m.atoll_away), '[]')
@@ -58,9 +68,11 @@ begin
          where m.atoll_away <> 'NaN'$f$,
         (select string_agg(format('m.%I::text', k), ', ') from unnest(p.keys) k), p.embedding, p.vectors, p.kind, p.tbl, filter, p.half, p.dims,
         (select string_agg(format('m.%I', k), ', ') from unnest(p.keys) k));
-    perform set_config('hnsw.ef_search', least(1000, greatest(200, 2 * depth))::text, true), set_config('hnsw.iterative_scan', 'relaxed_order', true);
-    execute replace(query, '{exactly}', '') into found using vector, depth;
-    perform set_config('hnsw.ef_search', coalesce(was[1], '40'), true), set_config('hnsw.iterative_scan', coalesce(was[2], 'off'), true);
+    if filter = '' or atoll.estimate(p.tbl, filter) > 50 * depth then
+        perform set_config('hnsw.ef_search', least(1000, greatest(300, 2 * depth))::text, true), set_config('hnsw.iterative_scan', 'relaxed_order', true);
+        execute replace(query, '{exactly}', '') into found using vector, depth;
+        perform set_config('hnsw.ef_search', coalesce(was[1], '40'), true), set_config('hnsw.iterative_scan', coalesce(was[2], 'off'), true);
+    end if;
     if jsonb_array_length(found) < wanted then
         execute replace(query, '{exactly}', ' + 0') into found using vector, depth;
     end if;
@@ -70,11 +82,10 @@ end $$;
 -- The rows with the most telling words: keys, as texts, with a score. Which rows have which words the index knows, as
 -- far as `most` rows of each word; a word counts as much as it is rare. The best rows are then read and ranked in detail,
 -- and those go that have much less of the query than another.
-create or replace function atoll.find_words(t regclass, filter text, wished tsquery[], needed tsquery, depth integer) returns jsonb
+create or replace function atoll.find_words(p record, filter text, wished tsquery[], needed tsquery, depth integer) returns jsonb
 language plpgsql stable set search_path = pg_catalog as $$
 declare
-    p     constant record := atoll.search_plan(t);
-    total constant float8 := (select greatest(c.reltuples, 1000) from pg_class c where c.oid = t);
+    total constant float8 := (select greatest(c.reltuples, 1000) from pg_class c where c.oid = p.tbl::regclass);
     most  constant integer := least(5000, 60000 / cardinality(wished));
     found jsonb;
 begin
@@ -118,15 +129,15 @@ begin
 end $$;
 
 create or replace function atoll.search(tbl text, query text default null, vector double precision[] default null, k integer default 10, filter jsonb default '{}',
-                                        keyword_weight real default 1, vector_weight real default 1)
+                                        keyword_weight double precision default 1, vector_weight double precision default 1)
 returns table (rank integer, score float8, "table" text, key jsonb, "row" jsonb, snippet text, scope text, keyword_rank integer, vector_distance float8)
 language plpgsql stable as $$
 begin
     return query select * from atoll.search_table(atoll.find_table(tbl), query, vector, k, filter, keyword_weight, vector_weight);
 end $$;
-comment on function atoll.search(text, text, double precision[], integer, jsonb, real, real) is 'the rows of a table that fit words, a vector or both best';
+comment on function atoll.search(text, text, double precision[], integer, jsonb, double precision, double precision) is 'the rows of a table that fit words, a vector or both best';
 
-create or replace function atoll.search_table(t regclass, query text, vector double precision[], k integer, filter jsonb, keyword_weight real, vector_weight real)
+create or replace function atoll.search_table(t regclass, query text, vector double precision[], k integer, filter jsonb, keyword_weight double precision, vector_weight double precision)
 returns table (rank integer, score float8, "table" text, key jsonb, "row" jsonb, snippet text, scope text, keyword_rank integer, vector_distance float8)
 language plpgsql stable set search_path = pg_catalog as $$
 #variable_conflict use_variable
@@ -138,15 +149,15 @@ declare
     near  jsonb := '[]';
     words jsonb := '[]';
 begin
-    perform atoll.check_search(t, p, query, vector, k, keyword_weight, vector_weight);
+    perform atoll.check_search(p, query, vector, k, keyword_weight, vector_weight);
     cond := atoll.filter_of(t, coalesce(filter, '{}'));
     if vector is not null and vector_weight > 0 then
-        near := atoll.find_near(t, cond, vector, k, depth);
+        near := atoll.find_near(p, cond, vector, k, depth);
     end if;
     if query is not null and p.body is not null and keyword_weight > 0 then
         asked := atoll.read_query(('pg_catalog.' || quote_ident(p.language))::regconfig, query);
         if cardinality(asked.wished) > 0 then
-            words := atoll.find_words(t, cond, asked.wished, asked.needed, depth);
+            words := atoll.find_words(p, cond, asked.wished, asked.needed, depth);
         elsif vector is null and numnode(asked.needed) > 0 then
             perform atoll.refuse('search-malformed', 'the query says only what must not be there', hint => 'Add a word that should be.');
         end if;
@@ -174,7 +185,7 @@ create or replace function atoll.needles(config regconfig, query text) returns t
 language sql immutable parallel safe
 return (select coalesce(array_agg(n) filter (where length(n) > 1), array_agg(n), '{}') from unnest(tsvector_to_array(atoll.words(config, query))) n);
 
-create or replace function atoll.check_search(t regclass, p record, query text, vector double precision[], k integer, keyword_weight real, vector_weight real) returns void
+create or replace function atoll.check_search(p record, query text, vector double precision[], k integer, keyword_weight double precision, vector_weight double precision) returns void
 language plpgsql stable set search_path = pg_catalog as $$
 begin
     if p.language is null then

@@ -9,7 +9,7 @@ declare
         'id', 'me', 'now', 'clock_ms', 'tick', 'stamp_after', 'stamp_node', 'stamp_time', 'setting', 'peers',
         'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op',
         'on_orphans', 'set_orphan_rule',
-        'searchable', 'set_search_rule', 'search', 'search_table', 'search_plan', 'search_state', 'check_search', 'find_near', 'find_words', 'filter_of',
+        'searchable', 'set_search_rule', 'search', 'search_table', 'search_plan', 'search_state', 'check_search', 'find_near', 'find_words', 'estimate', 'filter_of',
         'read_query', 'phrase', 'beginning', 'needles', 'snippet', 'words', 'cut', 'uncut', 'scope_of', 'here', 'here_only'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
