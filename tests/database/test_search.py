@@ -314,6 +314,13 @@ def test_what_a_filter_holds_is_never_run(crowd: Node) -> None:
     assert crowd.run("select * from atoll.search('item', 'red', filter => %s)", Jsonb({"words": evil})) == []
 
 
+def test_a_value_of_a_filter_is_not_cut_to_the_columns_size(handbook: Node) -> None:
+    handbook.run("alter table document alter lang type varchar(2)")
+    handbook.run("update document set lang = 'en' where id = 2")
+    found = [ids(handbook, "'refund', filter => %s", Jsonb({"lang": lang})) for lang in ("en", "english")]
+    assert found == [[2], []]
+
+
 # Who may see what
 
 

@@ -17,7 +17,7 @@ begin
     for c in select f.key as name, coalesce(o.op, '=') as op, coalesce(o.value, f.value) as value
                from jsonb_each(filter) f left join lateral (select * from jsonb_each(case jsonb_typeof(f.value) when 'object' then f.value end)) o (op, value) on true
     loop
-        select format_type(a.atttypid, a.atttypmod) into type from pg_attribute a where a.attrelid = t and a.attname = c.name and a.attnum > 0 and not a.attisdropped;
+        select format_type(a.atttypid, -1) into type from pg_attribute a where a.attrelid = t and a.attname = c.name and a.attnum > 0 and not a.attisdropped;
         if type is null then
             perform atoll.refuse('search-filter', format('column "%s" of the filter does not exist in %s', c.name, t));
         elsif c.op not in ('=', '<>', '<', '<=', '>', '>=') or jsonb_typeof(c.value) = 'object' then
