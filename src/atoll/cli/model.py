@@ -162,8 +162,22 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _built_in(row: dict[str, Any]) -> list[str]:
+    from atoll.start import start_models
+
+    came = {model.name: model for model in start_models()}.get(row["model"])
+    skills = ", ".join(came.skills) if came is not None else ""
+    size = f"{came.bytes / 1024**2:.1f}" if came is not None else ""
     memory = _megabytes(row["memory_bytes"])
-    return [row["model"], row["version"], "", "", "built in", row["state"], memory, row["problem"] or ""]
+    return [
+        row["model"],
+        row["version"],
+        skills,
+        size,
+        "built in",
+        row["state"],
+        memory,
+        row["problem"] or "",
+    ]
 
 
 def _megabytes(size: int | None) -> str:

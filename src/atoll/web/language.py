@@ -159,11 +159,13 @@ def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
         return named
     if named is not None:
         raise DataError("request-malformed", "the model's name is no text")
-    able = [word.model for word in serving.models() if skill in word.facts.skills]
+    able = sorted(word.model for word in serving.models() if skill in word.facts.skills)
     if len(able) == 1:
         return able[0]
     raise DataError(
-        "request-malformed", "the request names no model", hint=f"There are: {', '.join(sorted(able))}."
+        "request-malformed",
+        "the request names no model" if able else f"no model of this node is made to {skill}",
+        hint=f"There are: {', '.join(able)}." if able else "Add one: atoll model add FILE",
     )
 
 
