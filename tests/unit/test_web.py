@@ -56,3 +56,10 @@ def test_a_taken_port_and_a_foreign_address_are_refused_with_the_flag() -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:1") as caught:
         listen.bind(Address("192.0.2.1", 1), "--link")
     assert "--link" in str(caught.value.hint)
+
+
+def test_what_is_answered_is_sent_at_once() -> None:
+    with listen.bind(Address("127.0.0.1", 0), "--http") as listener:
+        WebServer(make_app(dict, Metrics().registry), listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
