@@ -17,13 +17,16 @@ from atoll.node import search as search_of_node
 from atoll.node.mesh import asking, orphans, pulse, reconcile
 from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
-from atoll.web import app, feed
+from atoll.registry.formats import source
+from atoll.runtimes.onnx.wants import Wants
+from atoll.web import app, feed, tensor_wire, tensors
 from atoll.web import search as search_over_http
 from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
 
 LINK = LinkSettings()
 ANSWER = answer.Bounds()
+WANTS = Wants()
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 TABLE = pages.section(pages.read("ARCHITECTURE.md"), "## Bounds")
 BOUNDS = {
@@ -51,6 +54,15 @@ BOUNDS = {
     "marks that applications ask for": f"{1 / pulse.ASKED_EVERY_SECONDS:g} a second",
     "feeds read over HTTP": f"{feed.READERS_MAX}; {feed.UNCONFIRMED_MAX:,} rows or"
     f" {feed.UNCONFIRMED_SECONDS_MAX:g} s; {feed.SLOW_SECONDS_MAX:g} s",
+    "an ONNX model": f"{WANTS.at_once_max}; {WANTS.waiting_max}; {WANTS.wait_seconds_max:g} s;"
+    f" {WANTS.run_seconds_max:g} s",
+    "rows of waiting requests": f"{WANTS.merged_rows_max}; {WANTS.texts_max:,}",
+    "the body of an inference request": f"{tensors.BODY_BYTES_MAX // 1024**2} MB;"
+    f" {tensor_wire.JSON_BYTES_MAX // 1024**2} MB; {tensors.BODIES_BYTES_MAX // 1024**2} MB;"
+    f" {tensors.BODY_SECONDS_MAX:g} s",
+    "an answer with tensors": f"{tensor_wire.ANSWER_BYTES_MAX // 1024**2} MB;"
+    f" {tensor_wire.JSON_ELEMENTS_MAX:,}",
+    "entries in a model file": f"{source.STEPS_MAX:,}; {source.PIECE_BYTES_MAX // 1024**2} MB",
     "spare file": f"{disk.SPARE_BYTES // 1024**2} MB",
     "an answer to a question": f"{ANSWER.rows_max:,} rows, {ANSWER.bytes_max // 1024**2} MB;"
     f" pages of {ANSWER.page_bytes_max // 1024} kB",
