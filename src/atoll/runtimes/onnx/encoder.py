@@ -77,7 +77,7 @@ class Encoder:
         known = {facts.name: facts for facts in engine.outputs}
         output = known.get("sentence_embedding") or known.get("last_hidden_state") or engine.outputs[0]
         self._output = output.name
-        self.dimensions = output.shape[-1] if output.shape[-1] > 0 else None
+        self.dimensions = output.shape[-1] if output.shape[-1:] > (0,) else None
 
     async def embed(self, texts: Sequence[str], run: Run) -> Embeddings:
         if not texts or len(texts) > self._texts_max:

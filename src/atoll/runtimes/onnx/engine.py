@@ -18,7 +18,6 @@ from atoll.runtimes.onnx.refusals import unusable
 from atoll.runtimes.onnx.wants import Wants
 
 FATAL = 4
-SIGNS = ("", "u")
 DATATYPES = {
     **{
         f"tensor({sign}int{bits})": f"{sign}int{bits}".upper()
