@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
-from support.fix_nodes import Node, Nodes
+from support.fix_nodes import Change, Node, Nodes
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +149,43 @@ def test_what_was_written_before_a_row_left_and_came_back_is_there_too(three: No
     one.receive(written)
     three.sync()
     assert names(three) == [["Bea"]] * 3
+
+
+@pytest.mark.parametrize("has_gone", [False, True], ids=["the writer is there", "the writer has gone"])
+@pytest.mark.parametrize("comes_first", [True, False], ids=["its write first", "its answer first"])
+@pytest.mark.parametrize(
+    ("what", "visits"), [("name = 'written'", "0"), ("name = 'written', visits = visits + 1", "1")]
+)
+def test_a_write_that_the_mover_hears_late_is_there_too_also_where_its_writer_has_gone(
+    three: Nodes, what: LiteralString, visits: str, comes_first: bool, has_gone: bool
+) -> None:
+    one, writer, mover = three
+
+    def hear(node: Node, changes: list[Change]) -> None:
+        node.receive([change for change in changes if node.may_have(change)])
+
+    mover.run("insert into person values (1, 'global', 'made')")
+    three.sync()
+    writer.run(f"update person set {what} where id = 1")
+    written = writer.changes()
+    hear(one, written)
+    for home in ("us", "global"):
+        mover.run("update person set home = %s where id = 1", home)
+        moved = mover.changes()
+        hear(one, moved)
+        if not has_gone:
+            hear(writer, moved)
+    answer = writer.changes()
+    hear(mover, written + answer if comes_first else answer + written)
+    hear(one, answer)
+    if has_gone:
+        for _ in range(3):
+            hear(mover, one.changes())
+            hear(one, mover.changes())
+    else:
+        three.sync()
+        assert writer.rows("person") == one.rows("person")
+    assert one.rows("person") == mover.rows("person") == [("1", "global", "written", visits, None)]
 
 
 def test_a_row_that_was_deleted_while_it_moved_is_deleted(three: Nodes) -> None:

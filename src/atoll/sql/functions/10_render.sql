@@ -254,7 +254,9 @@ return (
         'set_changed', coalesce(string_agg(format('%2$I = case when atoll_i[%1$s] is not null then r.%2$I::%3$s else m.%2$I end', i, name, type), ', ' order by i) filter (where is_value),
                                 min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
         'set_changed_stamps', coalesce(', ' || string_agg(format('%2$I = case when atoll_i[%1$s] is not null then c.at else m.%2$I end', i, name), ', ' order by i) filter (where is_value), ''),
-        'prev_agrees', coalesce(string_agg(format('and (atoll_i[%1$s] is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), ''))
+        'prev_agrees', coalesce(string_agg(format('and (atoll_i[%1$s] is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), '')
+                         -- Whoever wrote this had not seen that the row has moved since: settling is for the careful way.
+                         || coalesce(min(format('and coalesce(m.%I, 0) < c.at', name)) filter (where policy = 'scope'), ''))
       from v);
 
 create or replace function atoll.source(arrays text[], names text, is_single boolean) returns text

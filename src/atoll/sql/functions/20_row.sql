@@ -151,7 +151,8 @@ end $body$;
 
 -- A row's scope is settled by its latest move. Whoever made that move tells those who believed another one, and
 -- whoever wrote something that a mover had not seen passes it on to where the row is now. A row that comes where it
--- is no more is passed on by whoever gets it there.
+-- is no more is passed on by whoever gets it there. And whoever moved it last passes on what it hears late, of before its
+-- move: those who had heard that in time have dropped the value since, and its writer may be gone.
 create or replace function {{fn_settle}}(atoll_key jsonb, state jsonb, delta jsonb, atoll_joined jsonb) returns void
 language plpgsql set search_path = pg_catalog as $body$
 declare
@@ -160,8 +161,13 @@ declare
     was    text := atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}});
     told   text := atoll.scope_of(delta->'v'->>{{scope_name}}, {{usual_scope}});
 begin
-    if mine is null or theirs is null or mine = theirs then
+    if mine is null then
         return;
+    elsif theirs is null or mine = theirs or theirs < mine and was = told then
+        if atoll.stamp_node(mine) = atoll.me() and greatest(atoll.latest(delta), (delta->>'d')::bigint) < mine and not delta ? 'seen'
+           and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
+            perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
+        end if;
     elsif theirs > mine then
         if atoll.has_news({{policies}}, state, delta, mine) then   -- also where it came back by moves not seen here
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, told);
