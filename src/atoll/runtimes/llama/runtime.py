@@ -23,6 +23,7 @@ from atoll.runtimes.llama.fields import Bounds
 from atoll.runtimes.llama.wants import Patience, Wants, check
 
 TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 16
+EXIT_SECONDS_MAX = 1.0
 FIRST_QUESTION = Ask("/v1/completions", {"prompt": "a", "max_tokens": 1})
 
 
@@ -117,7 +118,7 @@ class LlamaRuntime:
             if self._wants.skill is Skill.EMBED:
                 context = min(context, self._wants.context_tokens)  # a text is one batch
         except AtollError as error:
-            if (code := await engine.process.wait(1.0)) is not None:
+            if (code := await engine.process.wait(EXIT_SECONDS_MAX)) is not None:
                 raise course.why_not_started(code, engine.process.last_lines) from error
             detail = error.detail or f"{error}."
             raise DataError("model-unusable", "cannot use the model", detail=detail) from error
@@ -136,7 +137,8 @@ class LlamaRuntime:
         while (code := await engine.process.wait(self._patience.ask_every_seconds)) is None:
             if await engine.answers("/slots", self._patience.answer_seconds):
                 continue
-            if (code := await engine.process.wait(0.0)) is None:
+            # Its socket goes before the process has ended.
+            if (code := await engine.process.wait(EXIT_SECONDS_MAX)) is None:
                 await self._over(engine, f"it did not answer for {self._patience.answer_seconds:g} s")
                 return
             break
