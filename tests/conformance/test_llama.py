@@ -27,8 +27,10 @@ SEED = 7
 
 
 def is_gone(pid: int) -> bool:
+    """Ended with all of its threads, whether or not somebody has asked how."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except OSError:
         return True
 
