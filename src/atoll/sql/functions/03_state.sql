@@ -171,6 +171,11 @@ begin
     end case;
 end $$;
 
+-- Of two values with one stamp, the greater holds; any is more than none, also null.
+create or replace function atoll.known_value(state jsonb, col text) returns text
+language sql immutable parallel safe
+return case when state->'v' ? col then coalesce('=' || (state->'v'->>col), '-') else '' end;
+
 -- policies: {column: {"p": policy, "type": type, "f": merge function}} for every column that is not lww.
 create or replace function atoll.join_state(policies jsonb, a jsonb, b jsonb) returns jsonb
 language plpgsql stable parallel safe set search_path = pg_catalog as $$
@@ -194,7 +199,7 @@ begin
         policy := policies->col;
         if policy is null then
             if tb is null or ta > tb
-               or (ta = tb and coalesce('=' || (a->'v'->>col), '') collate "C" >= coalesce('=' || (b->'v'->>col), '') collate "C") then
+               or (ta = tb and atoll.known_value(a, col) collate "C" >= atoll.known_value(b, col)) then
                 vals := vals || case when a->'v' ? col then jsonb_build_object(col, a->'v'->col) else '{}' end;
             else
                 vals := vals || case when b->'v' ? col then jsonb_build_object(col, b->'v'->col) else '{}' end;

@@ -52,25 +52,37 @@ return case jsonb_typeof(kept)
     else '[]'
 end;
 
--- Is something here that whoever moved a row had not seen, and that this node has to pass on: what it wrote itself, or
--- what came with the move that it believed until now (`moved`), for who made that move may have no values of the row any
--- more? What was folded into a greatest, least or merged value cannot be told apart, so that counts as news.
+-- Has who told this no value of a column? Of a row that left, that is said by name.
+create or replace function atoll.is_lacking(delta jsonb, col text) returns boolean
+language sql immutable parallel safe
+return case when delta ? 'seen' then coalesce(delta->'lacks' ? col, false) else not delta->'v' ? col end;
+
+-- Is something here that whoever told of a row had not seen, or has no value of any more? Who wrote it does not matter: the
+-- writer may be gone, or have no link to where the row is now. What was folded into a greatest, least or merged value
+-- cannot be told apart, so that counts as news.
 drop function if exists atoll.has_own_news(jsonb, jsonb, jsonb);
-create or replace function atoll.has_news(policies jsonb, state jsonb, delta jsonb, moved bigint) returns boolean
+drop function if exists atoll.has_news(jsonb, jsonb, jsonb, bigint);
+create or replace function atoll.has_news(policies jsonb, state jsonb, delta jsonb) returns boolean
 language sql stable
 return exists (select from jsonb_each_text(state->'t') c
                 where state->'v' ? c.key
                   and case policies->c.key->>'p'
                           when 'max' then true when 'min' then true when 'function' then true
-                          else policies->c.key is null and (atoll.stamp_node(c.value::bigint) = atoll.me() or c.value::bigint = moved)
-                               and c.value::bigint > coalesce(case when not coalesce(delta->'lacks' ? c.key, false) then (delta->'t'->>c.key)::bigint end, 0) end)
+                          else policies->c.key is null
+                               and c.value::bigint > coalesce(case when not atoll.is_lacking(delta, c.key) then (delta->'t'->>c.key)::bigint end, 0) end)
     or exists (select from jsonb_each(state->'x') c, jsonb_array_elements_text(atoll.stamps_in(c.value)) e (stamp)
-                where (atoll.stamp_node(e.stamp::bigint) = atoll.me() or e.stamp::bigint = moved)
-                  and not coalesce(delta->'seen'->c.key, atoll.stamps_in(delta->'x'->c.key)) @> to_jsonb(e.stamp::bigint))
-    or coalesce(atoll.stamp_node((state->>'d')::bigint) = atoll.me() and (state->>'d')::bigint > coalesce((delta->>'d')::bigint, 0), false);
+                where not coalesce(delta->'seen'->c.key, atoll.stamps_in(delta->'x'->c.key)) @> to_jsonb(e.stamp::bigint))
+    or coalesce((state->>'d')::bigint > coalesce((delta->>'d')::bigint, 0), false);
 
--- Of a state, its scope and what was written later than that.
-create or replace function atoll.written_after(state jsonb, scope_name text) returns jsonb
+-- Was a stamp made here, under this number or one that this node had before?
+create or replace function atoll.is_own(stamp bigint) returns boolean
+language sql stable set search_path = pg_catalog
+return atoll.stamp_node(stamp) = atoll.me() or exists (select from atoll.former f where f.number = atoll.stamp_node(stamp));
+
+-- Of a state, its scope and what was written later than that. Of a counter, this node's part stays whole: what is added
+-- to it next is added to what it was.
+drop function if exists atoll.written_after(jsonb, text);
+create or replace function atoll.written_after(policies jsonb, state jsonb, scope_name text) returns jsonb
 language sql stable parallel safe
 return (
     with moved as (select (state->'t'->>scope_name)::bigint as at)
@@ -78,7 +90,8 @@ return (
         'v', (select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(state->'v')
                where key = scope_name or (state->'t'->>key)::bigint > moved.at),
         'x', (select coalesce(jsonb_object_agg(c.key, case when jsonb_typeof(c.value) = 'array' then c.value else
-                         (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(c.value) e where (e.value->>0)::bigint > moved.at) end), '{}')
+                         (select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(c.value) e
+                           where (e.value->>0)::bigint > moved.at or policies->c.key->>'p' = 'counter' and e.key = atoll.me()::text) end), '{}')
                 from jsonb_each(coalesce(state->'x', '{}')) c
                where jsonb_typeof(c.value) = 'object' or jsonb_typeof(c.value) = 'array' and (c.value->>0)::bigint > moved.at))
       from moved);

@@ -254,9 +254,7 @@ return (
         'set_changed', coalesce(string_agg(format('%2$I = case when atoll_i[%1$s] is not null then r.%2$I::%3$s else m.%2$I end', i, name, type), ', ' order by i) filter (where is_value),
                                 min(format('%1$I = m.%1$I', name)) filter (where i = 1)),
         'set_changed_stamps', coalesce(', ' || string_agg(format('%2$I = case when atoll_i[%1$s] is not null then c.at else m.%2$I end', i, name), ', ' order by i) filter (where is_value), ''),
-        'prev_agrees', coalesce(string_agg(format('and (atoll_i[%1$s] is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), '')
-                         -- Whoever wrote this had not seen that the row has moved since: settling is for the careful way.
-                         || coalesce(min(format('and coalesce(m.%I, 0) < c.at', name)) filter (where policy = 'scope'), ''))
+        'prev_agrees', coalesce(string_agg(format('and (atoll_i[%1$s] is null or greatest(m.%2$I, m.atoll_birth) = coalesce(c.prev, r.atoll_p%1$s))', i, name), E'\n                       ' order by i) filter (where is_value), ''))
       from v);
 
 create or replace function atoll.source(arrays text[], names text, is_single boolean) returns text
@@ -322,6 +320,7 @@ return (
         'plain_r', (case when is_by_row then format('atoll.admits(%s)', r) else 'true' end)
                    || coalesce(' and ' || atoll.canonical(t.name, 'r.{c} is not distinct from {f}(r.{c})', ' and '), ''),
         'is_by_row', is_by_row::text,
+        'and_moved_before', case when is_by_row then format(' and coalesce(m.%I, 0) < c.at', t.scope_column) else '' end,
         'send_away', case when is_by_row then format('if exists (select from new_rows r where not atoll.admits(%1$s)) then perform atoll.check_scope(%1$s) from new_rows r; perform set_config(''atoll.quiet'', ''on'', true); delete from %2$s m using new_rows r where %3$s and not atoll.admits(%1$s); perform set_config(''atoll.quiet'', '''', true); end if;',
                 r, t.name, atoll.list(t.name, 'key', 'm.{c} operator({=}) r.{c}', ' and ')) else '' end,
         'scope_name', coalesce(quote_literal(t.scope_column), 'null'),

@@ -47,7 +47,7 @@ begin
     if {{is_by_row}} then
         atoll_gone := not atoll.admits({{scope_of_vals}});
         if atoll_gone then
-            atoll_left := atoll.written_after(atoll_row, {{scope_name}});
+            atoll_left := atoll.written_after(policies, atoll_row, {{scope_name}});
         end if;
         -- Of a row that came back into scope, a value may still be on its way.
         atoll_placed := not atoll_gone and not exists (select from jsonb_object_keys(atoll_row->'t') k where not atoll_vals ? k);
@@ -150,38 +150,43 @@ begin
 end $body$;
 
 -- A row's scope is settled by its latest move. Whoever made that move tells those who believed another one, and
--- whoever wrote something that a mover had not seen passes it on to where the row is now. A row that comes where it
--- is no more is passed on by whoever gets it there. And whoever moved it last passes on what it hears late, of before its
--- move: those who had heard that in time have dropped the value since, and its writer may be gone.
+-- whoever has something that a mover had not seen passes it on to where the row is now. What was written before the
+-- latest move, and comes to its mover after it, is told to all where the row is: those whom the row had left and came
+-- back to may have dropped it, as it was not later than the move by which it left.
 create or replace function {{fn_settle}}(atoll_key jsonb, state jsonb, delta jsonb, atoll_joined jsonb) returns void
 language plpgsql set search_path = pg_catalog as $body$
 declare
-    mine   bigint := state->'t'->>{{scope_name}};
-    theirs bigint := delta->'t'->>{{scope_name}};
-    was    text := atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}});
-    told   text := atoll.scope_of(delta->'v'->>{{scope_name}}, {{usual_scope}});
+    mine     bigint := state->'t'->>{{scope_name}};
+    theirs   bigint := delta->'t'->>{{scope_name}};
+    was      text := atoll.scope_of(state->'v'->>{{scope_name}}, {{usual_scope}});
+    told     text := case when theirs is null then was else atoll.scope_of(delta->'v'->>{{scope_name}}, {{usual_scope}}) end;
+    is_mover boolean := atoll.is_own(mine);
+    is_left  boolean := delta ? 'seen';
+    is_fresh boolean;
 begin
     if mine is null then
         return;
-    elsif theirs is null or mine = theirs or theirs < mine and was = told then
-        if atoll.stamp_node(mine) = atoll.me() and greatest(atoll.latest(delta), (delta->>'d')::bigint) < mine and not delta ? 'seen'
-           and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
-            perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
-        end if;
     elsif theirs > mine then
-        if atoll.has_news({{policies}}, state, delta, mine) then   -- also where it came back by moves not seen here
+        -- Also where it came back by moves not seen here, but not for a write that moved nothing and names some columns only.
+        if (was <> told or not delta ? 'p') and atoll.has_news({{policies}}, state, delta) then
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, told);
         end if;
-        if was <> told and atoll.stamp_node(mine) = atoll.me() then   -- the mover may not have known of that move
+        if was <> told and is_mover then   -- the mover may not have known of that move
             perform {{fn_tell}}(atoll_key, 'X', atoll_joined, was);
         end if;
-    elsif was <> told then
-        if atoll.stamp_node(mine) = atoll.me() then
-            perform {{fn_tell}}(atoll_key, 'X', atoll_joined, told);
+        return;
+    elsif was <> told and is_mover then
+        perform {{fn_tell}}(atoll_key, 'X', atoll_joined, told);
+    end if;
+    -- Those who were told that it left have dropped it, and what was written here may have told them its scope only.
+    if is_left then
+        if was <> told and is_mover and atoll.admits(was) then
+            perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
         end if;
-        -- Those who were told that it left have dropped it, and what was written here may have told them its scope only.
-        if delta ? 'seen' and atoll.stamp_node(mine) = atoll.me() and atoll.admits(was)
-           or not delta ? 'seen' and (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d') then
+    elsif was <> told or is_mover and exists (select from jsonb_each_text(delta->'t') c where c.value::bigint < mine) then
+        state := atoll.join_state({{policies}}, state, '{}');
+        is_fresh := (atoll_joined->'v', atoll_joined->'x', atoll_joined->'d') is distinct from (state->'v', state->'x', state->'d');
+        if is_fresh or theirs = mine and is_mover and atoll.has_news({{policies}}, state, delta) then
             perform {{fn_tell}}(atoll_key, 'S', atoll_joined, was);
         end if;
     end if;

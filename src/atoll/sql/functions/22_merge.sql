@@ -58,7 +58,7 @@ language sql immutable as $sql$ select $template$
             get diagnostics done = row_count;
             if done = c.n then
                 update {{side}} m set atoll_birth = m.atoll_birth{{set_changed_stamps}}
-                  from {{arrived_prevs}} where {{m_is_r}} and m.atoll_birth is not null {{prev_agrees}};
+                  from {{arrived_prevs}} where {{m_is_r}} and m.atoll_birth is not null {{prev_agrees}}{{and_moved_before}};
                 get diagnostics done = row_count;
             end if;
         elsif c.op = 'D' and not ({{has_unique}} and exists (select from {{side}} where atoll_aside)) then
