@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,28 +73,26 @@ async def serve(file: Path, port: int) -> None:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
-    from atoll.runtimes.contract import Runtime
     from atoll.runtimes.onnx.runtime import OnnxRuntime
     from atoll.runtimes.onnx.wants import Wants
+    from atoll.serving.berth import Wanted
+    from atoll.serving.service import Serving
     from atoll.web.app import WebServer, make_app
-    from atoll.web.tensors import ModelWord, tensor_routes
+    from atoll.web.tensors import tensor_routes
 
     runtime = OnnxRuntime(file, Wants(threads=1))
-    facts = await runtime.start()
+    said = await runtime.start()
+    await runtime.stop()
+    serving = Serving(memory_max_bytes=10**9)
+    open_one = lambda: OnnxRuntime(file, Wants(threads=1))  # noqa: E731
+    await serving.desire([Wanted("m", "1", "onnx", {}, said, True, open_one)])
 
-    class One:
-        def models(self) -> Sequence[ModelWord]:
-            return [ModelWord("m", "1", "onnxruntime_onnx", facts.inputs, facts.outputs, True)]
-
-        @asynccontextmanager
-        async def use(self, name: str, version: str | None) -> AsyncIterator[Runtime]:
-            yield runtime
-
-    async def check(request: Request) -> None:
+    def check(request: Request) -> None:
         """Everybody may."""
 
-    app = make_app(dict, CollectorRegistry(), tensor_routes(One(), check))
-    await WebServer(app, socket.create_server(("127.0.0.1", port))).run()
+    app = make_app(dict, CollectorRegistry(), tensor_routes(serving, check))
+    server = WebServer(app, socket.create_server(("127.0.0.1", port)))
+    await asyncio.gather(serving.run(), server.run())
 
 
 # MLServer's side

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
-from atoll.runtimes.contract import Ask, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import Ask
 from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Patience, Wants
 from support.fix_models import TinyModel

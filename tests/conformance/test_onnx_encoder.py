@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from atoll.domain.errors import DataError
-from atoll.runtimes.contract import Skill
+from atoll.domain.models import Skill
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
 

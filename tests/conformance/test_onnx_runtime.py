@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.runtimes.contract import Ask, Facts, Skill, TensorFacts
+from atoll.domain.models import Skill, TensorFacts
+from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
 from support import graphs

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.runtimes.contract import STREAMED, Ask, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import STREAMED, Ask
 from support.fix_runtimes import CHAT, CONTEXT, RUNTIMES, StartRuntime, eventually_true, saying
 
 LONG = " ".join(["word"] * 60)

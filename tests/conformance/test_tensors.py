@@ -7,9 +7,8 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +17,25 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
-from atoll.domain.errors import DataError, LinkError, PolicyDenied
-from atoll.runtimes.contract import Facts, Runtime
+from atoll.domain.errors import PolicyDenied
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
+from atoll.serving.berth import Wanted
+from atoll.serving.service import Serving
 from atoll.web import tensors
 from atoll.web.app import WebServer, make_app
-from atoll.web.tensors import ModelWord, tensor_routes
+from atoll.web.tensors import tensor_routes
 from support import graphs
 
 DEADLINE_SECONDS = 60.0
 ECHO = {1: "float32", 7: "int64", 8: "object", 9: "bool", 10: "float16", 2: "uint8"}
 
 
-@dataclass
-class Shelf:
-    """Models by name, each in one version."""
-
-    held: dict[str, tuple[OnnxRuntime, Facts]] = field(default_factory=dict)
-    loading: set[str] = field(default_factory=set)
-    in_use: int = 0
-
-    async def put(self, name: str, file: Path, **wants: Any) -> None:
-        runtime = OnnxRuntime(file, Wants(**{"threads": 1, **wants}))
-        self.held[name] = runtime, await runtime.start()
-
-    def models(self) -> Sequence[ModelWord]:
-        return [
-            ModelWord(name, "1", "onnxruntime_onnx", facts.inputs, facts.outputs, name not in self.loading)
-            for name, (_, facts) in self.held.items()
-        ]
-
-    @asynccontextmanager
-    async def use(self, name: str, version: str | None) -> AsyncIterator[Runtime]:
-        if name not in self.held or version not in (None, "1"):
-            raise DataError("model-unknown", f'there is no model "{name}"')
-        if name in self.loading:
-            raise LinkError("model-loading", f'the model "{name}" is being loaded')
-        self.in_use += 1
-        try:
-            yield self.held[name][0]
-        finally:
-            self.in_use -= 1
-
-
 class Served:
     """The server in a thread with a loop of its own, as a client of another process would meet it."""
 
     def __init__(self, folder: Path) -> None:
-        self.shelf = Shelf()
+        self.models = Serving(memory_max_bytes=10**9)
         self._folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -76,32 +45,52 @@ class Served:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_SECONDS)
 
     async def start(self) -> None:
-        await self.shelf.put("tiny", graphs.save_tiny(self._folder / "tiny.onnx"))
         slow = graphs.save_slow(self._folder / "slow.onnx")
-        await self.shelf.put("slow", slow, at_once_max=1, waiting_max=1)
-        await self.shelf.put("busy", slow, waiting_max=64)
-        await self.shelf.put("echo", graphs.save_echo(self._folder / "echo.onnx", list(ECHO)))
+        bad = self._folder / "bad.onnx"
+        bad.write_bytes(b"not a model")
+        wanted = [
+            await _wanted("tiny", graphs.save_tiny(self._folder / "tiny.onnx")),
+            await _wanted("slow", slow, at_once_max=1, waiting_max=1),
+            await _wanted("busy", slow, waiting_max=64),
+            await _wanted("echo", graphs.save_echo(self._folder / "echo.onnx", list(ECHO))),
+        ]
+        wanted.append(replace(wanted[0], model="bad", open=lambda: OnnxRuntime(bad)))
 
-        async def check(request: Request) -> None:
+        def check(request: Request) -> None:
             if request.headers.get("authorization") == "Bearer wrong":
                 raise PolicyDenied("login-wrong", "the key is wrong")
 
+        await self.models.desire(wanted)
         listener = socket.create_server(("127.0.0.1", 0))
         self.address = listener.getsockname()
-        app = make_app(dict, CollectorRegistry(), tensor_routes(self.shelf, check))
-        self._serving = self._loop.create_task(WebServer(app, listener).run())
+        app = make_app(dict, CollectorRegistry(), tensor_routes(self.models, check))
+        self._running = [
+            self._loop.create_task(work) for work in (self.models.run(), WebServer(app, listener).run())
+        ]
+
+    def asking(self, name: str) -> int:
+        """How many requests a model has."""
+        return next(word.asking for word in self.models.models() if word.model == name)
 
     async def _end(self) -> None:
-        self._serving.cancel()
-        await asyncio.gather(self._serving, return_exceptions=True)
-        for runtime, _ in self.shelf.held.values():
-            await runtime.stop()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     def stop(self) -> None:
         self.run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _wanted(name: str, file: Path, **wants: Any) -> Wanted:
+    """A model as its manifest would describe it."""
+    chosen = Wants(**{"threads": 1, **wants})
+    once = OnnxRuntime(file, chosen)
+    said = await once.start()
+    await once.stop()
+    return Wanted(name, "1", "onnx", {}, said, True, lambda: OnnxRuntime(file, chosen))
 
 
 @pytest.fixture(scope="module")
@@ -291,16 +280,12 @@ async def test_what_is_not_there_is_not_found(served: Served) -> None:
     assert (await send(served, "GET", "/v2/models/tiny/infer")).status == 405
 
 
-async def test_a_model_that_is_loading_is_not_ready_and_worth_coming_back_for(served: Served) -> None:
-    served.shelf.loading.add("echo")
-    try:
-        reply = await infer(served, b'{"inputs": []}', "echo")
-        assert (reply.status, reply.headers["retry-after"]) == (503, "2")
-        assert (await send(served, "GET", "/v2/models/echo/ready")).status == 503
-        assert (await send(served, "GET", "/v2/health/ready")).status == 503
-        assert (await send(served, "GET", "/v2/models/tiny/ready")).status == 200
-    finally:
-        served.shelf.loading.clear()
+async def test_a_model_that_cannot_be_loaded_is_not_ready_and_says_why(served: Served) -> None:
+    reply = await infer(served, ask(), "bad")
+    assert (reply.status, reply.told["code"]) == (400, "model-unusable")
+    assert (await send(served, "GET", "/v2/models/bad/ready")).status == 503
+    assert (await send(served, "GET", "/v2/health/ready")).status == 200
+    assert (await send(served, "GET", "/v2/models/tiny/ready")).status == 200
 
 
 async def test_a_body_that_is_too_large_is_refused_and_not_held(
@@ -323,31 +308,31 @@ async def test_a_body_that_does_not_come_is_given_up(served: Served, monkeypatch
 
 async def test_a_full_queue_is_told_with_when_to_come_back(served: Served) -> None:
     leaving = [await begin(served, ask("slow"), "slow") for _ in range(2)]
-    await until(lambda: served.shelf.in_use == 2)
+    await until(lambda: served.asking("slow") == 2)
     reply = await infer(served, ask("slow"), "slow")
     assert (reply.status, reply.told["code"], reply.headers["retry-after"]) == (429, "runtime-crowded", "1")
     for writer in leaving:
         writer.close()
-    await until(lambda: served.shelf.in_use == 0)
+    await until(lambda: served.asking("slow") == 0)
 
 
 async def test_a_deadline_of_the_caller_holds(served: Served) -> None:
     told = json.loads(ask("slow"))
     reply = await infer(served, json.dumps({**told, "parameters": {"timeout": 50_000}}).encode(), "slow")
     assert (reply.status, reply.told["code"]) == (503, "runtime-slow")
-    await until(lambda: served.shelf.in_use == 0)
+    await until(lambda: served.asking("slow") == 0)
 
 
 async def test_fifty_clients_that_hang_up_leave_nothing_behind(served: Served) -> None:
     for _ in range(2):
         leaving = [await begin(served, ask("slow"), "busy") for _ in range(50)]
-        await until(lambda: served.shelf.in_use == 50)
+        await until(lambda: served.asking("busy") == 50)
         for number, writer in enumerate(leaving):
             if number % 2:
                 writer.transport.abort()
             else:
                 writer.close()
-        await until(lambda: served.shelf.in_use == 0)
+        await until(lambda: served.asking("busy") == 0)
     reply = await infer(served, ask("slow", data=[2]), "busy")
     assert reply.told["outputs"][0]["data"] == [256.0]
 

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from atoll.domain.errors import AtollError, ConfigError, LinkError
-from atoll.runtimes.contract import Ask, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import Ask
 from atoll.runtimes.upstream import Address, UpstreamRuntime
 from support.fix_runtimes import CHAT, eventually_true, saying
 

@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from atoll.domain.models import Skill
 from atoll.runtimes import answers
-from atoll.runtimes.contract import Ask, Facts, Runtime, Skill
+from atoll.runtimes.contract import Ask, Facts, Runtime
 from atoll.runtimes.echo import EchoRuntime
 from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Patience, Wants

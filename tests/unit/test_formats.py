@@ -15,8 +15,9 @@ import onnx
 import pytest
 
 from atoll.domain.errors import DataError
+from atoll.domain.models import TensorFacts
 from atoll.registry.formats import gguf as gguf_format
-from atoll.registry.formats.found import Found, FoundTensor
+from atoll.registry.formats.found import Found
 from atoll.registry.formats.read import read_model
 from support.graphs import save_echo, save_tiny
 
@@ -119,8 +120,8 @@ def test_the_kinds_of_gguf_are_those_of_its_own_package() -> None:
 def test_an_onnx_file_tells_of_its_graph(tiny_onnx: Path) -> None:
     found = read_model(tiny_onnx)
     assert (found.format, found.parameters, found.quantization) == ("onnx", 15, "fp32")
-    assert found.inputs == (FoundTensor("x", "FP32", (-1, 4)),)
-    assert found.outputs == (FoundTensor("scores", "FP32", (-1, 3)), FoundTensor("best", "INT64", (-1,)))
+    assert found.inputs == (TensorFacts("x", "FP32", (-1, 4)),)
+    assert found.outputs == (TensorFacts("scores", "FP32", (-1, 3)), TensorFacts("best", "INT64", (-1,)))
     assert found.details["operators"] == {"ai.onnx": 17}
     assert found.details["producer"] == "by hand"
     assert found.details["free"] == {"x": ["rows"], "scores": ["rows"], "best": ["rows"]}

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from atoll.domain.errors import ConfigError
-from atoll.runtimes.contract import Skill
+from atoll.domain.models import Skill
 from atoll.runtimes.llama import course
 from atoll.runtimes.llama.wants import Wants, check
-
-
-def test_pauses_grow_and_have_an_end() -> None:
-    pauses = [course.pause_before(attempt) for attempt in range(1, 40)]
-    assert pauses[0] == course.PAUSE_SECONDS_MIN
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == course.PAUSE_SECONDS_MAX
 
 
 def test_a_large_file_may_load_for_longer() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
-from atoll.runtimes.contract import Ask, Facts, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.echo import EchoRuntime
 from atoll.serving import asking
 from atoll.serving.berth import WAITING_MAX, Wanted
@@ -41,12 +42,15 @@ class Harbour:
         self.serving = Serving(MEMORY_MAX)
         self.opened: list[EchoRuntime] = []
 
-    def wanted(self, version: str = "1", at_once: int = 4, memory: int = 100, **echo: Any) -> Wanted:
+    def wanted(
+        self, version: str = "1", memory: int = 100, is_kept: bool = False, options: Any = None, **echo: Any
+    ) -> Wanted:
         def open_one() -> EchoRuntime:
             self.opened.append(Weighty(memory, name=version, **echo))
             return self.opened[-1]
 
-        return Wanted("echo", version, Facts(frozenset(Skill), memory), at_once, False, open_one)
+        said = Facts(frozenset(Skill), memory)
+        return Wanted("echo", version, "f16", options or {}, said, is_kept, open_one)
 
     async def say(self) -> bytes:
         async with asking.generate(self.serving, "echo", CHAT, HELLO) as events:
@@ -76,18 +80,37 @@ async def test_many_who_ask_at_once_share_one_that_is_loaded_for_the_first(harbo
     assert len(harbour.opened) == 1
 
 
-async def test_one_more_than_may_wait_is_told_to_come_back(harbour: Harbour) -> None:
-    await harbour.serving.desire([harbour.wanted(at_once=1, event_seconds=0.2)])
-    callers = [asyncio.create_task(harbour.say()) for _ in range(WAITING_MAX + 1)]
-    while harbour.serving.models()[0].asking < WAITING_MAX + 1:
-        await asyncio.sleep(0.01)
-    with pytest.raises(LinkError, match="under way") as refused:
+class Slow(EchoRuntime):
+    """Takes its time to load."""
+
+    async def start(self) -> Facts:
+        await asyncio.sleep(0.3)
+        return await super().start()
+
+
+async def test_one_more_than_may_wait_for_its_loading_is_told_to_come_back(harbour: Harbour) -> None:
+    await harbour.serving.desire([replace(harbour.wanted(), open=Slow)])
+    callers = [asyncio.create_task(harbour.say()) for _ in range(WAITING_MAX)]
+    while harbour.serving.models()[0].asking < WAITING_MAX:
+        await asyncio.sleep(0)
+    with pytest.raises(LinkError, match="to be loaded") as refused:
         await harbour.say()
     assert refused.value.code == "runtime-crowded"
-    for caller in callers:
-        caller.cancel()
-    await asyncio.gather(*callers, return_exceptions=True)
+    assert all(b"reader" in said for said in await asyncio.gather(*callers))
     assert harbour.serving.models()[0].asking == 0
+
+
+async def test_to_be_kept_loads_nothing_anew_and_other_options_do(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    await harbour.say()
+    await harbour.serving.desire([harbour.wanted(is_kept=True)])
+    await harbour.say()
+    assert len(harbour.opened) == 1
+    await harbour.serving.desire([harbour.wanted(options={"context_tokens": 512})])
+    while len(harbour.opened) < 2:
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        await harbour.opened[0].ended()
     assert b"reader" in await harbour.say()
 
 
@@ -158,10 +181,7 @@ class Unusable(EchoRuntime):
 async def test_a_version_that_cannot_be_loaded_leaves_the_one_before_in_its_place(harbour: Harbour) -> None:
     await harbour.serving.desire([harbour.wanted("1")])
     await harbour.say()
-    bad = harbour.wanted("2")
-    await harbour.serving.desire(
-        [Wanted(bad.model, bad.version, bad.said, bad.at_once, bad.is_kept, Unusable)]
-    )
+    await harbour.serving.desire([replace(harbour.wanted("2"), open=Unusable)])
     while harbour.serving.models()[0].problem is None:
         await asyncio.sleep(0.01)
     assert b'"1"' in await harbour.say()
@@ -186,7 +206,7 @@ async def test_who_asks_for_a_name_that_there_is_not_is_told_the_nearest(harbour
 
 
 async def test_callers_who_leave_while_it_loads_or_answers_leave_nothing_behind(harbour: Harbour) -> None:
-    await harbour.serving.desire([harbour.wanted(at_once=2, event_seconds=0.01)])
+    await harbour.serving.desire([harbour.wanted(at_once=2, waiting=64, event_seconds=0.01)])
     callers = [asyncio.create_task(harbour.say()) for _ in range(30)]
     for number, caller in enumerate(callers):
         await asyncio.sleep(0.002)

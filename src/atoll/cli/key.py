@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atoll.cli.home import HomeOption, find_home, running_postgres
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 KEY_BYTES = 32
 group = typer.Typer(help="API keys of programs that ask models.", no_args_is_help=True)
@@ -45,13 +48,12 @@ def list_keys(
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
         return
-    rows = [
-        [row["name"], f"{row['made_at']:%Y-%m-%d %H:%M}", f"{row['revoked_at'] or '':%Y-%m-%d %H:%M}"]
-        if row["revoked_at"]
-        else [row["name"], f"{row['made_at']:%Y-%m-%d %H:%M}", ""]
-        for row in found
-    ]
+    rows = [[row["name"], *(_day(row[when]) for when in ("made_at", "revoked_at"))] for row in found]
     print_table(("key", "made", "revoked"), rows)
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment is not None else ""
 
 
 @group.command()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import ConfigError
+from atoll.domain.models import Skill
 from atoll.node.home import Home
-from atoll.runtimes.contract import Facts, Runtime, Skill
+from atoll.runtimes.contract import Facts, Runtime
 
-AT_ONCE = {"gguf": 4, "onnx": 64}
+PARALLEL = 4
 CONTEXT_TOKENS = 4096
 
 
@@ -25,8 +26,9 @@ def open_runtime(
         wants = Wants(
             name=model,
             skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
-            context_tokens=context_tokens(said.context_tokens, options),
-            parallel=at_once(form, options),
+            context_tokens=options.get("context_tokens")
+            or min(said.context_tokens or CONTEXT_TOKENS, CONTEXT_TOKENS),
+            parallel=options.get("parallel") or PARALLEL,
         )
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)
@@ -36,13 +38,3 @@ def open_runtime(
 
         return OnnxRuntime(file if form == "onnx" else file.parent)
     raise ConfigError("format-not-served", f'no engine here runs model "{model}" as {form}')
-
-
-def at_once(form: str, options: Mapping[str, Any]) -> int:
-    """How many callers the engine answers at the same time."""
-    return int(options.get("parallel") or AT_ONCE.get(form, 1))
-
-
-def context_tokens(trained: int | None, options: Mapping[str, Any]) -> int:
-    """Tokens of context for each caller: what is asked for, else what the model knows, within a bound."""
-    return int(options.get("context_tokens") or min(trained or CONTEXT_TOKENS, CONTEXT_TOKENS))

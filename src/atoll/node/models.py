@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,22 +17,22 @@ from prometheus_client.core import Metric
 from psycopg import AsyncConnection
 
 from atoll import start
-from atoll.domain.errors import AtollError
+from atoll.domain.errors import AtollError, DataError
 from atoll.identity import certificate
 from atoll.link.peers import Links
 from atoll.node import credentials
 from atoll.node.config import Settings
-from atoll.node.engines import at_once, open_runtime
+from atoll.node.engines import open_runtime
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
 from atoll.registry import signing
-from atoll.registry.adding import estimate_memory
+from atoll.registry.adding import estimate_memory, variant_name
 from atoll.registry.formats.read import read_model
-from atoll.registry.manifest import VERSION_LETTERS, Manifest, Variant, from_json
+from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Variant, from_json
 from atoll.registry.parcels import Parcels
 from atoll.registry.store import Store
-from atoll.runtimes.contract import Facts, Skill, TensorFacts
+from atoll.runtimes.contract import Facts
 from atoll.serving.berth import Wanted
 from atoll.serving.decide import State
 from atoll.serving.service import Serving
@@ -48,11 +48,15 @@ Connection = AsyncConnection[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class _Problem:
-    """Why a model that is wanted cannot be had yet."""
+    """Why a model that is wanted cannot be had yet, and the files that it waits for."""
 
     version: str
-    state: str
     why: str
+    missing: Sequence[File] = ()
+
+    @property
+    def state(self) -> str:
+        return "fetching" if self.missing else "failed"
 
 
 class Models:
@@ -66,8 +70,10 @@ class Models:
         self._parcels = Parcels(self._store)
         self._key_hashes: dict[str, str] = {}
         self._changed = asyncio.Event()
+        self._start = {model.name: self._start_model(model) for model in start.start_models()}
+        self._wanted_now = dict(self._start)
+        self._rows: list[tuple[Any, ...]] | None = None
         self._problems: dict[str, _Problem] = {}
-        self._variants: dict[str, str] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(self._memory_max_bytes, changed=self._changed.set)
 
@@ -100,7 +106,7 @@ class Models:
         )
 
     async def run(self) -> None:
-        await self.serving.desire(self._start_models({}))
+        await self.serving.desire(self._start.values())
         async with asyncio.TaskGroup() as group:
             group.create_task(self.serving.run())
             group.create_task(self._follow())
@@ -126,26 +132,32 @@ class Models:
         hashes = await (await connection.execute(query("keys", "hashes"))).fetchall()
         self._key_hashes = {hash_key(credentials.password(self._home)): "app"} | dict(hashes)
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
-        wanted: dict[str, Wanted] = {}
+        if rows != self._rows or any(problem.missing for problem in self._problems.values()):
+            self._rows = rows
+            await self._want(rows)
+        missing = [file for problem in self._problems.values() for file in problem.missing]
+        return await self._parcels.fetch(missing)
+
+    async def _want(self, rows: list[tuple[Any, ...]]) -> None:
+        """Tell Serving. Where a version cannot be had yet, the one before goes on."""
+        wanted = dict(self._start)
         problems: dict[str, _Problem] = {}
         for model, version, variant, is_kept, options, manifest, signature, pem in rows:
+            wanted.pop(model, None)
             try:
-                signed = signing.Signature(signature, pem)
-                chosen = self._checked(manifest, signed, model, version)
-                form = chosen.choose(self._memory_max_bytes, variant)
-                if self._store.missing(form):
-                    problems[model] = _Problem(version, "fetching", "its files are not here yet")
-                    continue
-                wanted[model] = self._wanted(chosen, form, is_kept, options)
-                self._variants[model] = form.name
+                found = self._checked(manifest, signing.Signature(signature, pem), model, version)
+                form = found.choose(self._memory_max_bytes, variant)
+                if missing := self._store.missing(form):
+                    problems[model] = _Problem(version, "its files are not here yet", missing)
+                else:
+                    wanted[model] = self._wanted(found, form, is_kept, options)
             except AtollError as error:
-                problems[model] = _Problem(version, "failed", str(error))
-        for model in self._problems.keys() - problems.keys():
-            self._told.pop(model, None)
-        self._problems = problems
-        await self.serving.desire([*wanted.values(), *self._start_models(wanted)])
+                problems[model] = _Problem(version, str(error))
+            if model in problems and model in self._wanted_now:
+                wanted[model] = self._wanted_now[model]
+        self._problems, self._wanted_now = problems, wanted
+        await self.serving.desire(wanted.values())
         self._changed.set()
-        return await self._fetch(rows, problems)
 
     def _checked(
         self, told: Mapping[str, Any], signed: signing.Signature, model: str, version: str
@@ -155,62 +167,47 @@ class Models:
         signing.verify(told, signed, authority)
         manifest = from_json(told)
         if (manifest.name, manifest.version) != (model, version):
-            raise AtollError("manifest-malformed", "the manifest is of another model than its row says")
+            raise DataError("manifest-malformed", "the manifest is of another model than its row says")
         return manifest
 
     def _wanted(self, manifest: Manifest, form: Variant, is_kept: bool, options: Mapping[str, Any]) -> Wanted:
-        home, model = self._home, manifest.name
-
-        def tensors(told: tuple[Mapping[str, Any], ...]) -> tuple[TensorFacts, ...]:
-            return tuple(TensorFacts(one["name"], one["datatype"], tuple(one["shape"])) for one in told)
-
         said = Facts(
-            skills=frozenset(Skill(one) for one in manifest.skills),
+            skills=frozenset(manifest.skills),
             memory_bytes=form.memory_bytes,
             context_tokens=manifest.context_tokens,
-            inputs=tensors(manifest.inputs),
-            outputs=tensors(manifest.outputs),
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
         )
         entry = self._store.lay_out(form)
         return Wanted(
-            model,
+            manifest.name,
             manifest.version,
+            form.name,
+            options,
             said,
-            at_once(form.format, options),
             is_kept,
-            lambda: open_runtime(home, model, form.format, entry, said, options),
+            lambda: open_runtime(self._home, manifest.name, form.format, entry, said, options),
         )
 
-    def _start_models(self, wanted: Mapping[str, Wanted]) -> list[Wanted]:
-        """Those that came with the package, where no other has their name."""
-        return [self._start_model(model) for model in start.start_models() if model.name not in wanted]
-
     def _start_model(self, model: start.StartModel) -> Wanted:
-        home, found = self._home, read_model(model.path)
+        """One that came with the package."""
+        found = read_model(model.path)
         said = Facts(
-            skills=frozenset(Skill(one) for one in model.skills),
+            skills=found.skills,
             memory_bytes=estimate_memory(found),
             context_tokens=found.context_tokens,
-            inputs=tuple(TensorFacts(one.name, one.datatype, one.shape) for one in found.inputs),
-            outputs=tuple(TensorFacts(one.name, one.datatype, one.shape) for one in found.outputs),
+            inputs=found.inputs,
+            outputs=found.outputs,
         )
         return Wanted(
             model.name,
             model.sha256[:VERSION_LETTERS],
+            variant_name(found),
+            {},
             said,
-            at_once(found.format, {}),
             False,
-            lambda: open_runtime(home, model.name, found.format, model.path, said, {}),
+            lambda: open_runtime(self._home, model.name, found.format, model.path, said, {}),
         )
-
-    async def _fetch(self, rows: list[tuple[Any, ...]], problems: Mapping[str, _Problem]) -> bool:
-        """Get what is missing from a peer, one file after the other, a stretch of time at most."""
-        has_come = False
-        for model, _, variant, *_, manifest, _, _ in rows:
-            if model in problems and problems[model].state == "fetching":
-                form = from_json(manifest).choose(self._memory_max_bytes, variant)
-                has_come = await self._parcels.fetch(self._store.missing(form)) or has_come
-        return has_come
 
     async def _tell_changes(self) -> None:
         """Write down how the models are, where that has changed."""
@@ -220,7 +217,7 @@ class Models:
             states: dict[str, tuple[Any, ...]] = {
                 word.model: (
                     word.version,
-                    self._variants.get(word.model),
+                    word.variant,
                     str(word.state),
                     word.problem,
                     word.facts.memory_bytes,

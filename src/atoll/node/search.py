@@ -58,10 +58,12 @@ class SearchIndexes:
         while True:
             try:
                 async with await self._postgres.connect() as connection:
-                    await work(connection)
+                    while True:
+                        await work(connection)
+                        await asyncio.sleep(LOOK_EVERY_SECONDS)
             except (psycopg.Error, OSError) as error:
                 log.debug("making indexes for search waits: %s", str(error).strip())
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+                await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
 async def work(on: Connection) -> None:

@@ -6,7 +6,6 @@ Several GGUF files in one folder are variants of one model; everything else is o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from atoll.domain.errors import DataError
@@ -51,8 +50,8 @@ def add(
         architecture=first.architecture,
         parameters=first.parameters,
         context_tokens=first.context_tokens,
-        inputs=tuple(asdict(tensor) for tensor in first.inputs),
-        outputs=tuple(asdict(tensor) for tensor in first.outputs),
+        inputs=first.inputs,
+        outputs=first.outputs,
         licence=licence or first.licence,
         source=source or f"file:{path.name}",
     )
@@ -88,7 +87,7 @@ def _variant(found: Found, place: Path, path: Path, store: Store, progress: Call
         files.append(store.take_in(file, name, progress))
     entry = _entry(place, [file.path for file in files])
     return Variant(
-        name=(found.quantization or found.format).lower(),
+        name=variant_name(found),
         format=found.format,
         entry=entry,
         files=tuple(files),
@@ -105,6 +104,10 @@ def _entry(place: Path, paths: list[str]) -> str:
             if path.endswith(ending):
                 return path
     raise DataError("model-unusable", f'the folder "{place.name}" has no file to load')
+
+
+def variant_name(found: Found) -> str:
+    return (found.quantization or found.format).lower()
 
 
 def estimate_memory(found: Found) -> int:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from atoll.domain.errors import DataError
+from atoll.domain.models import Skill, TensorFacts
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 FILE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,4}")
@@ -50,16 +51,14 @@ class Variant:
 class Manifest:
     name: str
     variants: tuple[Variant, ...]
-    skills: tuple[str, ...]
+    skills: tuple[Skill, ...]
     architecture: str | None = None
     parameters: int | None = None
     context_tokens: int | None = None
-    inputs: tuple[Mapping[str, Any], ...] = ()
-    outputs: tuple[Mapping[str, Any], ...] = ()
+    inputs: tuple[TensorFacts, ...] = ()
+    outputs: tuple[TensorFacts, ...] = ()
     licence: str | None = None
     source: str | None = None
-    adapter_of: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -99,17 +98,17 @@ def from_json(told: Mapping[str, Any]) -> Manifest:
     try:
         if len(signed_bytes(told)) > MANIFEST_BYTES_MAX:
             raise ValueError("it is too large")
-        variants = tuple(_variant(one) for one in told["variants"])
-        rest = {key: told[key] for key in told if key not in ("variants", "skills", "inputs", "outputs")}
         manifest = Manifest(
-            variants=variants,
-            skills=tuple(told["skills"]),
-            inputs=tuple(told["inputs"]),
-            outputs=tuple(told["outputs"]),
-            **rest,
+            **{
+                **told,
+                "variants": tuple(_variant(one) for one in told["variants"]),
+                "skills": tuple(Skill(one) for one in told["skills"]),
+                "inputs": tuple(_tensor(one) for one in told["inputs"]),
+                "outputs": tuple(_tensor(one) for one in told["outputs"]),
+            }
         )
         _check(manifest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             "manifest-malformed", "cannot understand a model's manifest", detail=f"{error}."
         ) from error
@@ -137,17 +136,31 @@ def _variant(told: Mapping[str, Any]) -> Variant:
     return Variant(**{**told, "files": tuple(File(**file) for file in told["files"])})
 
 
+def _tensor(told: Mapping[str, Any]) -> TensorFacts:
+    found = TensorFacts(str(told["name"]), str(told["datatype"]), tuple(told["shape"]))
+    if not all(_is_whole(size, -1) for size in found.shape):
+        raise ValueError(f'tensor "{found.name}" has no shape')
+    return found
+
+
 def _check(manifest: Manifest) -> None:
     if not NAME.fullmatch(manifest.name) or not manifest.variants:
         raise ValueError("it has no name or no variants")
+    if not all(
+        number is None or _is_whole(number) for number in (manifest.parameters, manifest.context_tokens)
+    ):
+        raise ValueError("its parameters or its context are no numbers")
     for variant in manifest.variants:
         paths = [file.path for file in variant.files]
         if variant.format not in FORMATS or variant.entry not in paths or len(set(paths)) < len(paths):
             raise ValueError(f'variant "{variant.name}" has no file to load')
-        _check_files(variant.files)
+        if not (isinstance(variant.name, str) and _is_whole(variant.memory_bytes)):
+            raise ValueError(f'variant "{variant.name}" does not say what it needs')
+        for file in variant.files:
+            is_named = FILE_PATH.fullmatch(file.path) and SHA256.fullmatch(file.sha256)
+            if not (is_named and _is_whole(file.bytes)):
+                raise ValueError(f'file "{file.path}" is not described well')
 
 
-def _check_files(files: Iterable[File]) -> None:
-    for file in files:
-        if not (FILE_PATH.fullmatch(file.path) and SHA256.fullmatch(file.sha256) and file.bytes >= 0):
-            raise ValueError(f'file "{file.path}" is not described well')
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least

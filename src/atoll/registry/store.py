@@ -11,9 +11,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
 
-from atoll.domain.errors import DataError, LinkError
+from atoll.domain.errors import LinkError
 from atoll.registry.manifest import File, Variant
 
 BLOCK_BYTES = 1024**2
@@ -91,18 +90,6 @@ class Store:
                 place.symlink_to(self.path(file.sha256))
         return folder / variant.entry
 
-    def verify(self, variant: Variant) -> None:
-        """Read every file again; one that has changed on the disk is removed."""
-        for file in variant.files:
-            path = self.path(file.sha256)
-            if hash_file(path) != file.sha256:
-                path.unlink()
-                raise DataError(
-                    "model-file-damaged",
-                    f'file "{file.path}" of a model has changed on the disk',
-                    hint="It was removed, and is fetched again where another node has it.",
-                )
-
     def sweep(self, kept: Iterable[str]) -> int:
         """Remove what no manifest names any more; says how many bytes that were."""
         keep, freed = set(kept), 0
@@ -119,11 +106,7 @@ class Store:
 def hash_file(path: Path, progress: Progress = lambda count: None) -> str:
     found = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        while block := _read(stream):
+        while block := stream.read(BLOCK_BYTES):
             found.update(block)
             progress(len(block))
     return found.hexdigest()
-
-
-def _read(stream: IO[bytes]) -> bytes:
-    return stream.read(BLOCK_BYTES)

@@ -11,22 +11,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from atoll.domain.models import Skill, TensorFacts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Array: TypeAlias = "NDArray[Any]"
-
-
-class Skill(StrEnum):
-    """What a model can be asked for."""
-
-    GENERATE = "generate"  # text, by the paths of STREAMED
-    EMBED = "embed"  # vectors of texts
-    INFER = "infer"  # tensors from tensors
 
 
 STREAMED = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
@@ -39,15 +32,6 @@ class Ask:
     path: str  # one of STREAMED
     body: Mapping[str, Any]  # as the caller sent it; `model` and `stream` do not matter here
     adapter: str | None = None
-
-
-@dataclass(frozen=True)
-class TensorFacts:
-    """An input or output: datatype in the words of the Open Inference Protocol; -1 is a size that is free."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.domain.errors import DataError, LinkError
+from atoll.domain.models import Skill
 from atoll.runtimes import speech, vectors
-from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts, Skill
+from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 
 DIMENSIONS = 32

@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 
 from atoll.domain.errors import ConfigError, DataError, LinkError
+from atoll.domain.models import Skill
 from atoll.runtimes import vectors
-from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts, Skill
+from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http import Wire
 

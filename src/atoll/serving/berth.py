@@ -9,16 +9,17 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.runtimes.contract import Facts, Runtime
 from atoll.serving import decide
 from atoll.serving.decide import State
 
-WAITING_MAX = 32
+WAITING_MAX = 64
 READY_SECONDS_MAX = 60.0
 STEADY_SECONDS = 60.0
 
@@ -29,10 +30,16 @@ class Wanted:
 
     model: str
     version: str
+    variant: str
+    options: Mapping[str, Any]
     said: Facts  # what its manifest says; the memory is an estimate
-    at_once: int  # callers that it answers at the same time
     is_kept: bool
     open: Callable[[], Runtime] = field(compare=False)
+
+    def is_served_by(self, other: Wanted) -> bool:
+        """Is what is loaded for the other what this one asks for?"""
+        mine = (self.version, self.variant, self.options)
+        return mine == (other.version, other.variant, other.options)
 
 
 @dataclass
@@ -67,7 +74,6 @@ class Berth:
         self._not_before = 0.0
         self._used_at = clock()
         self._changed = asyncio.Condition()
-        self._gate = asyncio.Semaphore(wanted.at_once)
 
     # What is known of it
 
@@ -76,7 +82,7 @@ class Berth:
         wanted, loaded = self.wanted, self.loaded
         estimate = wanted.said.memory_bytes if wanted is not None else 0
         held = loaded.facts.memory_bytes if loaded is not None else estimate
-        has_next = wanted is not None and loaded is not None and loaded.wanted != wanted
+        has_next = wanted is not None and loaded is not None and not wanted.is_served_by(loaded.wanted)
         return decide.Berth(
             model=self.model,
             state=self.state,
@@ -98,8 +104,6 @@ class Berth:
         """Another version, or none any more; what was held against the one before is forgotten."""
         if wanted == self.wanted:
             return
-        if wanted is not None:
-            self._gate = asyncio.Semaphore(wanted.at_once)
         self.wanted = wanted
         self.problem, self.is_refused, self._tries, self._not_before = None, False, 0, 0.0
         await self._tell()
@@ -155,24 +159,22 @@ class Berth:
 
     @asynccontextmanager
     async def use(self, wake: Callable[[], None]) -> AsyncIterator[Runtime]:
-        """The runtime, once it is loaded and has room."""
-        most = self.wanted.at_once + WAITING_MAX if self.wanted is not None else 0
-        if self.asking >= most:
+        """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own."""
+        if self.loaded is None and self.asking >= WAITING_MAX:
             raise LinkError(
                 "runtime-crowded",
-                f'{self.asking} requests for model "{self.model}" are under way',
+                f'{self.asking} requests wait for model "{self.model}" to be loaded',
                 hint="Ask again in a moment.",
             )
         self.asking += 1
         wake()
         try:
-            async with self._gate:
-                loaded = await self._until_ready()
-                loaded.callers += 1
-                try:
-                    yield loaded.runtime
-                finally:
-                    loaded.callers -= 1
+            loaded = await self._until_ready()
+            loaded.callers += 1
+            try:
+                yield loaded.runtime
+            finally:
+                loaded.callers -= 1
         finally:
             self.asking -= 1
             self._used_at = self._clock()

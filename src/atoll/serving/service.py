@@ -31,8 +31,8 @@ class Word:
 
     model: str
     version: str
+    variant: str
     state: State
-    is_kept: bool
     asking: int
     problem: str | None
     facts: Facts  # measured where it is loaded, else what its manifest says
@@ -60,8 +60,8 @@ class Serving:
             Word(
                 berth.model,
                 berth.wanted.version,
+                berth.wanted.variant,
                 berth.state,
-                berth.wanted.is_kept,
                 berth.asking,
                 str(berth.problem) if berth.problem is not None else None,
                 berth.loaded.facts if berth.loaded is not None else berth.wanted.said,

@@ -1,4 +1,4 @@
-"""Reading the body of a request that asks a model: bounded, and a JSON object."""
+"""Reading the body of a request: bounded, and where it has to be, a JSON object."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from atoll.domain.errors import DataError, LinkError
 BODY_BYTES_MAX = 16 * 1024**2
 
 
-async def read_object(request: Request, bytes_max: int = BODY_BYTES_MAX) -> dict[str, Any]:
+async def read_body(request: Request, bytes_max: int, code: str, what: str) -> bytes:
+    """`code` and `what` say what is wrong with a body that is too long."""
     parts: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > bytes_max:
-                raise DataError("request-too-large", f"a request has {bytes_max // 1024**2} MB at most")
+                raise DataError(code, f"{what} has {bytes_max // 1024} kB at most")
             parts.append(chunk)
     except ClientDisconnect as error:
         raise LinkError("connection-lost", "the asker hung up") from error
+    return b"".join(parts)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """What is asked of a model."""
+    body = await read_body(request, BODY_BYTES_MAX, "request-too-large", "a request")
     try:
-        found = json.loads(b"".join(parts))
+        found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise DataError("request-malformed", "the request is not JSON", detail=f"{error}.") from error
     if not isinstance(found, dict):

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import math
 from collections.abc import Coroutine
 from typing import Any
 
@@ -62,6 +63,13 @@ def status_of(error: AtollError) -> int:
     if error.code in STATUSES:
         return STATUSES[error.code]
     return next((status for family, status in FAMILIES if isinstance(error, family)), 500)
+
+
+def retry_headers(error: AtollError) -> dict[str, str]:
+    """When to ask again: as whoever is behind this node has said, else in a moment."""
+    if status_of(error) not in (429, 503):
+        return {}
+    return {"Retry-After": f"{math.ceil(getattr(error, 'retry_after_seconds', None) or 1)}"}
 
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

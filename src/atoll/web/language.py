@@ -18,26 +18,27 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from atoll.domain.errors import AtollError, DataError
-from atoll.runtimes.contract import STREAMED, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import STREAMED
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
-from atoll.web.callers import status_of, while_there
-from atoll.web.keys import Keys
+from atoll.web.callers import retry_headers, status_of, while_there
 
 MESSAGES = "/v1/messages"
 TEXTS_MAX = 2048
-RETRY_SECONDS = "1"
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
 Check = Callable[[Request], object]
 
 
-def language_routes(serving: Serving, keys: Keys) -> list[Route]:
+def language_routes(serving: Serving, check: Check) -> list[Route]:
+    """`check` refuses those who may not ask."""
+
     async def list_models(request: Request) -> Response:
         try:
-            keys.check(request)
+            check(request)
         except AtollError as error:
             return refusal(error, request.url.path)
         data = [_model_word(word) for word in serving.models()]
@@ -45,7 +46,7 @@ def language_routes(serving: Serving, keys: Keys) -> list[Route]:
 
     async def one_model(request: Request) -> Response:
         try:
-            keys.check(request)
+            check(request)
             name = request.path_params["model"]
             found = [word for word in serving.models() if word.model == asking.split(name)[0]]
             if not found:
@@ -57,7 +58,7 @@ def language_routes(serving: Serving, keys: Keys) -> list[Route]:
     async def generate(request: Request) -> Response:
         path = request.url.path
         try:
-            keys.check(request)
+            check(request)
             body = await read_object(request)
             model = _model_of(body, serving, Skill.GENERATE)
         except AtollError as error:
@@ -66,7 +67,7 @@ def language_routes(serving: Serving, keys: Keys) -> list[Route]:
 
     async def embeddings(request: Request) -> Response:
         try:
-            keys.check(request)
+            check(request)
             body = await read_object(request)
             model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
             found = await asking.embed(serving, model, texts)
@@ -135,9 +136,7 @@ class _Answer:
 
 def refusal(error: AtollError, path: str) -> Response:
     """An error in the words of the protocol."""
-    status = status_of(error)
-    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else None
-    return JSONResponse(_told(error, path), status_code=status, headers=headers)
+    return JSONResponse(_told(error, path), status_code=status_of(error), headers=retry_headers(error))
 
 
 def _told(error: AtollError, path: str) -> dict[str, Any]:

@@ -12,14 +12,15 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from atoll.analytics.question import NodeReport, Question
 from atoll.analytics.service import Outcome
-from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.domain.errors import AtollError, DataError
+from atoll.web.bodies import read_body
 from atoll.web.callers import check_login, failure, told, while_there
 
 BODY_BYTES_MAX = 256 * 1024
@@ -35,7 +36,9 @@ def question_route(ask: Ask, password: Callable[[], str]) -> Route:
     async def query(request: Request) -> Response:
         try:
             check_login(request, password())
-            question, wants_arrow = _read(await _body(request))
+            question, wants_arrow = _read(
+                await read_body(request, BODY_BYTES_MAX, "question-malformed", "a question")
+            )
         except AtollError as error:
             return failure(error)
         accept = request.headers.get("accept", "")
@@ -108,18 +111,6 @@ class _Answer:
 async def _line(send: Send, found: dict[str, Any]) -> None:
     body = json.dumps(found).encode() + b"\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise DataError("question-malformed", f"a question has {BODY_BYTES_MAX // 1024} kB at most")
-    except ClientDisconnect as error:
-        raise LinkError("connection-lost", "the asker hung up") from error
-    return body
 
 
 def _read(body: bytes) -> tuple[Question, bool]:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.domain.errors import AtollError, DataError
+from atoll.web.bodies import read_body
 from atoll.web.callers import check_login, failure
 
 BODY_BYTES_MAX = 256 * 1024
@@ -51,24 +52,14 @@ def search_route(search: Search, password: Callable[[], str]) -> Route:
     async def answer(request: Request) -> Response:
         try:
             check_login(request, password())
-            found = await search(read(await _body(request)))
+            found = await search(
+                read(await read_body(request, BODY_BYTES_MAX, "search-malformed", "a search"))
+            )
         except AtollError as error:
             return failure(error)
         return Response(json.dumps({"results": found}, ensure_ascii=False), media_type="application/json")
 
     return Route("/api/search", answer, methods=["POST"])
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise DataError("search-malformed", f"a search has {BODY_BYTES_MAX // 1024} kB at most")
-    except ClientDisconnect as error:
-        raise LinkError("connection-lost", "the asker hung up") from error
-    return body
 
 
 def read(body: bytes) -> Asked:

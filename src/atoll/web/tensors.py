@@ -1,16 +1,15 @@
 """`/v2`: tensor models over HTTP, in the Open Inference Protocol version 2.
 
 Who hangs up is not worked for any longer. What the bodies mean is in tensor_wire.py, which is imported with
-the first request for an inference; which models there are, and which engine has one, is told by `Serving`.
+the first request for an inference.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -19,42 +18,17 @@ from starlette.types import Receive, Scope, Send
 
 from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.web.callers import failure, while_there
-
-if TYPE_CHECKING:
-    from atoll.runtimes.contract import Runtime, TensorFacts
+from atoll.domain.models import Skill, TensorFacts
+from atoll.serving.service import Serving, Word
+from atoll.web.callers import retry_headers, status_of, while_there
 
 BODY_BYTES_MAX = 64 * 1024**2
 BODIES_BYTES_MAX = 256 * 1024**2
 BODY_SECONDS_MAX = 60.0
-RETRY_SECONDS = {429: "1", 503: "2"}
+PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
-
-
-@dataclass(frozen=True)
-class ModelWord:
-    """What callers are told of a model."""
-
-    name: str
-    version: str
-    platform: str
-    inputs: Sequence[TensorFacts]
-    outputs: Sequence[TensorFacts]
-    is_ready: bool
-
-
-class Serving(Protocol):
-    """Who has the models."""
-
-    def models(self) -> Sequence[ModelWord]:
-        """All that may be asked for, with their versions; the one that is used by default comes first."""
-
-    def use(self, name: str, version: str | None) -> AbstractAsyncContextManager[Runtime]:
-        """DataError `model-unknown`; LinkError `model-loading`, `runtime-crowded`."""
-
-
-Check = Callable[[Request], Awaitable[None]]
+Check = Callable[[Request], object]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -69,25 +43,24 @@ def tensor_routes(serving: Serving, check: Check) -> list[Route]:
         return JSONResponse({"live": True})
 
     async def ready(request: Request) -> Response:
-        is_ready = all(model.is_ready for model in serving.models())
-        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
+        return JSONResponse({"ready": True})  # a model that is no good takes nothing from the others
 
     async def model(request: Request) -> Response:
         found = _find(serving, request)
         return JSONResponse(
             {
-                "name": found[0].name,
-                "versions": [each.version for each in found],
-                "platform": found[0].platform,
-                "inputs": [_described(facts) for facts in found[0].inputs],
-                "outputs": [_described(facts) for facts in found[0].outputs],
+                "name": found.model,
+                "versions": [found.version],
+                "platform": PLATFORM,
+                "inputs": [_described(facts) for facts in found.facts.inputs],
+                "outputs": [_described(facts) for facts in found.facts.outputs],
             }
         )
 
     async def model_ready(request: Request) -> Response:
-        found = _find(serving, request)[0]
-        status = 200 if found.is_ready else 503
-        return JSONResponse({"name": found.name, "ready": found.is_ready}, status_code=status)
+        found = _find(serving, request)
+        status = 200 if _is_ready(found) else 503
+        return JSONResponse({"name": found.model, "ready": _is_ready(found)}, status_code=status)
 
     async def infer(request: Request) -> Response:
         return cast("Response", _Answer(serving, room))
@@ -95,7 +68,7 @@ def tensor_routes(serving: Serving, check: Check) -> list[Route]:
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
             try:
-                await check(request)
+                check(request)
                 return await endpoint(request)
             except AtollError as error:
                 return refusal(error)
@@ -111,13 +84,9 @@ def tensor_routes(serving: Serving, check: Check) -> list[Route]:
 
 def refusal(error: AtollError) -> Response:
     """An error as the protocol has it: one text; the code stands beside."""
-    response = failure(error)
     words = " ".join(filter(None, [f"{error.message}.", error.detail, error.hint]))
-    headers = {name: response.headers[name] for name in ("WWW-Authenticate",) if name in response.headers}
-    if response.status_code in RETRY_SECONDS:
-        headers["Retry-After"] = RETRY_SECONDS[response.status_code]
     told = {"error": words, "code": error.code}
-    return JSONResponse(told, status_code=response.status_code, headers=headers)
+    return JSONResponse(told, status_code=status_of(error), headers=retry_headers(error))
 
 
 class _Room:
@@ -233,14 +202,18 @@ def _json_length(request: Request) -> int | None:
     return None if told is None else int(told)
 
 
-def _find(serving: Serving, request: Request) -> list[ModelWord]:
+def _is_ready(word: Word) -> bool:
+    """One that is not loaded is ready all the same: it is loaded when somebody asks."""
+    return word.problem is None
+
+
+def _find(serving: Serving, request: Request) -> Word:
     name, version = request.path_params["model"], request.path_params.get("version")
-    known = [model for model in serving.models() if model.name == name]
-    found = known if version is None else [model for model in known if model.version == version]
-    if not found:
-        which = name if version is None else f"{name}, version {version}"
-        raise DataError("model-unknown", f'there is no model "{which}"')
-    return found
+    for word in serving.models():
+        if word.model == name and version in (None, word.version) and Skill.INFER in word.facts.skills:
+            return word
+    which = name if version is None else f"{name}, version {version}"
+    raise DataError("model-unknown", f'there is no model "{which}"')
 
 
 def _described(facts: TensorFacts) -> dict[str, Any]:

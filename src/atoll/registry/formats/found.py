@@ -11,17 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import DataError
-
-GENERATE, EMBED, INFER = "generate", "embed", "infer"
-
-
-@dataclass(frozen=True)
-class FoundTensor:
-    """An input or output: datatype in the words of the Open Inference Protocol; -1 is a size that is free."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+from atoll.domain.models import Skill, TensorFacts
 
 
 @dataclass(frozen=True)
@@ -36,12 +26,12 @@ class Found:
     """How most of the parameters are kept: `Q4_K_M`, `int8`, `fp16`."""
     bytes: int
     """The size of the files that hold the weights."""
-    skills: frozenset[str]
+    skills: frozenset[Skill]
     """A guess: generate, embed, infer; nothing where the file is no model by itself (an adapter)."""
     context_tokens: int | None = None
     dimensions: int | None = None
-    inputs: tuple[FoundTensor, ...] = ()
-    outputs: tuple[FoundTensor, ...] = ()
+    inputs: tuple[TensorFacts, ...] = ()
+    outputs: tuple[TensorFacts, ...] = ()
     tokenizer: str | None = None
     has_chat_template: bool = False
     licence: str | None = None

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from atoll.registry.formats.found import EMBED, GENERATE, Found, main_kind
+from atoll.domain.models import Skill
+from atoll.registry.formats.found import Found, main_kind
 from atoll.registry.formats.source import Source
 
 MAGIC = b"GGUF"
@@ -134,7 +135,7 @@ def _describe(said: dict[str, Any], counts: Counter[str], size: int) -> Found:
 
     is_encoder = own("pooling_type") is not None or said.get(f"{architecture}.attention.causal") is False
     is_whole = kind == "model" and architecture not in (None, "clip") and bool(counts)
-    skills = {EMBED if is_encoder else GENERATE} if is_whole else set()
+    skills = {Skill.EMBED if is_encoder else Skill.GENERATE} if is_whole else set()
     return Found(
         format="gguf",
         architecture=architecture,

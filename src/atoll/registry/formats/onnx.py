@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from atoll.registry.formats.found import EMBED, INFER, Found, FoundTensor, main_kind
+from atoll.domain.models import Skill, TensorFacts
+from atoll.registry.formats.found import Found, main_kind
 from atoll.registry.formats.protobuf import Stretch, fields, numbers, text
 from atoll.registry.formats.source import Source
 
@@ -44,8 +45,8 @@ class _Outline:
     operators: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     weights: set[str] = field(default_factory=set)
-    inputs: list[FoundTensor] = field(default_factory=list)
-    outputs: list[FoundTensor] = field(default_factory=list)
+    inputs: list[TensorFacts] = field(default_factory=list)
+    outputs: list[TensorFacts] = field(default_factory=list)
     free: dict[str, list[str]] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
     has_graph: bool = False
@@ -109,7 +110,7 @@ def _read_weight(source: Source, weight: Stretch, outline: _Outline) -> None:
     outline.counts[KEPT_AS.get(kind, "other")] += count
 
 
-def _read_tensor(source: Source, described: Stretch, outline: _Outline) -> FoundTensor:
+def _read_tensor(source: Source, described: Stretch, outline: _Outline) -> TensorFacts:
     """ValueInfoProto → TypeProto → its tensor → elem_type and shape → each dimension."""
     name, datatype = "", ""
     shape: list[int] = []
@@ -123,7 +124,7 @@ def _read_tensor(source: Source, described: Stretch, outline: _Outline) -> Found
                     datatype, shape, free = _read_type(source, _stretch(source, inner))
     if free:
         outline.free[name] = free
-    return FoundTensor(name, datatype, tuple(shape))
+    return TensorFacts(name, datatype, tuple(shape))
 
 
 def _read_type(source: Source, tensor: Stretch) -> tuple[str, list[int], list[str]]:
@@ -177,7 +178,7 @@ def _describe(path: Path, outline: _Outline, size: int) -> Found:
         parameters=outline.counts.total(),
         quantization=main_kind(outline.counts),
         bytes=size,
-        skills=frozenset({INFER, EMBED} if reads_text else {INFER}),
+        skills=frozenset({Skill.INFER, Skill.EMBED} if reads_text else {Skill.INFER}),
         dimensions=widths[0] if reads_text and widths else None,
         inputs=tuple(outline.inputs),
         outputs=tuple(outline.outputs),

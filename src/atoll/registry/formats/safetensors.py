@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from atoll.registry.formats.found import EMBED, GENERATE, INFER, Found, main_kind, unusable
+from atoll.domain.models import Skill
+from atoll.registry.formats.found import Found, main_kind, unusable
 from atoll.registry.formats.source import PIECE_BYTES_MAX, Source
 
 FILES_MAX = 1000
@@ -148,13 +149,13 @@ def _quantization(config: dict[str, Any], counts: Counter[str]) -> str | None:
     return kind and KEPT_AS.get(kind, kind.lower())
 
 
-def _skills(folder: Path, architecture: str | None, config: dict[str, Any]) -> frozenset[str]:
+def _skills(folder: Path, architecture: str | None, config: dict[str, Any]) -> frozenset[Skill]:
     if (folder / "adapter_config.json").is_file():
         return frozenset()
     if architecture is not None and architecture.endswith(WRITERS):
-        return frozenset({GENERATE})
+        return frozenset({Skill.GENERATE})
     is_encoder = (folder / "modules.json").is_file() or config.get("model_type") in ENCODERS
-    return frozenset({EMBED if is_encoder else INFER})
+    return frozenset({Skill.EMBED if is_encoder else Skill.INFER})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What to make of an engine's exit, how long a start may take, when to try another. Pure."""
+"""What to make of an engine's exit, how long a start may take. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from atoll.runtimes.llama.child import NO_ENGINE, UNUSABLE
 
 START_SECONDS_MIN = 60.0
 START_BYTES_PER_SECOND = 20e6  # a slow SD card
-PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.2, 60.0
 # The engine's own lines begin with a time, a level and a place in its source.
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] +(?:\S+ +)??\S+: ")
 
@@ -19,11 +18,6 @@ _PREFIX = re.compile(r"^[\d.]+ [A-Z] +(?:\S+ +)??\S+: ")
 def start_seconds_max(file_bytes: int) -> float:
     """How long loading may take."""
     return START_SECONDS_MIN + file_bytes / START_BYTES_PER_SECOND
-
-
-def pause_before(attempt: int) -> float:
-    """Seconds to wait before a model whose engine has ended is loaded again; the first attempt is 1."""
-    return min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN * 2.0 ** min(attempt - 1, 16))
 
 
 def why_ended(code: int) -> str:

@@ -1,7 +1,7 @@
 """A language model in llama.cpp: one supervised process, asked over a Unix socket.
 
 When the process ends or hangs, this runtime is over and everything under way breaks off; its owner makes
-another one, after `course.pause_before`. What may be asked is decided in wants.py and bodies.py.
+another one, after a pause. What may be asked is decided in wants.py and bodies.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.domain.models import Skill
 from atoll.runtimes import vectors
-from atoll.runtimes.contract import Array, Ask, Embeddings, Facts, Skill
+from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http import Wire
 from atoll.runtimes.llama import bodies, course

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import ConfigError
-from atoll.runtimes.contract import Skill
+from atoll.domain.models import Skill
 
 BATCH_TOKENS = 128  # small, so that somebody who leaves while the prompt is read is noticed soon
 CONTEXT_TOKENS_MAX = 1 << 20  # of all requests together

@@ -13,7 +13,8 @@ from typing import Any
 import onnxruntime
 
 from atoll.domain.errors import DataError
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.domain.models import TensorFacts
+from atoll.runtimes.contract import Array
 from atoll.runtimes.onnx.refusals import unusable
 from atoll.runtimes.onnx.wants import Wants
 

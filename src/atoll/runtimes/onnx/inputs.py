@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.domain.models import TensorFacts
+from atoll.runtimes.contract import Array
 from atoll.runtimes.onnx.refusals import refused
 
 KINDS = {  # numpy's name of what the Open Inference Protocol calls so

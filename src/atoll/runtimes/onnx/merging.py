@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.domain.models import TensorFacts
+from atoll.runtimes.contract import Array
 from atoll.runtimes.onnx.inputs import KINDS
 
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]

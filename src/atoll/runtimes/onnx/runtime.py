@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from atoll.domain.errors import DataError, LinkError
-from atoll.runtimes.contract import Array, Ask, Embeddings, Facts, Skill
+from atoll.domain.models import Skill
+from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.onnx.wants import Wants
 
 if TYPE_CHECKING:

@@ -34,8 +34,3 @@ on conflict (model) do update set version = excluded.version, variant = excluded
 
 -- forget_states: models that this node is not to have any more
 delete from atoll.model_state where model <> all (%s);
-
--- who_has: other nodes that want the same files, and so may have them, nearest first
-select distinct n.number, l.rtt_ms
-  from atoll.node n left join atoll.link_state l on l.peer = n.number
- where n.number <> atoll.me() and n.revoked_at is null and l.state = 'up' order by l.rtt_ms nulls last;
