@@ -34,20 +34,9 @@ from atoll.node.home import open_home
 from atoll.node.postgres.leftover import processes_in
 from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment
 from support.folders import short_folder
-
-DEADLINE = 120.0  # seconds
-POLL_SECONDS = 0.1
-Rows = list[tuple[Any, ...]]
+from support.settling import DEADLINE, POLL_SECONDS, Rows, Settling
 
 FENCES = "create table fence (node integer primary key, n bigint not null)"
-STATES = (
-    "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s"
-    " order by %%s',"
-    " atoll.list(name, 'key', 's.{c}::text'), left(side, 57) || '__read', side, name,"
-    " atoll.list(name, 'key', 's.{c} operator({=}) t.{c}', ' and '),"
-    " atoll.list(name, 'key', 's.{c}::text collate \"C\"'))"
-    " from atoll.local_table where name = %s and kind = 'merge'"
-)
 
 
 @dataclass
@@ -116,7 +105,10 @@ class Mesh:
     nodes: list[MeshNode] = field(default_factory=list)
     _weather: dict[tuple[int, int], Weather] = field(default_factory=dict)
     _ports: list[int] = field(default_factory=list)
-    _fence: int = 0
+    _settling: Settling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._settling = Settling(self)
 
     # Making nodes
 
@@ -316,168 +308,31 @@ class Mesh:
             cursor = await connection.execute(cast("LiteralString", query), values or None)
             return await cursor.fetchall() if cursor.description is not None else []
 
-    # Converging
+    # Converging: what that means is in settling.py
 
     async def settle(self, seconds: float = DEADLINE) -> None:
         """Wait until all links are up, what was written has arrived, and all nodes are the same."""
-        deadline = time.monotonic() + seconds
-        fences: int | None = None
-        missing = "nothing was looked at"
-        while time.monotonic() < deadline:
-            try:
-                missing = await self._missing_links()
-                if not missing:
-                    if fences is None:
-                        fences = await self._raise_fences()
-                    missing = await self._missing_fences(fences) or await self._missing_work()
-                if not missing:
-                    missing = await self._differences()
-                if not missing:
-                    await self._check_verdict()
-                    return
-            except psycopg.OperationalError as error:
-                missing = str(error)
-            await asyncio.sleep(POLL_SECONDS)
-        logs = "\n".join(node.log() for node in self.live())
-        pytest.fail(f"the nodes did not settle within {seconds:.0f} s: {missing}\n{logs}")
+        await self._settling.settle(seconds)
 
     async def catch_up(self, seconds: float = DEADLINE) -> None:
         """Wait until all links are up and what has been written so far has arrived where it may."""
-        await self.form(seconds)
-        fences, deadline = await self._raise_fences(), time.monotonic() + seconds
-        while missing := await self._missing_fences(fences) or await self._missing_work():
-            assert time.monotonic() < deadline, missing
-            await asyncio.sleep(POLL_SECONDS)
+        await self._settling.catch_up(seconds)
 
     async def form(self, seconds: float = DEADLINE) -> None:
         """Wait until every node has what the others have, and a link to each."""
-        deadline = time.monotonic() + seconds
-        while missing := await self._missing_links():
-            assert time.monotonic() < deadline, missing
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _missing_links(self) -> str:
-        wanted = await self._wanted_links()
-        for node in self.live():
-            rows = await self.sql(
-                node,
-                "select peer, state, receiving, problem from atoll.link_state"
-                " where state = 'up' and receiving = 'yes' and seen_at > now() - interval '5 s'",
-            )
-            others = wanted[node.number]
-            if others - {row[0] for row in rows}:
-                seen = await self.sql(node, "select peer, state, receiving, problem from atoll.link_state")
-                return f"{node.name} lacks links to {others - {row[0] for row in rows}}: {seen}"
-            if not (await self.sql(node, "select seeded_at is not null from atoll.self"))[0][0]:
-                return f"{node.name} waits for a copy"
-        return ""
+        await self._settling.form(seconds)
 
     async def numbers(self) -> dict[int, MeshNode]:
         """The live nodes by the number that each has now; one that was restored has taken another."""
-        return {(await self.sql(node, "select atoll.me()"))[0][0]: node for node in self.live()}
-
-    async def _wanted_links(self) -> dict[int, set[int]]:
-        """Whom each node should receive from: the neighbours that use each other."""
-        members = await self.numbers()
-        used = {
-            number: {
-                row[0]
-                for row in await self.sql(node, "select number from atoll.neighbour where in_use")
-                if row[0] in members
-            }
-            for number, node in members.items()
-        }
-        if len(used) > 1 and not all(used.values()):
-            used = {number: set(used) - {number} for number in used}
-        return {
-            members[number].number: {other for other in mine if number in used[other]}
-            for number, mine in used.items()
-        }
-
-    async def _raise_fences(self) -> int:
-        """What each node writes now is behind everything that it wrote before."""
-        self._fence += 1
-        for node in self.live():
-            await self.app(
-                node,
-                "insert into fence values (%s, %s) on conflict (node) do update set n = excluded.n",
-                node.number,
-                self._fence,
-            )
-        return self._fence
-
-    async def _missing_fences(self, fence: int) -> str:
-        wanted = [(node.number,) for node in self.live()]
-        for node in self.live():
-            seen = await self.sql(node, "select node from fence where n >= %s order by 1", fence)
-            if not set(wanted) <= set(seen):
-                return f"{node.name} sees fence {fence} of {seen} only"
-        return ""
-
-    async def _missing_work(self) -> str:
-        for node in self.live():
-            parked = await self.sql(node, "select tbl, code, reason, attempts from atoll.parked")
-            if parked:
-                return f"{node.name} has parked {parked[:5]}"
-            if await self.sql(node, "select peer from atoll.progress where missed and atoll.is_member(peer)"):
-                return f"{node.name} has a peer that missed changes"
-        return ""
-
-    async def _differences(self) -> str:
-        """The first difference between the nodes, in rows or in what is kept beside them."""
-        first, *others = self.live()
-        tables = "select name, scope = 'global' and scope_column is null from atoll.shared_table order by 1"
-        found = await self.sql(first, tables)
-        for node in others:
-            if await self.sql(node, tables) != found:
-                return f"{node.name} shares other tables than {first.name}"
-        for table, is_global in found:
-            circles = [self.live()] if is_global else (await self.regions()).values()
-            for circle in circles:
-                if difference := await self._difference(table, circle, with_states=is_global):
-                    return difference
-        return ""
+        return await self._settling.numbers()
 
     async def regions(self) -> dict[str, list[MeshNode]]:
         """The live nodes of each region."""
-        found: dict[str, list[MeshNode]] = {}
-        for node in self.live():
-            region = await self.sql(node, "select region from atoll.node where number = atoll.me()")
-            found.setdefault(region[0][0], []).append(node)
-        return found
-
-    async def _difference(self, table: str, nodes: Sequence[MeshNode], *, with_states: bool) -> str:
-        receipts = {node.name: await self.sql(node, "select atoll.receipt(%s)", table) for node in nodes}
-        if len({str(rows) for rows in receipts.values()}) > 1:
-            return f"{table} differs: {receipts}"
-        if not with_states:
-            return ""
-        first, *others = nodes
-        mine = await self.states(first, table)
-        for node in others:
-            theirs = await self.states(node, table)
-            if theirs != mine:
-                odd = [pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]]
-                return f"states of {table}: {first.name} {len(mine)}, {node.name} {len(theirs)}: {odd[:3]}"
-        return ""
+        return await self._settling.regions()
 
     async def states(self, node: MeshNode, table: str) -> Rows:
         """Key and state of every row that a node knows of, living, dead or set aside."""
-        found = await self.sql(node, STATES, table)
-        states = await self.sql(node, found[0][0].replace("%", "%%")) if found else []
-        for row in states:
-            row[-1]["v"] = {name: value for name, value in row[-1]["v"].items() if value is not None}
-        return states
-
-    async def _check_verdict(self) -> None:
-        """What a person would ask says the same."""
-        last = self.live()[-1]
-        near = await self.sql(last, "select state from atoll.link_state")
-        if any(state != "up" for (state,) in near):
-            return  # who is away cannot be asked
-        said = await self.run("check", "--home", str(last.home), "--wait", "20")
-        assert f"compared on {len(near) + 1} nodes" in said, said
-        assert "differ" not in said, said
+        return await self._settling.states(node, table)
 
 
 def make_seed(seed: int | None = None) -> random.Random:
