@@ -89,9 +89,11 @@ def test_the_largest_variant_that_fits_is_chosen() -> None:
     assert model.choose(1000) == large
     assert model.choose(399) == small
     assert model.choose(10) == small
-    assert model.choose(10, "f16") == large
+    hungry = replace(large, token_bytes=1)
+    assert Manifest("m", (small, hungry), (Skill.GENERATE,)).choose(1000, tokens=601) == small
+    assert model.choose(10, wanted="f16") == large
     with pytest.raises(DataError, match="no variant"):
-        model.choose(10, "q8")
+        model.choose(10, wanted="q8")
 
 
 def _variant(name: str, size: int) -> Any:

@@ -47,9 +47,10 @@ def add(
 
     found = find_home(home)
     postgres = running_postgres(found)
+    fetch(postgres, "models", "place", (on,))  # before much is copied
     manifest, signed = _take_in(found, Path(source).expanduser(), name, licence)
     if variant is not None:
-        manifest.choose(0, variant)
+        manifest.choose(0, wanted=variant)
     fetch(postgres, "models", "add", signed)
     wish = _wish(manifest.name, manifest.version, on, variant, keep, context, parallel)
     place = fetch(postgres, "models", "want", wish)[0]["place"]

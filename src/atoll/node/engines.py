@@ -23,12 +23,12 @@ def open_runtime(
         from atoll.runtimes.llama.runtime import LlamaRuntime
         from atoll.runtimes.llama.wants import Wants
 
+        context, parallel = room_of(said.context_tokens, options)
         wants = Wants(
             name=model,
             skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
-            context_tokens=options.get("context_tokens")
-            or min(said.context_tokens or CONTEXT_TOKENS, CONTEXT_TOKENS),
-            parallel=options.get("parallel") or PARALLEL,
+            context_tokens=context,
+            parallel=parallel,
         )
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)
@@ -38,3 +38,14 @@ def open_runtime(
 
         return OnnxRuntime(file if form == "onnx" else file.parent)
     raise ConfigError("format-not-served", f'no engine here runs model "{model}" as {form}')
+
+
+def room_of(trained: int | None, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of context for each caller, as far as the model knows them, and callers at once."""
+    context = _whole(options.get("context_tokens"), CONTEXT_TOKENS)
+    return min(context, trained or context), _whole(options.get("parallel"), PARALLEL)
+
+
+def _whole(told: Any, usual: int) -> int:
+    """Options come from rows, and so from other nodes."""
+    return told if type(told) is int and told > 0 else usual

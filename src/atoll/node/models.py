@@ -22,7 +22,7 @@ from atoll.identity import certificate
 from atoll.link.peers import Links
 from atoll.node import credentials
 from atoll.node.config import Settings
-from atoll.node.engines import open_runtime
+from atoll.node.engines import open_runtime, room_of
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
@@ -146,7 +146,7 @@ class Models:
             wanted.pop(model, None)
             try:
                 found = self._checked(manifest, signing.Signature(signature, pem), model, version)
-                form = found.choose(self._memory_max_bytes, variant)
+                form = found.choose(self._memory_max_bytes, _tokens(found.context_tokens, options), variant)
                 if missing := self._store.missing(form):
                     problems[model] = _Problem(version, "its files are not here yet", missing)
                 else:
@@ -173,7 +173,7 @@ class Models:
     def _wanted(self, manifest: Manifest, form: Variant, is_kept: bool, options: Mapping[str, Any]) -> Wanted:
         said = Facts(
             skills=frozenset(manifest.skills),
-            memory_bytes=form.memory_bytes,
+            memory_bytes=form.needs(_tokens(manifest.context_tokens, options)),
             context_tokens=manifest.context_tokens,
             inputs=manifest.inputs,
             outputs=manifest.outputs,
@@ -192,9 +192,10 @@ class Models:
     def _start_model(self, model: start.StartModel) -> Wanted:
         """One that came with the package."""
         found = read_model(model.path)
+        memory_bytes, token_bytes = estimate_memory(found)
         said = Facts(
             skills=found.skills,
-            memory_bytes=estimate_memory(found),
+            memory_bytes=memory_bytes + token_bytes * _tokens(found.context_tokens, {}),
             context_tokens=found.context_tokens,
             inputs=found.inputs,
             outputs=found.outputs,
@@ -242,3 +243,9 @@ class Models:
                 log.debug("could not say how models are: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._changed.set()
+
+
+def _tokens(trained: int | None, options: Mapping[str, Any]) -> int:
+    """Of context, all callers together."""
+    context, parallel = room_of(trained, options)
+    return context * parallel

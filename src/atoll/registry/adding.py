@@ -6,6 +6,7 @@ Several GGUF files in one folder are variants of one model; everything else is o
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from atoll.domain.errors import DataError
@@ -15,8 +16,6 @@ from atoll.registry.manifest import File, Manifest, Variant, check_name, name_fr
 from atoll.registry.store import Store
 
 ENGINE_BYTES = 64 * 1024**2
-CONTEXT_TOKENS_DEFAULT = 4096
-CALLERS_DEFAULT = 4
 FILES_MAX = 256
 ALONGSIDE = ("tokenizer.json", "tokenizer_config.json", "config.json", "labels.json")
 
@@ -70,10 +69,15 @@ def _models_in(path: Path) -> list[Path]:
 def _files_of(place: Path, path: Path) -> list[Path]:
     """The files that belong to a model: those of its folder, or what lies beside a file and explains it."""
     if place.is_dir():
-        files = [file for file in sorted(place.rglob("*")) if file.is_file() and file.name[0] != "."]
+        visible = (file for file in place.rglob("*") if file.is_file() and file.name[0] != ".")
+        files = list(islice(visible, FILES_MAX + 1))
         if len(files) > FILES_MAX:
-            raise DataError("model-too-many-files", f'the folder "{place.name}" has {len(files)} files')
-        return files
+            raise DataError(
+                "model-too-many-files",
+                f'the folder "{place.name}" has more than {FILES_MAX} files',
+                hint="Name the folder of the model alone.",
+            )
+        return sorted(files)
     beside = [place.with_name(name) for name in ALONGSIDE] if place.suffix == ".onnx" else []
     return [place, *(file for file in beside if file.is_file())]
 
@@ -86,12 +90,14 @@ def _variant(found: Found, place: Path, path: Path, store: Store, progress: Call
         name = f"model{file.suffix}" if file == place else str(file.relative_to(root))
         files.append(store.take_in(file, name, progress))
     entry = _entry(place, [file.path for file in files])
+    memory_bytes, token_bytes = estimate_memory(found)
     return Variant(
         name=variant_name(found),
         format=found.format,
         entry=entry,
         files=tuple(files),
-        memory_bytes=estimate_memory(found),
+        memory_bytes=memory_bytes,
+        token_bytes=token_bytes,
         quantization=found.quantization,
     )
 
@@ -110,10 +116,9 @@ def variant_name(found: Found) -> str:
     return (found.quantization or found.format).lower()
 
 
-def estimate_memory(found: Found) -> int:
-    """What it will take in memory, before anything was loaded: weights, working space and context."""
-    context = min(found.context_tokens or 0, CONTEXT_TOKENS_DEFAULT)
+def estimate_memory(found: Found) -> tuple[int, int]:
+    """What it will take in memory: weights with working space, and each token of context."""
     if found.format != "gguf":
-        return found.bytes * 2 + ENGINE_BYTES // 2
-    per_token = 2 * 2 * (found.dimensions or 0) * int(found.details.get("blocks") or 0)
-    return found.bytes + found.bytes // 10 + CALLERS_DEFAULT * context * per_token + ENGINE_BYTES
+        return found.bytes * 2 + ENGINE_BYTES // 2, 0
+    token_bytes = 2 * 2 * (found.dimensions or 0) * int(found.details.get("blocks") or 0)
+    return found.bytes + found.bytes // 10 + ENGINE_BYTES, token_bytes

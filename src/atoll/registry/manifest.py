@@ -39,12 +39,17 @@ class Variant:
     format: str
     entry: str  # the path of the file that is loaded
     files: tuple[File, ...]
-    memory_bytes: int
+    memory_bytes: int  # of weights and working space
+    token_bytes: int = 0  # of each token of context
     quantization: str | None = None
 
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files)
+
+    def needs(self, tokens: int) -> int:
+        """Bytes of memory with a context of so many tokens, of all callers together."""
+        return self.memory_bytes + self.token_bytes * tokens
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Manifest:
         files = sorted((v.name, f.path, f.sha256) for v in self.variants for f in v.files)
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:VERSION_LETTERS]
 
-    def choose(self, memory_max_bytes: int, wanted: str | None = None) -> Variant:
+    def choose(self, memory_max_bytes: int, tokens: int = 0, wanted: str | None = None) -> Variant:
         """The variant that is wanted, else the largest that fits; the smallest where none does."""
         if wanted is not None:
             for variant in self.variants:
@@ -77,10 +82,10 @@ class Manifest:
                 f'model "{self.name}" has no variant "{wanted}"',
                 hint=f"There are: {names}.",
             )
-        fitting = [v for v in self.variants if v.memory_bytes <= memory_max_bytes]
+        fitting = [variant for variant in self.variants if variant.needs(tokens) <= memory_max_bytes]
         if not fitting:
-            return min(self.variants, key=lambda variant: variant.memory_bytes)
-        return max(fitting, key=lambda variant: variant.memory_bytes)
+            return min(self.variants, key=lambda variant: variant.needs(tokens))
+        return max(fitting, key=lambda variant: variant.needs(tokens))
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -154,7 +159,8 @@ def _check(manifest: Manifest) -> None:
         paths = [file.path for file in variant.files]
         if variant.format not in FORMATS or variant.entry not in paths or len(set(paths)) < len(paths):
             raise ValueError(f'variant "{variant.name}" has no file to load')
-        if not (isinstance(variant.name, str) and _is_whole(variant.memory_bytes)):
+        needs = (variant.memory_bytes, variant.token_bytes)
+        if not (isinstance(variant.name, str) and all(map(_is_whole, needs))):
             raise ValueError(f'variant "{variant.name}" does not say what it needs')
         for file in variant.files:
             is_named = FILE_PATH.fullmatch(file.path) and SHA256.fullmatch(file.sha256)

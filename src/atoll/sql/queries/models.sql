@@ -5,6 +5,9 @@ select w.model, w.version, w.variant, w.is_kept, w.options, m.manifest, m.signat
 -- files: the files that any manifest names
 select array_agg(distinct f->>'sha256') from atoll.model m, jsonb_array_elements(m.manifest->'variants') v, jsonb_array_elements(v->'files') f;
 
+-- place: what a place is called, as people name it
+select atoll.place_of(%s) as place;
+
 -- add: a manifest that this node has signed
 select atoll.add_model(%(manifest)s, %(version)s, %(signature)s, %(certificate)s);
 
