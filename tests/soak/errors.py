@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-SERVER = re.compile(r" (ERROR|FATAL|PANIC):  (.*)$")
+SERVER = re.compile(r" (?:ERROR|FATAL|PANIC):  (.*)$")
+# Two processes of a server may write into one line, in the middle of it.
+BEGINS = re.compile(r"(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ UTC \[)")
 EXPECTED = tuple(
     re.compile(pattern)
     for pattern in (
@@ -24,6 +26,7 @@ EXPECTED = tuple(
         r"^replication origin with ID \d+ is already active for PID",
         r"^terminating (walsender|logical replication)",
         r"^terminating (connection|background worker) due to (administrator|unexpected postmaster)",
+        r"^terminating autovacuum process due to administrator",
         r"^connection to client lost$",
         r"^unexpected EOF on client connection",
         r"^canceling statement due to (user request|lock timeout|statement timeout)",
@@ -35,9 +38,9 @@ EXPECTED = tuple(
         # Writers meet each other, or an arriving change.
         r"^deadlock (detected|with an application: the transaction starts again)",
         r"^could not serialize access",
-        # The disk is full.
-        r"No space left on device",
-        r"^cannot execute .* in a read-only transaction",
+        # The disk is full (a line may be cut off by another one).
+        r"No space left on d",
+        r"^cannot exec(u$|ut$|ute$|ute .*)",
         # Who was put back asks under its new number before its row has come.
         r"^node \d+ is no member that is known here$",
         # A publication is made anew while it is read; a relay is told by another way first.
@@ -53,8 +56,10 @@ def unknown_errors(home: Path) -> Counter[str]:
     """The kinds of errors that a node has logged and that no fault explains, numbers left out."""
     found: Counter[str] = Counter()
     for file in sorted(home.glob("logs/postgres.log*")):
-        lines = file.read_text(errors="replace").splitlines()
-        messages = (match[2] for line in lines if (match := SERVER.search(line)))
+        lines = (
+            piece for line in file.read_text(errors="replace").splitlines() for piece in BEGINS.split(line)
+        )
+        messages = (match[1] for line in lines if (match := SERVER.search(line)))
         found.update(_kinds(messages))
     for file in sorted(home.glob("logs/node.log*")):
         for line in file.read_text(errors="replace").splitlines():
