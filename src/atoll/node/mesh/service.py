@@ -24,6 +24,7 @@ from atoll.node.mesh.errands import Errands
 from atoll.node.mesh.orphans import Orphans
 from atoll.node.mesh.pulse import Pulse
 from atoll.node.mesh.reconcile import Reconcile
+from atoll.node.mesh.rollups import Rollups
 from atoll.node.mesh.scrub import Scrub
 from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
@@ -76,6 +77,7 @@ class Mesh:
         )
         self._scrub = Scrub(postgres, self.links, share=settings.receipts, is_auto=settings.repair == "auto")
         self._orphans = Orphans(postgres)
+        self._rollups = Rollups(postgres)
         self._errands = Errands(
             postgres,
             {
@@ -106,6 +108,7 @@ class Mesh:
                 group.create_task(self._pulse.run())
                 group.create_task(self._scrub.run())
                 group.create_task(self._orphans.run())
+                group.create_task(self._rollups.run())
                 group.create_task(self._acquaintances.run())
         finally:
             await self._gateway.stop()

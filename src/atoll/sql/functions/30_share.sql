@@ -1,12 +1,14 @@
 -- Sharing a table: the refusals, the sidecar, the triggers, the take-up of rows that are there already.
 
 -- Tables of Atoll's own that are shared like any other: what they say holds on every node.
-create or replace function atoll.own_tables() returns table (name text, kind text)
+create or replace function atoll.own_tables() returns table (name text, kind text, scope_column text)
 language sql immutable set search_path = pg_catalog
 begin atomic
-    values ('atoll.node', 'merge'), ('atoll.shared_table', 'merge'), ('atoll.region', 'merge'), ('atoll.tie', 'merge'),
-           ('atoll.absence', 'merge'), ('atoll.schema_change', 'append'), ('atoll.orphan_rule', 'merge'),
-           ('atoll.model', 'merge'), ('atoll.desired_model', 'merge'), ('atoll.api_key', 'merge'), ('atoll.search_rule', 'merge');
+    values ('atoll.node', 'merge', null), ('atoll.shared_table', 'merge', null), ('atoll.region', 'merge', null),
+           ('atoll.tie', 'merge', null), ('atoll.absence', 'merge', null), ('atoll.schema_change', 'append', null),
+           ('atoll.orphan_rule', 'merge', null), ('atoll.model', 'merge', null), ('atoll.desired_model', 'merge', null),
+           ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
+           ('atoll.rollup_part', 'merge', 'scope');
 end;
 
 create or replace function atoll.qualified(t regclass) returns text

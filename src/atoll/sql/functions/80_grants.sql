@@ -10,7 +10,11 @@ declare
         'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op',
         'on_orphans', 'set_orphan_rule',
         'searchable', 'set_search_rule', 'search', 'search_table', 'search_plan', 'search_state', 'check_search', 'find_near', 'find_words', 'estimate', 'filter_of',
-        'read_query', 'phrase', 'beginning', 'needles', 'snippet', 'words', 'cut', 'uncut', 'scope_of', 'here', 'here_only'];
+        'read_query', 'phrase', 'beginning', 'needles', 'snippet', 'words', 'cut', 'uncut', 'scope_of', 'here', 'here_only',
+        'rollup', 'declare_rollup', 'drop_rollup', 'end_rollup', 'refresh_rollup', 'count_anew', 'find_rollup', 'is_rollup',
+        'counted_nodes', 'count_hashes', 'join_hashes', 'add_tallies', 'tally_quantile', 'sketch_value', 'sketch_code', 'tally',
+        'value_hash', 'least_hashes', 'robust_z', 'smooth', 'smooth_trend', 'forecast',
+        'robust_z_of', 'keep_value', 'check_weight', 'smooth_step', 'trend_step', 'trend_level'];
     -- These show or move what belongs to all tables, so they are not for every role that may connect.
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
@@ -30,7 +34,7 @@ begin
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);
         end loop;
-        grant select on atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
+        grant select on atoll.rollups, atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
     end if;
     if exists (select from pg_roles where rolname = 'atoll_link') then
         grant select on atoll.change to atoll_link;

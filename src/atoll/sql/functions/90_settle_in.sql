@@ -19,6 +19,7 @@ begin
     end if;
     perform atoll.note_shape(l.name) from atoll.local_table l where l.problem is null and not exists (select from atoll.local_shape s where s.tbl = l.name);
     perform atoll.set_guards();
+    perform atoll.set_rollup_guard();
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
     perform atoll.set_wake();
@@ -27,8 +28,8 @@ begin
         return;
     end if;
     -- The nodes and the declarations are themselves shared.
-    insert into atoll.shared_table (name, kind, merge, definition, declared)
-    select o.name, o.kind, '{}', '', 0 from atoll.own_tables() o
+    insert into atoll.shared_table (name, kind, merge, scope_column, definition, declared)
+    select o.name, o.kind, '{}', o.scope_column, '', 0 from atoll.own_tables() o
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

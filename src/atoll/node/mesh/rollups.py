@@ -1,0 +1,38 @@
+"""Rollups: what statements noted is folded into parts every few seconds, and what was declared is carried out.
+
+What a rollup is and how it stays right is decided in the database (sql/functions/50_rollup.sql); here is only when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psycopg
+
+from atoll.node.postgres.server import Postgres
+from atoll.sql import query
+
+EVERY_SECONDS = 2.0
+NOTES_AT_ONCE_MAX = 10_000
+log = logging.getLogger(__name__)
+
+
+class Rollups:
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with await self._postgres.connect() as connection:
+                    while True:
+                        folded = NOTES_AT_ONCE_MAX
+                        while folded >= NOTES_AT_ONCE_MAX:
+                            asked = (NOTES_AT_ONCE_MAX,)
+                            row = await (await connection.execute(query("rollups", "tend"), asked)).fetchone()
+                            folded = row[0] if row else 0
+                        await asyncio.sleep(EVERY_SECONDS)
+            except (psycopg.Error, OSError) as error:
+                log.debug("rollups wait: %s", str(error).strip())
+                await asyncio.sleep(EVERY_SECONDS)
