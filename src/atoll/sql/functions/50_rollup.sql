@@ -301,7 +301,8 @@ begin
 end $$;
 
 -- What a node does every few seconds: carries out what was declared, ends what was ended, counts on, folds. A rollup that
--- somebody else is at, or that cannot be kept now, waits for the next time. Says how many notes were folded.
+-- somebody else is at, or that cannot be kept now, waits for the next time. Says how many notes were
+-- folded; `most` or more means that there is more to do.
 create or replace function atoll.tend_rollups(most integer default 10000) returns bigint
 language plpgsql security definer set search_path = pg_catalog set lock_timeout = '5s' as $$
 declare
@@ -318,6 +319,7 @@ begin
             if r.declared is distinct from r.was or r.problem is not null or r.kept_as <> atoll.me() or r.relid is distinct from to_regclass(r.definition->>'table')::oid
                or r.relid is not null and not atoll.rollup_fits(r.definition, r.relid) then
                 perform atoll.carry_out_rollup(r.name);
+                done := done + most;
                 continue;
             elsif r.relid is null then
                 continue;
@@ -326,8 +328,8 @@ begin
                 update atoll.local_rollup l set scope = atoll.part_scope(r.definition->>'table', r.definition->>'scope') where l.name = r.name;
             end if;
             perform atoll.set_rollup_triggers(l) from atoll.local_rollup l where l.name = r.name;
-            if r.fill_to is not null then
-                perform atoll.fill_rollup(r.name, most);
+            if r.fill_to is not null and atoll.fill_rollup(r.name, 5 * most) then
+                done := done + most;
             end if;
             execute format('select %s($1)', atoll.generated(r.side, 'fold')) into folded using most;
             done := done + folded;
