@@ -99,8 +99,8 @@ begin
     end if;
     for m in select u.col from unnest(by) with ordinality u (col, i) order by i loop
         c := atoll.rollup_column(t, m.col);
-        if c->>'category' not in ('B', 'D', 'E', 'I', 'N', 'S', 'T') and c->>'type' <> 'uuid' or c->>'type' = 'money' then
-            perform atoll.refuse('rollup-column', format('cannot roll up by column "%s": its type is %s', m.col, c->>'type'));
+        if c->>'category' not in ('B', 'D', 'E', 'I', 'N', 'S') and c->>'type' <> 'uuid' or c->>'type' in ('money', 'real', 'double precision') then
+            perform atoll.refuse('rollup-column', format('cannot roll up by column "%s": its type is %s', m.col, c->>'type'), hint => 'Groups are made by text, whole and decimal numbers, booleans, times, enums, uuid and inet.');
         end if;
         bys := bys || (c - 'category');
         names := names || m.col;
@@ -166,18 +166,18 @@ end $$;
 
 -- The nodes whose parts add up to the rows of a table, each counted once; null means all of them.
 create or replace function atoll.counted_nodes(of_table text) returns integer[]
-language sql stable as $$
+language sql stable security definer set search_path = pg_catalog as $$
     select case when s.scope_column is not null or s.scope = 'global' then array[atoll.me()]
-                when s.scope = 'region' then array[atoll.me()] || array(select min(n.number) from atoll.node n
-                     where n.revoked_at is null and n.region <> coalesce((select h.region from atoll.node h where h.number = atoll.me()), '') group by n.region) end
+                when s.scope = 'region' then array[atoll.me()] || array(select min(p.number) from atoll.peers() p where 'region:' || p.region <> atoll.here() group by p.region) end
       from (select) one left join atoll.shared_table s on s.name = of_table
 $$;
 
--- Where this node's parts may go.
+-- Where this node's parts may go. Others let go of those that stay, as of any row whose scope is no longer theirs.
 create or replace function atoll.part_scope(of_table text, wanted text) returns text
 language sql stable set search_path = pg_catalog as $$
-    select case when exists (select from atoll.shared_table s where s.name = of_table and (s.scope = 'global' or s.scope_column is not null)) then 'local'
-                when wanted = 'region' then atoll.here() else wanted end
+    select case when wanted = 'local' then 'local'
+                when exists (select from atoll.shared_table s where s.name = of_table and (s.scope = 'global' or s.scope_column is not null)) then atoll.here_only()
+                when wanted = 'region' then atoll.here() else 'global' end
 $$;
 
 create or replace function atoll.lock_rollup(of_name text) returns void
@@ -440,9 +440,11 @@ language plpgsql security definer set search_path = pg_catalog as $$
 declare
     bad text;
 begin
-    perform atoll.set_rollup_triggers(l) from atoll.local_rollup l join pg_class c on c.oid = l.relid where c.relkind = 'p' and l.problem is null;
-    select l.name into bad from atoll.local_rollup l join pg_class c on c.oid = l.relid
-     where l.problem is null and not atoll.rollup_fits(l.definition, l.relid) and tg_tag <> 'CREATE TABLE' limit 1;
+    if tg_tag = 'CREATE TABLE' then
+        perform atoll.set_rollup_triggers(l) from atoll.local_rollup l join pg_class c on c.oid = l.relid where c.relkind = 'p' and l.problem is null and to_regproc(atoll.generated(l.side, 'note')) is not null;
+        return;
+    end if;
+    select l.name into bad from atoll.local_rollup l join pg_class c on c.oid = l.relid where l.problem is null and not atoll.rollup_fits(l.definition, l.relid) limit 1;
     if bad is not null and current_setting('atoll.altering', true) is distinct from 'on' then
         perform atoll.refuse('rollup-in-use', format('cannot rename what rollup %s needs', bad), hint => format('End the rollup first: select atoll.drop_rollup(%L)', bad));
     end if;

@@ -60,7 +60,7 @@ begin
             join_sketch := join_sketch || format('''q%1$s'', atoll.add_tallies(array_agg(x.sketch->''q%1$s'') filter (where x.sketch ? ''q%1$s''))', m.i);
         end if;
         if m.distinct_values then
-            agg := agg || format('array_agg(atoll.value_hash(%s::text)) filter (where r.sign > 0 and r.m%s is not null) as k%2$s', atoll.plain_value('r.m' || m.i, m.type), m.i);
+            agg := agg || format('array_agg(atoll.value_hash(%s)) filter (where r.sign > 0 and r.m%s is not null) as k%2$s', atoll.plain_text('r.m' || m.i, m.type), m.i);
             sketch := sketch || format('''k%1$s'', atoll.least_hashes(g.k%1$s)', m.i);
             join_sketch := join_sketch || format('''k%1$s'', atoll.join_hashes(array_agg(x.sketch->''k%1$s'') filter (where x.sketch ? ''k%1$s''))', m.i);
         end if;
@@ -72,7 +72,7 @@ begin
         'view', r.name, 'node_view', atoll.by_node(r.name), 'pending', atoll.generated(r.side, 'pending'), 'source', atoll.generated(r.side, 'source'),
         'fn_note', atoll.generated(r.side, 'note'), 'fn_fold', atoll.generated(r.side, 'fold'), 'fn_refresh', atoll.generated(r.side, 'refresh'), 'fn_stretch', atoll.generated(r.side, 'stretch'),
         'raw_columns', array_to_string(array['r.' || at || ' as at'] || array(select format('%s as b%s', atoll.plain_value(format('r.%I', x->>'name'), x->>'type'), i) from jsonb_array_elements(d->'by') with ordinality e (x, i) order by i) || pick, ', '),
-        'when', case when is_tz then 'r.at' else '(r.at at time zone ''UTC'')' end,
+        'when', case when is_tz then 'r.at' else '(r.at::timestamp at time zone ''UTC'')' end,
         'group_columns', coalesce((select string_agg(', r.b' || i, '' order by i) from generate_series(1, jsonb_array_length(d->'by')) i), ''),
         'group_values', coalesce((select string_agg('g.b' || i, ', ' order by i) from generate_series(1, jsonb_array_length(d->'by')) i), ''),
         'aggregates', coalesce((select string_agg(', ' || a, '' order by i) from unnest(agg) with ordinality u (a, i)), ''),
@@ -80,7 +80,7 @@ begin
         'join_state', atoll.json_object_of(join_state), 'join_sketch', atoll.json_object_of(join_sketch),
         'taint', case when stays then 'false' else 'bool_or(r.sign < 0)' end,
         'bucket_shown', case when is_tz then 'z.bucket' else '(z.bucket at time zone ''UTC'')' end,
-        'by_shown', coalesce((select string_agg(format('(z.groups->>%s)::%s as %I, ', i - 1, x->>'type', x->>'name'), '' order by i) from jsonb_array_elements(d->'by') with ordinality e (x, i)), ''),
+        'by_shown', coalesce((select string_agg(format('%s as %I, ', atoll.shown_group(i - 1, x->>'type'), x->>'name'), '' order by i) from jsonb_array_elements(d->'by') with ordinality e (x, i)), ''),
         'measures_shown', coalesce((select string_agg(', ' || s, '' order by i) from unnest(shown) with ordinality u (s, i)), ''),
         'scope', format('atoll.part_scope(%L, %L)', d->>'table', d->>'scope'), 'stays', stays);
     vars := vars || jsonb_build_object('bucket', atoll.bucket_of(d, vars->>'when'), 'low_bucket', atoll.bucket_of(d, 'low'), 'high_bucket', atoll.bucket_of(d, 'high'),
@@ -114,10 +114,19 @@ language sql immutable
 return case when d->>'unit' is null then format('(%s + %L::interval)', start, d->>'bucket')
             else format('(((%s at time zone %L) + %L::interval) at time zone %2$L)', start, d->>'zone', d->>'bucket') end;
 
--- Values that are equal look the same.
+-- Values that are equal look the same, whatever the session's settings.
 create or replace function atoll.plain_value(value text, type text) returns text
 language sql immutable
-return case when type = 'numeric' then format('trim_scale(%s)', value) when type in ('real', 'double precision') then format('(%s + 0)', value) else value end;
+return case when type = 'numeric' then format('trim_scale(%s)', value) when type in ('real', 'double precision') then format('(%s + 0)', value)
+            when type = 'timestamp with time zone' then format('(%s at time zone ''UTC'')', value) else value end;
+
+create or replace function atoll.plain_text(value text, type text) returns text
+language sql immutable
+return case when type ~ '^(date|time)' then format('(to_jsonb(%s) #>> ''{}'')', atoll.plain_value(value, type)) else atoll.plain_value(value, type) || '::text' end;
+
+create or replace function atoll.shown_group(place bigint, type text) returns text
+language sql immutable
+return case when type = 'timestamp with time zone' then format('((z.groups->>%s)::timestamp at time zone ''UTC'')', place) else format('(z.groups->>%s)::%s', place, type) end;
 
 -- A function takes a hundred arguments.
 create or replace function atoll.json_object_of(pairs text[]) returns text
