@@ -18,7 +18,7 @@ declare
     part  text;
     vars  jsonb;
     m     record;
-    pick  text[] := '{}';  agg text[] := '{}';  state text[] := '{}';  sketch text[] := '{}';  join_state text[] := '{}';  join_sketch text[] := '{}';
+    pick  text[] := '{}';  agg text[] := '{}';  state text[] := '{}';  sketch text[] := '{}';  joins jsonb := '[]';
     shown text[] := '{}';
     stays boolean := true;    -- what is taken out can be subtracted
 begin
@@ -30,7 +30,7 @@ begin
         pick := pick || format('r.%I as m%s', m.name, m.i);
         agg := agg || format('sum(r.sign) filter (where r.m%1$s is not null) as c%1$s', m.i);
         state := state || format('''c%1$s'', nullif(g.c%1$s, 0)', m.i);
-        join_state := join_state || format('''c%1$s'', nullif(sum((x.state->''c%1$s'')::bigint), 0)', m.i);
+        joins := joins || atoll.joined_part('state', 'c' || m.i, 'nullif(sum((x.state->%L)::bigint), 0)');
         if m.sums and m.class = 'whole' then
             agg := agg || format('sum(r.sign * r.m%1$s::numeric) as s%1$s', m.i);
             state := state || format('''s%1$s'', g.s%1$s', m.i);
@@ -39,30 +39,30 @@ begin
                                  'sum(r.sign) filter (where r.m%2$s = ''Infinity'') as u%2$s, sum(r.sign) filter (where r.m%2$s = ''-Infinity'') as d%2$s',
                                  case m.class when 'float' then format('r.m%s::float8::text::numeric', m.i) else 'r.m' || m.i end, m.i);
             state := state || format('''s%1$s'', g.s%1$s, ''a%1$s'', nullif(g.a%1$s, 0), ''u%1$s'', nullif(g.u%1$s, 0), ''d%1$s'', nullif(g.d%1$s, 0)', m.i);
-            join_state := join_state || (select string_agg(format('''%1$s%2$s'', nullif(sum((x.state->''%1$s%2$s'')::bigint), 0)', k, m.i), ', ') from unnest('{a,u,d}'::text[]) k);
+            joins := joins || (select jsonb_agg(atoll.joined_part('state', k || m.i, 'nullif(sum((x.state->%L)::bigint), 0)')) from unnest('{a,u,d}'::text[]) k);
         end if;
         if m.sums then
-            join_state := join_state || format('''s%1$s'', sum((x.state->''s%1$s'')::numeric)', m.i);
+            joins := joins || atoll.joined_part('state', 's' || m.i, 'sum((x.state->%L)::numeric)');
         end if;
         if m.least then
             agg := agg || format('min(r.m%1$s) filter (where r.sign > 0) as l%1$s', m.i);
             state := state || format('''l%1$s'', g.l%1$s', m.i);
-            join_state := join_state || format('''l%1$s'', min((x.state->>''l%1$s'')::%2$s)', m.i, m.type);
+            joins := joins || atoll.joined_part('state', 'l' || m.i, 'min((x.state->>%L)::' || m.type || ')');
         end if;
         if m.greatest then
             agg := agg || format('max(r.m%1$s) filter (where r.sign > 0) as h%1$s', m.i);
             state := state || format('''h%1$s'', g.h%1$s', m.i);
-            join_state := join_state || format('''h%1$s'', max((x.state->>''h%1$s'')::%2$s)', m.i, m.type);
+            joins := joins || atoll.joined_part('state', 'h' || m.i, 'max((x.state->>%L)::' || m.type || ')');
         end if;
         if m.quantiles then
             agg := agg || format('array_agg(atoll.sketch_code(r.m%1$s::float8)) filter (where r.m%1$s is not null) as q%1$s, array_agg(r.sign) filter (where r.m%1$s is not null) as z%1$s', m.i);
             sketch := sketch || format('''q%1$s'', atoll.tally(g.q%1$s, g.z%1$s)', m.i);
-            join_sketch := join_sketch || format('''q%1$s'', atoll.add_tallies(array_agg(x.sketch->''q%1$s'') filter (where x.sketch ? ''q%1$s''))', m.i);
+            joins := joins || atoll.joined_part('sketch', 'q' || m.i, 'atoll.add_tallies(array_agg(x.sketch->%1$L) filter (where x.sketch ? %1$L))');
         end if;
         if m.distinct_values then
             agg := agg || format('array_agg(atoll.value_hash(%s)) filter (where r.sign > 0 and r.m%s is not null) as k%2$s', atoll.plain_text('r.m' || m.i, m.type), m.i);
             sketch := sketch || format('''k%1$s'', atoll.least_hashes(g.k%1$s)', m.i);
-            join_sketch := join_sketch || format('''k%1$s'', atoll.join_hashes(array_agg(x.sketch->''k%1$s'') filter (where x.sketch ? ''k%1$s''))', m.i);
+            joins := joins || atoll.joined_part('sketch', 'k' || m.i, 'atoll.join_hashes(array_agg(x.sketch->%1$L) filter (where x.sketch ? %1$L))');
         end if;
         shown := shown || array(select format('%s as %I', atoll.shown_measure(w, m.i::integer, m.type, m.class), atoll.measure_column(m.name, w)) from jsonb_array_elements_text(m.what) with ordinality e (w, k) order by k);
         stays := stays and not (m.least or m.greatest or m.distinct_values);
@@ -77,11 +77,15 @@ begin
         'group_values', coalesce((select string_agg('g.b' || i, ', ' order by i) from generate_series(1, jsonb_array_length(d->'by')) i), ''),
         'aggregates', coalesce((select string_agg(', ' || a, '' order by i) from unnest(agg) with ordinality u (a, i)), ''),
         'state', atoll.json_object_of(state), 'sketch', atoll.json_object_of(sketch),
-        'join_state', atoll.json_object_of(join_state), 'join_sketch', atoll.json_object_of(join_sketch),
+        'join_state', atoll.json_object_of(array(select format('%L, %s', j->>'name', j->>'value') from jsonb_array_elements(joins) j where j->>'of' = 'state')),
+        'join_sketch', atoll.json_object_of(array(select format('%L, %s', j->>'name', j->>'value') from jsonb_array_elements(joins) j where j->>'of' = 'sketch')),
+        'join_columns', coalesce((select string_agg(format(', %s as %s', j->>'value', j->>'name'), '') from jsonb_array_elements(joins) j), ''),
         'taint', case when stays then 'false' else 'bool_or(r.sign < 0)' end,
         'bucket_shown', case when is_tz then 'z.bucket' else '(z.bucket at time zone ''UTC'')' end,
         'by_shown', coalesce((select string_agg(format('%s as %I, ', atoll.shown_group(i - 1, x->>'type'), x->>'name'), '' order by i) from jsonb_array_elements(d->'by') with ordinality e (x, i)), ''),
         'measures_shown', coalesce((select string_agg(', ' || s, '' order by i) from unnest(shown) with ordinality u (s, i)), ''),
+        'settings', 'set search_path = pg_catalog' || case when d->'measures' @> '[{"class": "float"}]' then ' set extra_float_digits = 1' else '' end
+                    || case when d->'measures' @> '[{"type": "interval"}]' then ' set intervalstyle = ''postgres''' else '' end,
         'scope', format('atoll.part_scope(%L, %L)', d->>'table', d->>'scope'), 'stays', stays);
     vars := vars || jsonb_build_object('bucket', atoll.bucket_of(d, vars->>'when'), 'low_bucket', atoll.bucket_of(d, 'low'), 'high_bucket', atoll.bucket_of(d, 'high'),
         'bucket_end', atoll.bucket_end(d, 't.bucket'), 'high_end', atoll.bucket_end(d, 'high'));
@@ -128,6 +132,10 @@ create or replace function atoll.shown_group(place bigint, type text) returns te
 language sql immutable
 return case when type = 'timestamp with time zone' then format('((z.groups->>%s)::timestamp at time zone ''UTC'')', place) else format('(z.groups->>%s)::%s', place, type) end;
 
+create or replace function atoll.joined_part(of_what text, name text, value text) returns jsonb
+language sql immutable
+return jsonb_build_object('of', of_what, 'name', name, 'value', format(value, name));
+
 -- A function takes a hundred arguments.
 create or replace function atoll.json_object_of(pairs text[]) returns text
 language sql immutable
@@ -147,19 +155,18 @@ return measure || '_' || replace(what, '.', '_');
 create or replace function atoll.shown_measure(what text, i integer, type text, class text) returns text
 language plpgsql immutable set search_path = pg_catalog as $$
 declare
-    total constant text := case when class = 'whole' then format('(z.state->''s%s'')::numeric', i)
-        else format($f$case when z.state ? 'a%1$s' or z.state ? 'u%1$s' and z.state ? 'd%1$s' then 'NaN' when z.state ? 'u%1$s' then 'Infinity' when z.state ? 'd%1$s' then '-Infinity'
-                       else (z.state->'s%1$s')::numeric end$f$, i) end;
+    total  constant text := case when class = 'whole' then 'z.s%1$s'
+        else 'case when z.a%1$s is not null or z.u%1$s is not null and z.d%1$s is not null then ''NaN'' when z.u%1$s is not null then ''Infinity'' when z.d%1$s is not null then ''-Infinity'' else z.s%1$s end' end;
     number constant text := case class when 'float' then 'float8' else 'numeric' end;
 begin
-    return case what
-        when 'count' then format('coalesce((z.state->''c%s'')::bigint, 0)', i)
-        when 'sum' then format('(case when z.state ? ''c%s'' then %s end)::%s', i, total, number)
-        when 'avg' then format('((%s) / (z.state->''c%s'')::numeric)::%s', total, i, number)
-        when 'min' then format('(z.state->>''l%s'')::%s', i, type)
-        when 'max' then format('(z.state->>''h%s'')::%s', i, type)
-        when 'distinct' then format('atoll.count_hashes(z.sketch->''k%s'')', i)
-        else format('atoll.tally_quantile(z.sketch->''q%s'', %s)', i, substr(what, 2)::numeric / 100) end;
+    return format(case what
+        when 'count' then 'coalesce(z.c%1$s, 0)::bigint'
+        when 'sum' then '(case when z.c%1$s is not null then ' || total || ' end)::' || number
+        when 'avg' then '((' || total || ') / z.c%1$s)::' || number
+        when 'min' then 'z.l%1$s'
+        when 'max' then 'z.h%1$s'
+        when 'distinct' then 'atoll.count_hashes(z.k%1$s)'
+        else 'atoll.tally_quantile(z.q%1$s, %2$s)' end, i, case when what ~ '^p[0-9]' then substr(what, 2)::numeric / 100 end);
 end $$;
 
 create or replace function atoll.rollup_fresh_template() returns text
@@ -172,7 +179,7 @@ $template$ $sql$;
 create or replace function atoll.rollup_note_template() returns text
 language sql immutable as $sql$ select $template$
 create or replace function {{fn_note}}() returns trigger
-language plpgsql security definer set search_path = pg_catalog set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 as $body$
+language plpgsql security definer {{settings}} as $body$
 begin
     case tg_op
     when 'INSERT' then
@@ -210,7 +217,7 @@ $template$ $sql$;
 create or replace function atoll.rollup_fold_template() returns text
 language sql immutable as $sql$ select $template$
 create or replace function {{fn_fold}}(most integer) returns bigint
-language plpgsql set search_path = pg_catalog set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 as $body$
+language plpgsql {{settings}} as $body$
 declare
     done bigint;
 begin
@@ -236,7 +243,7 @@ begin
 end $body$;
 
 create or replace function {{fn_refresh}}(low timestamptz, high timestamptz) returns bigint
-language plpgsql set search_path = pg_catalog set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 as $body$
+language plpgsql {{settings}} as $body$
 declare
     done bigint;
 begin
@@ -273,7 +280,7 @@ with tainted as materialized (
     select distinct q.bucket, q.groups from {{pending}} q where q.taint
 )
 select {{bucket_shown}} as bucket, {{node_shown}}{{by_shown}}z.n{{measures_shown}}
-  from (select x.bucket, {{node_group}}x.groups, sum(x.n)::bigint as n, {{join_state}} as state, {{join_sketch}} as sketch
+  from (select x.bucket, {{node_group}}x.groups, sum(x.n)::bigint as n{{join_columns}}
           from (select p.bucket, p.node, p.groups, p.n, p.state, p.sketch from atoll.rollup_part p
                  where p.rollup = {{name}} and p.version = {{version}}
                    and ((select atoll.counted_nodes({{table_name}})) is null or p.node = any ((select atoll.counted_nodes({{table_name}}))::integer[]))

@@ -47,16 +47,18 @@ end $$;
 
 -- As percentile_cont says it, over what the codes stand for.
 create or replace function atoll.tally_quantile(tally jsonb, share double precision) returns double precision
-language sql immutable parallel safe as $$
-    with counted as (
-        select code, sum(n) over (order by code) as upto, share * (sum(n) over () - 1) as place
-          from (select key::integer as code, value::bigint as n from jsonb_each(tally)) e
-    ), ends as (
-        select atoll.sketch_value(min(code) filter (where upto > floor(place))) as low,
-               atoll.sketch_value(min(code) filter (where upto > ceil(place))) as high, max(place - floor(place)) as part from counted
-    )
-    select case when low = high or part = 0 then low else low + (high - low) * part end from ends
-$$;
+language plpgsql immutable parallel safe as $$
+declare
+    low  double precision;
+    high double precision;
+    part double precision;
+begin
+    select atoll.sketch_value(min(code) filter (where upto > floor(place))), atoll.sketch_value(min(code) filter (where upto > ceil(place))), max(place - floor(place))
+      into low, high, part
+      from (select code, sum(n) over (order by code) as upto, share * (sum(n) over () - 1) as place
+              from (select key::integer as code, value::bigint as n from jsonb_each(tally)) e) c;
+    return case when low = high or part = 0 then low else low + (high - low) * part end;
+end $$;
 
 create or replace function atoll.value_hash(value text) returns bigint
 language sql immutable parallel safe
