@@ -74,6 +74,11 @@ class History:
                 self._node.owner("select atoll.tend_rollups(%s)", chance.choice([1, 5, 10_000]))
 
 
+def make(node: Node) -> None:
+    node.run(f"create table readings ({tally.COLUMNS})")
+    node.run("create index on readings (taken_at)")
+
+
 def settle(nodes: Nodes) -> None:
     for _ in range(2):
         for node in nodes:
@@ -89,7 +94,7 @@ def test_a_rollup_is_what_the_rows_come_to(nodes: Nodes, sharing: str) -> None:
     chance = random.Random(seed)
     one, two = nodes
     for node in nodes if sharing == "not shared" else nodes[:1]:
-        node.run(f"create table readings ({tally.COLUMNS})")
+        make(node)
     if sharing != "not shared":
         one.run("select atoll.share('readings', scope => %s)", sharing)
         nodes.sync()
@@ -119,8 +124,7 @@ def test_a_rollup_is_what_the_rows_come_to(nodes: Nodes, sharing: str) -> None:
 
 def test_sessions_at_once_lose_no_row_and_wait_for_no_other(node: Node) -> None:
     """Writers of the same group, who fold and refresh meanwhile, and a reader to whom every moment is whole."""
-    node.run(f"create table readings ({tally.COLUMNS})")
-    node.run("create index on readings (taken_at)")
+    make(node)
     tally.rollup(node)
     errors: list[BaseException] = []
     is_over = threading.Event()
@@ -176,8 +180,7 @@ def test_sessions_at_once_lose_no_row_and_wait_for_no_other(node: Node) -> None:
 
 
 def test_rows_that_were_there_are_counted_while_writers_go_on(node: Node) -> None:
-    node.run(f"create table readings ({tally.COLUMNS})")
-    node.run("create index on readings (taken_at)")
+    make(node)
     node.run(
         "insert into readings select g, %s::timestamptz - g * interval '1 s', 'm' || g %% 3, g, g, g %% 90"
         " from generate_series(1, 30000) g",

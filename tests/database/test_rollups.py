@@ -23,6 +23,8 @@ ROW = "insert into readings (id, taken_at, machine, temp) values (%s, %s, %s, %s
 
 def make(node: Node, columns: str = tally.COLUMNS) -> None:
     node.run(f"create table readings ({columns})")
+    (time,) = (c for c in ("taken_at", "at") if f" {c} " in columns)
+    node.run(f"create index on readings ({time})")
 
 
 def tend(node: Node) -> None:
@@ -72,6 +74,7 @@ def refused(node: Node, query: str, *values: Any) -> str:
         ("'readings', '1 min', 'taken_at', name => 'readings'", "rollup-exists"),
         ("'looked', '1 min', 'taken_at'", "rollup-table"),
         ("'passing', '1 min', 'taken_at'", "rollup-table"),
+        ("""'slow', '1 min', 'taken_at', measures => '{"temp": ["max"]}'""", "rollup-index"),
         ("'nowhere', '1 min', 'taken_at'", "table-missing"),
         ("'atoll.node', '1 min', 'joined_at'", "not-owner"),
     ],
@@ -85,6 +88,7 @@ def refusing_node(lasting_nodes: Nodes) -> Node:
     node = lasting_nodes[0]
     make(node, f"{tally.COLUMNS}, note json, n integer")
     node.run("create view looked as select * from readings")
+    node.run("create table slow (taken_at timestamptz, temp float8)")
     node.run("create unlogged table passing (taken_at timestamptz)")
     return node
 
@@ -132,7 +136,6 @@ def test_days_and_months_begin_in_their_zone(node: Node) -> None:
 @pytest.mark.parametrize("type_", ["timestamp", "date"])
 def test_times_without_a_zone_stay_what_they_are(node: Node, type_: str) -> None:
     make(node, f"id integer primary key, taken_at {type_}, temp real")
-    node.run("create index on readings (taken_at)")
     node.run("set timezone = 'Asia/Tokyo'")
     node.run("""select atoll.rollup('readings', '1 day', 'taken_at', measures => '{"temp": "max"}')""")
     node.run("insert into readings values (1, '2026-03-01', 1), (2, '2026-03-01', 2), (3, '2026-03-02', 3)")
@@ -185,6 +188,7 @@ def test_a_partitioned_table_is_counted_whichever_way_it_is_written(node: Node) 
         "create table readings (id integer, taken_at timestamptz, machine text, temp float8, power numeric,"
         " visitor integer, primary key (id, taken_at)) partition by range (taken_at)"
     )
+    node.run("create index on readings (taken_at)")
     node.run("create table march partition of readings for values from ('2026-03-01') to ('2026-04-01')")
     tally.rollup(node)
     node.run("create table april partition of readings for values from ('2026-04-01') to ('2026-05-01')")

@@ -30,6 +30,7 @@ from atoll.cli import (
     preflight,
     query,
     repair,
+    rollups,
     scope,
     search,
     sql,
@@ -78,6 +79,7 @@ app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)
 app.add_typer(key.group, name="key")
+app.command()(rollups.rollups)
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(search.search)

@@ -23,6 +23,7 @@ begin
     perform atoll.check_owner(t);
     perform atoll.check_countable(t);
     d := atoll.rollup_definition(t, bucket, at, by, measures, zone, scope);
+    perform atoll.check_indexed(t, d);
     full_name := atoll.rollup_name(t, d, view_name);
     select * into had from atoll.rollup_rule r where r.name = full_name;
     if had.definition = d then
@@ -50,6 +51,22 @@ begin
         perform atoll.refuse('rollup-table', format('cannot roll up %s: it is no ordinary table', t), 'Its rows have to be written by statements on this node, and to survive a crash.', 'Views, foreign, temporary, unlogged and inherited tables, and those of the system, cannot be rolled up.');
     elsif exists (select from atoll.shared_table s where s.name = atoll.qualified(t) and s.scope_column is not null) then
         perform atoll.refuse('rollup-scoped', format('cannot roll up %s: its rows have scopes of their own', t), 'It would not be clear which nodes have to be added up.', 'Give it one scope for all rows.');
+    end if;
+end $$;
+
+create or replace function atoll.is_indexed(t oid, col text) returns boolean
+language sql stable set search_path = pg_catalog as $$
+    select exists (select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0] join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
+                    where i.indrelid = t and i.indisvalid and i.indpred is null and m.amname = 'btree' and a.attname = col)
+$$;
+
+-- Where a row is taken out, a bucket may have to be read again.
+create or replace function atoll.check_indexed(t regclass, d jsonb) returns void
+language plpgsql stable set search_path = pg_catalog as $$
+begin
+    if exists (select from jsonb_array_elements(d->'measures') m where m->'what' ?| array['min', 'max', 'distinct']) and not atoll.is_indexed(t, d->'at'->>'name') then
+        perform atoll.refuse('rollup-index', format('cannot roll up %s: there is no index on column "%s"', t, d->'at'->>'name'),
+            'When a row is deleted or changed, least, greatest and distinct values are read from the rows of its bucket again.', format('create index on %s (%I)', t, d->'at'->>'name'));
     end if;
 end $$;
 
@@ -166,7 +183,7 @@ end $$;
 
 -- The nodes whose parts add up to the rows of a table, each counted once; null means all of them.
 create or replace function atoll.counted_nodes(of_table text) returns integer[]
-language sql stable security definer set search_path = pg_catalog as $$
+language sql stable parallel safe security definer set search_path = pg_catalog as $$
     select case when s.scope_column is not null or s.scope = 'global' then array[atoll.me()]
                 when s.scope = 'region' then array[atoll.me()] || array(select min(p.number) from atoll.peers() p where 'region:' || p.region <> atoll.here() group by p.region) end
       from (select) one left join atoll.shared_table s on s.name = of_table
@@ -205,6 +222,7 @@ begin
     t := to_regclass(rule.definition->>'table');
     if t is not null then
         perform atoll.check_countable(t);
+        perform atoll.check_indexed(t, rule.definition);
         for col in select rule.definition->'at' union all select value from jsonb_array_elements(rule.definition->'by') union all select value from jsonb_array_elements(rule.definition->'measures') loop
             if atoll.rollup_column(t, col->>'name')->>'type' <> col->>'type' then
                 perform atoll.refuse('rollup-column', format('cannot keep rollup %s: column "%s" is %s here and %s where it was declared', of_name, col->>'name', atoll.rollup_column(t, col->>'name')->>'type', col->>'type'));
@@ -290,7 +308,7 @@ begin
         return false;
     end if;
     -- Without an index, each stretch would read the whole table.
-    if exists (select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0] where i.indrelid = r.relid and i.indisvalid and i.indpred is null and a.attname = r.definition->'at'->>'name') then
+    if atoll.is_indexed(r.relid, r.definition->'at'->>'name') then
         execute format('select %s($1, $2)', atoll.generated(r.side, 'stretch')) into low using r.fill_to, most;
     else
         low := '-infinity';
