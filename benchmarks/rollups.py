@@ -1,9 +1,9 @@
 """What does a rollup cost those who write, and what does it save those who ask?
 
-The same statements on a table without a rollup, with one of sums, with one of everything, and with a trigger of the
-usual kind, which counts straight into one row per window. Then the same questions to rows and to the rollup.
+The same statements on a table without a rollup, with one of sums, with one of everything, and with a trigger
+of the usual kind, which counts straight into one row per window. Then the same questions to rows and rollup.
 
-    python benchmarks/rollups.py [--rounds 3] [--rows 100000] [--asked 1000000] [--transactions 4000] [--postgres 18]
+    python benchmarks/rollups.py [--rounds 3] [--rows 100000] [--asked 1000000] [--postgres 18]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 from support import report
 from support.servers import Server, make_atoll, script, servers
@@ -26,27 +27,21 @@ MEASURES = {
 }
 CLIENTS = 4
 MACHINES = 10
-USUAL_TRIGGER = (
-    "create table counted (bucket timestamptz, machine int, n bigint, total float8, primary key (bucket, machine))",
-    """create function count_it() returns trigger language plpgsql as $$ begin
-        insert into counted select date_bin('1 min', taken_at, '2000-01-01'), machine, count(*), sum(temp) from new_rows group by 1, 2 order by 1, 2
-        on conflict (bucket, machine) do update set n = counted.n + excluded.n, total = counted.total + excluded.total;
-        return null; end $$""",
-    "create trigger count_it after insert on row_lock referencing new table as new_rows for each statement execute function count_it()",
-)
+HOUR = "{0} >= '2026-01-01 06:00+00' and {0} < '2026-01-01 07:00+00'"
+MINUTE = "date_bin('1 min', taken_at, '2000-01-01')"
 QUESTIONS = {
     "a day, by machine": (
         "select machine, count(*), avg(temp), max(temp) from asked group by 1",
-        "select machine, sum(n), sum(temp_avg * temp_count) / sum(temp_count), max(temp_max) from asked_1min group by 1",
+        "select machine, sum(n), sum(temp_avg * temp_count) / sum(temp_count), max(temp_max)"
+        " from asked_1min group by 1",
     ),
     "an hour of one machine, by minute, with p95": (
-        "select date_bin('1 min', taken_at, '2000-01-01'), count(*), avg(temp), percentile_cont(0.95) within group (order by temp)"
-        " from asked where machine = 3 and taken_at >= '2026-01-01 06:00+00' and taken_at < '2026-01-01 07:00+00' group by 1",
-        "select bucket, n, temp_avg, temp_p95 from asked_1min"
-        " where machine = 3 and bucket >= '2026-01-01 06:00+00' and bucket < '2026-01-01 07:00+00'",
+        f"select {MINUTE}, count(*), avg(temp), percentile_cont(0.95) within group (order by temp)"
+        f" from asked where machine = 3 and {HOUR.format('taken_at')} group by 1",
+        f"select bucket, n, temp_avg, temp_p95 from asked_1min where machine = 3 and {HOUR.format('bucket')}",
     ),
     "the hottest minutes": (
-        "select machine, date_bin('1 min', taken_at, '2000-01-01'), avg(temp) from asked group by 1, 2 order by 3 desc limit 10",
+        f"select machine, {MINUTE}, avg(temp) from asked group by 1, 2 order by 3 desc limit 10",
         "select machine, bucket, temp_avg from asked_1min order by 3 desc limit 10",
     ),
 }
@@ -61,7 +56,7 @@ async def prepare(server: Server) -> None:
         await server.run(
             "atoll", f"select atoll.rollup('{table}', '1 min', 'taken_at', '{{machine}}', '{measures}')"
         )
-    await server.run("atoll", *USUAL_TRIGGER)
+    await server.run("atoll", Path(__file__).with_name("counting_trigger.sql").read_text())
 
 
 def statements(table: str, rows: int) -> dict[str, str]:
@@ -86,7 +81,10 @@ async def write(server: Server, rounds: int, rows: int, transactions: int, seed:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
             for table in TABLES:
-                for name, clients in (("one-row INSERT, 1 client", 1), (f"one-row INSERT, {CLIENTS} clients", CLIENTS)):
+                for name, clients in (
+                    ("one-row INSERT, 1 client", 1),
+                    (f"one-row INSERT, {CLIENTS} clients", CLIENTS),
+                ):
                     text = one.format(table).replace("random(1, 10)", "(random() * 9)::int")
                     arguments = ["--client", str(clients), "--jobs", "2", "--random-seed", str(seed)]
                     arguments += ["--transactions", str(transactions // clients)]
@@ -113,7 +111,7 @@ async def write(server: Server, rounds: int, rows: int, transactions: int, seed:
             added = (statistics.median(found) - statistics.median(plain)) / count * 1e6
             print(
                 f"{name:<26} {table:<10} plain {report.spread([count / s for s in plain]):>24}/s"
-                f"  with {report.spread([count / s for s in found]):>24}/s  ratio {ratio:.2f}  adds {added:.1f} us"
+                f" with {report.spread([count / s for s in found]):>24}/s ratio {ratio:.2f} +{added:.1f} us"
             )
     print(f"folding what one-row statements noted: {report.spread(folding, '.1f')} us a note")
 
@@ -122,14 +120,18 @@ async def ask(server: Server, rounds: int, asked: int) -> None:
     await server.run(
         "atoll",
         f"create table asked {TABLE}",
-        f"insert into asked select g, '2026-01-01'::timestamptz + g * interval '0.1 s', g % {MACHINES}, random() * 50, g % 5000"
-        f" from generate_series(1, {asked}) g",
+        "insert into asked select g, '2026-01-01'::timestamptz + g * interval '0.1 s',"
+        f" g % {MACHINES}, random() * 50, g % 5000 from generate_series(1, {asked}) g",
         "create index on asked (taken_at)",
     )
     began = time.perf_counter()
     measures = '{"temp": ["avg", "count", "max", "p95"]}'
-    await server.run("atoll", f"select atoll.rollup('asked', '1 min', 'taken_at', '{{machine}}', '{measures}')")
-    while await server.value("atoll", "select state from atoll.rollups where name like '%asked%'") == "filling":
+    await server.run(
+        "atoll", f"select atoll.rollup('asked', '1 min', 'taken_at', '{{machine}}', '{measures}')"
+    )
+    while (
+        await server.value("atoll", "select state from atoll.rollups where name like '%asked%'") == "filling"
+    ):
         await server.run("atoll", "select atoll.tend_rollups()")
     took = time.perf_counter() - began
     parts = await server.value("atoll", "select count(*) from atoll.rollup_part where rollup like '%asked%'")
@@ -155,7 +157,7 @@ async def measure(rounds: int, rows: int, asked: int, transactions: int, seed: i
             "What does a rollup cost those who write, and what does it save those who ask?",
             seed,
             await server.value("postgres", "show server_version"),
-            f"the same statement on a table without a rollup; in turns, {rounds} rounds after one to warm up: "
+            f"the same statement on a table without one; in turns, {rounds} rounds after one to warm up: "
             "median (least-most)",
         )
         await prepare(server)

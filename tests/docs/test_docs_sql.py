@@ -37,7 +37,9 @@ async def test_signatures_are_those_of_the_page(app_connection: Connection) -> N
     rows = await (await app_connection.execute(SIGNATURES)).fetchall()
     documented = documented_signatures()
     exist = {
-        name: re.sub(r"::\w+( precision)?(\[\])?", "", f"{name}({arguments}) → {result}")
+        name: re.sub(
+            r"::(timestamp with time zone|\w+( precision)?(\[\])?)", "", f"{name}({arguments}) → {result}"
+        )
         for name, arguments, result in rows
         if name in documented
     }

@@ -1,4 +1,4 @@
-"""An oracle for rollups in plain Python, from the description and not from the SQL: what rows come to, by window."""
+"""An oracle for rollups in plain Python, from the description and not from the SQL: rows by window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 from support.fix_nodes import Node
 
 ORIGIN = datetime(2000, 1, 1, tzinfo=UTC)
-COLUMNS = "id integer primary key, taken_at timestamptz, machine text, temp float8, power numeric, visitor integer"
+COLUMNS = (
+    "id integer primary key, taken_at timestamptz, machine text, temp float8, power numeric, visitor integer"
+)
 MEASURES = (
     '{"temp": ["avg", "max", "min", "p50", "p95"], "power": ["sum", "count"], "visitor": ["distinct", "sum"]}'
 )

@@ -1,6 +1,7 @@
-"""Rollups: what statements noted is folded into parts every few seconds, and what was declared is carried out.
+"""Rollups: what statements noted is folded into parts, and what was declared is carried out.
 
-What a rollup is and how it stays right is decided in the database (sql/functions/50_rollup.sql); here is only when.
+What a rollup is and how it stays right is decided in the database (sql/functions/50_rollup.sql); here is only
+when to look.
 """
 
 from __future__ import annotations

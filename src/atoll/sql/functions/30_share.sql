@@ -1,6 +1,7 @@
 -- Sharing a table: the refusals, the sidecar, the triggers, the take-up of rows that are there already.
 
 -- Tables of Atoll's own that are shared like any other: what they say holds on every node.
+drop function if exists atoll.own_tables();
 create or replace function atoll.own_tables() returns table (name text, kind text, scope_column text)
 language sql immutable set search_path = pg_catalog
 begin atomic

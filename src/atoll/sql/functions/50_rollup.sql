@@ -428,7 +428,7 @@ begin
     return full_name;
 end $$;
 
-create or replace function atoll.refresh_rollup(name text, since timestamptz default '-infinity', upto timestamptz default 'infinity') returns bigint
+create or replace function atoll.refresh_rollup(name text, since timestamptz default null, upto timestamptz default null) returns bigint
 language plpgsql as $$
 begin
     return atoll.count_anew(atoll.find_rollup(name), coalesce(since, '-infinity'), coalesce(upto, 'infinity'));
