@@ -251,6 +251,19 @@ def test_a_table_that_is_dropped_stops_its_rollup_and_one_of_its_name_starts_it_
     assert node.value("select state from atoll.rollups") == "kept"
 
 
+def test_a_table_that_is_locked_for_long_does_not_stop_its_rollup(node: Node) -> None:
+    make(node)
+    tally.rollup(node)
+    node.run(ROW, 1, NOON, "a", 1)
+    node.run("delete from readings")
+    with node.app.transaction():
+        node.run("lock table readings in access exclusive mode")
+        node.owner("select atoll.tend_rollups()")
+    assert node.run("select state, problem from atoll.rollups") == [("kept", None)]
+    node.run(ROW, 2, NOON, "a", 1)
+    tally.check(tally.shown(node), tally.raw(node))
+
+
 def test_a_dropped_rollup_leaves_nothing_on_any_node(nodes: Nodes) -> None:
     one, two = nodes
     for node in nodes:

@@ -322,7 +322,7 @@ end $$;
 -- somebody else is at, or that cannot be kept now, waits for the next time. Says how many notes were
 -- folded; `most` or more means that there is more to do.
 create or replace function atoll.tend_rollups(most integer default 10000) returns bigint
-language plpgsql security definer set search_path = pg_catalog set lock_timeout = '5s' as $$
+language plpgsql security definer set search_path = pg_catalog set lock_timeout = '2s' as $$
 declare
     r      record;
     reason text;
@@ -351,9 +351,14 @@ begin
             end if;
             execute format('select %s($1)', atoll.generated(r.side, 'fold')) into folded using most;
             done := done + folded;
-        exception when others then
-            get stacked diagnostics reason = message_text;
-            perform atoll.suspend_rollup(r.name, reason);
+        exception
+            when lock_not_available or transaction_rollback or insufficient_resources then null;   -- the next time
+            when others then
+                get stacked diagnostics reason = message_text;
+                begin
+                    perform atoll.suspend_rollup(r.name, reason);
+                exception when lock_not_available then null;
+                end;
         end;
     end loop;
     return done;
@@ -361,7 +366,7 @@ end $$;
 
 -- A rollup that cannot be kept must not stop who writes the table.
 create or replace function atoll.suspend_rollup(of_name text, why text) returns void
-language plpgsql set search_path = pg_catalog set lock_timeout = '5s' as $$
+language plpgsql set search_path = pg_catalog set lock_timeout = '2s' as $$
 begin
     insert into atoll.local_rollup (name, side, definition, declared, kept_as, problem)
     select u.name, u.name, u.definition, u.declared, atoll.me(), why from atoll.rollup_rule u where u.name = of_name
