@@ -19,7 +19,10 @@ declare
     of_app constant text[] := array[
         'revert', 'mark_reverted', 'retry_parked',
         'confirm', 'open_feed', 'make_cursor', 'read_feed', 'read_feed_after', 'move_feed', 'close_feed',
-        'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source'];
+        'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source',
+        'add_pipeline', 'plan_pipeline', 'try_expression', 'try_columns', 'output_name', 'output_columns', 'output_definition', 'usual_columns', 'stamped', 'make_output', 'give_output',
+        'key_of', 'is_of_key', 'equality', 'render', 'write_statement', 'declare_pipeline', 'own_pipeline', 'pause_pipeline', 'drop_pipeline', 'backfill', 'retry_pipeline',
+        'due_entries', 'take_entries', 'fail_entries', 'backfill_step', 'say_pipeline'];
     f   record;
 begin
     revoke execute on all functions in schema atoll, atoll_side from public;
@@ -34,7 +37,8 @@ begin
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);
         end loop;
-        grant select on atoll.rollups, atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress to app;
+        grant select on atoll.rollups, atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress,
+            atoll.pipeline, atoll.pipeline_state, atoll.pipelines, atoll.dead_letters to app;
     end if;
     if exists (select from pg_roles where rolname = 'atoll_link') then
         grant select on atoll.change to atoll_link;
