@@ -30,7 +30,7 @@ def add(node: Node, **changed: Any) -> None:
     told = {
         "pipeline": "alerts",
         "source": "reading",
-        "input": "array[r.temp]",
+        "input": "array[temp]",
         "model": "bearing",
         "output": "alert",
     }
@@ -371,5 +371,5 @@ def test_expressions_run_with_the_rights_of_the_application(shop: Node) -> None:
 def test_only_the_owner_of_a_table_has_it_followed(shop: Node) -> None:
     shop.owner("create table public.theirs (id int primary key, x float8)")
     shop.owner("grant all on public.theirs to app")
-    with pytest.raises(psycopg.Error, match="app is not owner of public.theirs"):
+    with pytest.raises(psycopg.Error, match=r"app is not owner of public\.theirs"):
         add(shop, source="theirs", input="array[r.x]")

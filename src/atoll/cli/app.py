@@ -27,6 +27,7 @@ from atoll.cli import (
     model,
     nodes,
     orphans,
+    pipeline,
     preflight,
     query,
     repair,
@@ -75,6 +76,7 @@ app.command()(conflicts.revert)
 app.command()(conflicts.parked)
 app.command()(orphans.orphans)
 app.add_typer(model.group, name="model")
+app.add_typer(pipeline.group, name="pipeline")
 app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)

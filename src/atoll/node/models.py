@@ -21,11 +21,13 @@ from atoll.domain.errors import AtollError, DataError
 from atoll.identity import certificate
 from atoll.link.peers import Links
 from atoll.node import credentials
+from atoll.node.applications import log_in
 from atoll.node.config import Settings
 from atoll.node.engines import open_runtime, room_of
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
+from atoll.pipelines.service import Pipelines
 from atoll.registry import signing
 from atoll.registry.adding import estimate_memory, variant_name
 from atoll.registry.formats.read import read_model
@@ -76,6 +78,9 @@ class Models:
         self._problems: dict[str, _Problem] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(self._memory_max_bytes, changed=self._changed.set)
+        self.pipelines = Pipelines(
+            self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
+        )
 
     def key_hashes(self) -> Mapping[str, str]:
         return self._key_hashes
@@ -111,6 +116,7 @@ class Models:
             group.create_task(self.serving.run())
             group.create_task(self._follow())
             group.create_task(self._tell_changes())
+            group.create_task(self.pipelines.run())
 
     async def _follow(self) -> None:
         """Look at what is wanted, now and whenever it may have changed."""

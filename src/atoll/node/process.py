@@ -172,6 +172,8 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     server = cast("Postgres", kept.server)
     questions = make_questions(home, settings, server)
     models = Models(home, settings, server) if settings.models == "on" else None
+    if models is not None:
+        metrics.add(models.pipelines.numbers)
     node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     if models is not None:

@@ -89,6 +89,11 @@ class Serving:
         if berth is not None:
             await berth.until_another(runtime, seconds)
 
+    def loaded(self, model: str) -> Loaded | None:
+        """What answers for a model; asked right after `use` was entered, it is whose runtime was given."""
+        berth = self._berths.get(model)
+        return berth.loaded if berth is not None else None
+
     async def desire(self, wanted: Iterable[Wanted]) -> None:
         """This is what the node is to have from now on, and nothing else."""
         named = {one.model: one for one in wanted}

@@ -71,6 +71,7 @@ class Engine:
             )
         except Exception as error:
             raise unusable(name, told(error)) from error
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.inputs = [_facts(described, name) for described in self._session.get_inputs()]
         outputs = self._session.get_outputs()
         self.left_out = [described.name for described in outputs if described.type not in DATATYPES]

@@ -104,12 +104,14 @@ def _load(
     from atoll.runtimes.onnx.encoder import find_encoder
     from atoll.runtimes.onnx.engine import Engine
     from atoll.runtimes.onnx.merging import keeps_rows_apart, make_request
+    from atoll.runtimes.onnx.said import read_said
     from atoll.runtimes.onnx.source import find_model
 
     before = _resident_bytes()
     model, weights_bytes = find_model(file)
     engine = Engine(model, file.name, loading)
-    encoder = find_encoder(file if file.is_dir() else file.parent, engine, wants)
+    folder = file if file.is_dir() else file.parent
+    encoder = find_encoder(folder, engine, wants)
 
     def run(inputs: dict[str, Array]) -> dict[str, Array]:
         return engine.run(inputs, [facts.name for facts in engine.outputs], stop)
@@ -128,7 +130,12 @@ def _load(
         dimensions=encoder.dimensions if encoder else None,
         inputs=tuple(engine.inputs),
         outputs=tuple(engine.outputs),
-        details={"merges": merges, "left_out": engine.left_out, "threads": wants.threads},
+        details={
+            **read_said(engine.metadata, folder),
+            "merges": merges,
+            "left_out": engine.left_out,
+            "threads": wants.threads,
+        },
     )
     return engine, encoder, facts, merges
 

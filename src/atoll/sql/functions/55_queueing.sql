@@ -28,12 +28,11 @@ $template$ $sql$;
 create or replace function atoll.read_statement(p atoll.pipeline) returns text
 language sql stable set search_path = pg_catalog
 return atoll.render($template$
-select e.id, e.tries, e.key::text, (r.{{first_key}} is not null) as is_there, (case when r.{{first_key}} is not null then ({{input}}
-) end) as input
-  from atoll.due_entries({{name}}, $1, $2) e left join {{source}} r on {{is_row}}
+select e.id, e.tries, e.key::text, m.there is not null as is_there, m.input
+  from atoll.due_entries({{name}}, $1, $2) e left join lateral (select true as there, ({{input}}
+       ) as input from {{source}} r where {{is_row}}) m on true
  order by e.id
-$template$, jsonb_build_object('name', quote_literal(p.name), 'source', p.source, 'input', p.input, 'is_row', atoll.is_of_key(to_regclass(p.source), 'e.key'),
-    'first_key', (select quote_ident(k.name) from atoll.key_of(to_regclass(p.source)) k where k.place = 1)));
+$template$, jsonb_build_object('name', quote_literal(p.name), 'source', p.source, 'input', p.input, 'is_row', atoll.is_of_key(to_regclass(p.source), 'e.key')));
 
 -- $1 the entries that were read, $2 those with a result, $3 the results, $4 and $5 the model and its version
 create or replace function atoll.write_statement(p atoll.pipeline) returns text

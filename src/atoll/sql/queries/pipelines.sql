@@ -31,6 +31,9 @@ select p.name, p.declared, p.kind, p.task, p.model, p.batch_max, p.options, s.nu
 -- tidy: queues that nobody empties
 select p.name, atoll.tidy_entries(p.name) from atoll.pipelines p where p.waiting > 10000 and p.state <> 'running';
 
+-- due: entries that can be read now
+select d.id from atoll.due_entries($1, $2) d;
+
 -- sleep: whether the worker may; not while somebody who saw it awake has not committed
 select pg_try_advisory_lock(x'61746f70'::int, $1);
 
@@ -40,11 +43,8 @@ select pg_advisory_unlock(x'61746f70'::int, $1);
 -- fail: rows that could not be scored
 select atoll.fail_entries($1, $2, $3, $4);
 
--- forget: entries that need no score
-select count(*) from atoll.take_entries($1, $2);
-
 -- step: the next stretch of a backfill
 select atoll.backfill_step($1, $2);
 
 -- say: how the worker is
-select atoll.say_pipeline($1, $2, $3, $4, $5);
+select atoll.say_pipeline($1, $2::bigint, $3::real, $4, $5);

@@ -1,0 +1,128 @@
+"""A real node scores rows as they are written: each once, through crashes, bad rows and an absent model."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from atoll.node import credentials
+from atoll.node.home import open_home
+from support.fix_home import NodeStarter, RunningNode, atoll, eventually
+
+pytestmark = pytest.mark.slow
+TABLE = "create table reading (id bigint primary key, a float8, b float8, c float8, d float8)"
+
+
+def connect(node: RunningNode) -> psycopg.Connection[Any]:
+    return psycopg.connect(credentials.dsn(open_home(node.home)), autocommit=True)
+
+
+def run(node: RunningNode, *arguments: str) -> str:
+    done = atoll(*arguments, "--home", str(node.home))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def add(node: RunningNode, **changed: str) -> None:
+    told = {
+        "on": "reading",
+        "input": "array[r.a, r.b, r.c, r.d]",
+        "model": "tiny",
+        "into": "verdict",
+    } | changed
+    flags = [part for name, value in told.items() for part in (f"--{name}", value)]
+    run(node, "pipeline", "add", "alerts", *flags)
+
+
+def listed(node: RunningNode) -> dict[str, Any]:
+    (found,) = json.loads(run(node, "pipeline", "list", "--json"))
+    return dict(found)
+
+
+@pytest.fixture
+def node(start_node: NodeStarter) -> RunningNode:
+    return start_node()
+
+
+def test_every_row_is_scored_once_though_the_node_is_killed_in_between(
+    node: RunningNode, start_node: NodeStarter, tiny_onnx: Path
+) -> None:
+    from support.graphs import scores
+
+    run(node, "model", "add", str(tiny_onnx))
+    with connect(node) as app:
+        app.execute(TABLE)
+        app.execute("create table said (id bigint, label text, score float8, model_version text)")
+        add(node, into="said", columns="r.id, result->>'label' as label, (result->>'score')::float8 as score")
+        app.execute("insert into reading select i, i % 7, i % 5, i % 3, 1 from generate_series(1, 2000) i")
+        eventually(lambda: app.execute("select from said limit 1").fetchall(), "the first score")
+    node.end(signal.SIGKILL)
+    again = start_node()
+    with connect(again) as app:
+        assert 0 < app.execute("select count(*) from said").fetchall()[0][0] <= 2000
+        app.execute("insert into reading select i, 1, 1, 1, 1 from generate_series(2001, 2010) i")
+        eventually(lambda: listed(again)["waiting"] == 0, "an empty queue")
+        found = app.execute("select id, label, score from said order by id").fetchall()
+        assert [row[0] for row in found] == list(range(1, 2011)), "each row once"
+        rows = app.execute("select a, b, c, d from reading order by id").fetchall()
+        wanted = scores(np.array(rows, np.float32))
+        assert [int(label) for _, label, _ in found] == wanted.argmax(axis=1).tolist()
+        assert np.allclose([score for *_, score in found], wanted.max(axis=1))
+        ((version,),) = app.execute("select distinct model_version from said").fetchall()
+        assert version == json.loads(run(again, "model", "show", "tiny"))[0]["version"]
+
+
+def test_a_bad_row_waits_alone_and_a_listener_hears_of_the_others(node: RunningNode, tiny_onnx: Path) -> None:
+    run(node, "model", "add", str(tiny_onnx))
+    with connect(node) as app, connect(node) as listener:
+        app.execute("create table note (id int primary key, x text)")
+        add(node, on="note", input="x::float8[]", tries="2")
+        listener.execute("listen atoll_pipeline_alerts")
+        app.execute(
+            "insert into note values (1, '{1,2,3,4}'), (2, 'nonsense'), (3, '{1,2}'), (4, '{4,3,2,1}')"
+        )
+        heard = {
+            json.loads(note.payload)["key"]["id"] for note in listener.notifies(timeout=60, stop_after=2)
+        }
+        assert heard == {1, 4}
+        eventually(lambda: listed(node)["dead"] == 2, "two dead letters")
+        assert "malformed array literal" in run(node, "pipeline", "dead", "alerts")
+        assert 'input "x" has shape [2]' in run(node, "pipeline", "dead", "alerts")
+        app.execute("update note set x = '{1,1,1,1}' where id = 2")
+        eventually(
+            lambda: app.execute("select from verdict where id = 2").fetchall(), "a score of the mended row"
+        )
+        assert run(node, "pipeline", "retry", "alerts") == "2 rows are tried again\n"
+        eventually(lambda: listed(node)["dead"] == 1, "one dead letter")
+        assert 'atoll_pipeline_dead{pipeline="alerts"}' in node.get("/metrics")[1]
+
+
+def test_rows_wait_for_a_model_that_is_away_and_for_a_pause_to_end(
+    node: RunningNode, tiny_onnx: Path
+) -> None:
+    with connect(node) as app:
+        app.execute(TABLE)
+        app.execute("insert into reading select i, 1, 2, 3, 4 from generate_series(1, 2500) i")
+        add(node)
+        app.execute("insert into reading values (0, 1, 2, 3, 4)")
+        eventually(lambda: listed(node)["state"] == "waiting", "trouble")
+        assert listed(node)["problem"] == 'this node has no model "tiny"'
+        run(node, "model", "add", str(tiny_onnx))
+        eventually(
+            lambda: app.execute("select from verdict").rowcount == 1, "the score of the row that waited"
+        )
+        run(node, "pipeline", "pause", "alerts")
+        eventually(lambda: listed(node)["state"] == "paused", "a pause")
+        run(node, "pipeline", "backfill", "alerts")
+        app.execute("insert into reading values (-1, 1, 2, 3, 4)")
+        assert listed(node)["waiting"] == 1
+        run(node, "pipeline", "resume", "alerts")
+        eventually(lambda: app.execute("select from verdict").rowcount == 2502, "the scores of all")
+        run(node, "pipeline", "drop", "alerts")
+        assert json.loads(run(node, "pipeline", "list", "--json")) == []
