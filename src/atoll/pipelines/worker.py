@@ -25,7 +25,7 @@ from atoll.sql import query
 
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 5.0
-PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.2, 15.0
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.2, 5.0
 WRITERS_SECONDS_MAX = 0.05
 GENERATED_AT_ONCE = 4
 STRETCH_ROWS = 1000
@@ -62,6 +62,8 @@ class Worker:
         self._said: tuple[int, str | None, str | None] = (0, None, None)
         self._said_at = clock()
         self._said_rate = 0.0
+        self._is_backfilling = False
+        self._looks_back_at = clock()
         self._version: str | None = None
 
     async def run(self) -> None:
@@ -88,9 +90,7 @@ class Worker:
                 waiting = await self._read(connection, self._most())
                 if waiting:
                     await self._score(connection, waiting)
-                    if len(waiting) >= self._most() or not await self._backfill(connection):
-                        continue
-                elif not await self._backfill(connection):
+                if len(waiting) < self._most() and not await self._backfill(connection) and not waiting:
                     await self._sleep(connection)
             except (AtollError, psycopg.Error) as error:
                 if isinstance(error, psycopg.OperationalError) and connection.broken:
@@ -203,8 +203,11 @@ class Worker:
 
     async def _backfill(self, connection: Connection) -> bool:
         """The next stretch of rows that are there already, if that is asked for."""
+        if not self._is_backfilling and self._clock() < self._looks_back_at:
+            return False
         ((is_more,),) = await self._run(connection, query("pipelines", "step"), [self.job.name, STRETCH_ROWS])
-        return bool(is_more)
+        self._is_backfilling, self._looks_back_at = bool(is_more), self._clock() + LOOK_SECONDS
+        return self._is_backfilling
 
     async def _sleep(self, connection: Connection) -> None:
         """Until a writer says that there is something, or for a second.
