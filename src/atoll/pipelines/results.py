@@ -44,7 +44,7 @@ def of_outputs(
         return [unfit(f'output "{odd[0]}" of the model does not have a value for each row')] * rows
     scored = _find_scores(outputs, labels)
     return [
-        _of_row({name: a[row] for name, a in outputs.items()}, scored, labels, is_logits)
+        _of_row({name: np.asarray(a[row]) for name, a in outputs.items()}, scored, labels, is_logits)
         for row in range(rows)
     ]
 
