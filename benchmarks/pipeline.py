@@ -92,7 +92,7 @@ async def bulk(connection: Connection, rows: int) -> float:
         cursor = await connection.execute("select count(*) from verdict where id > 0")
         if (await cursor.fetchall())[0][0] == rows:
             return rows / (time.perf_counter() - began)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
 
 
 async def written(node: nodes.Node) -> float:

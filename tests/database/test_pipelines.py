@@ -368,6 +368,35 @@ def test_expressions_run_with_the_rights_of_the_application(shop: Node) -> None:
         shop.run("update atoll.pipeline set input = '1'")
 
 
+def test_what_an_application_declares_by_itself_is_never_run_by_the_node(shop: Node) -> None:
+    add(shop)
+    again = "select atoll.declare_pipeline(jsonb_populate_record(p, %s::jsonb), 'all') from atoll.pipeline p"
+    evil = {"definition": json.dumps(["alter role app superuser"])}
+    shop.run(again, json.dumps(evil))
+    assert "superuser" not in shop.run("select definition from atoll.pipeline")[0][0]
+    for where in (
+        {"output": "public.nowhere"},
+        {"output": "alert; drop table reading"},
+        {"source": "reading; select"},
+    ):
+        with pytest.raises(psycopg.Error):
+            shop.run(again, json.dumps(evil | where))
+    assert shop.run("select rolsuper from pg_roles where rolname = 'app'") == [(False,)]
+
+
+def test_an_output_of_ones_own_is_made_where_it_is_missing(nodes: Nodes) -> None:
+    nodes[0].run(TABLES)
+    nodes[0].run("create table told (n int primary key, label text, check (n > 0))")
+    nodes[0].share("reading")
+    add(nodes[0], output="told", columns="r.id::int as n, result->>'label' as label")
+    nodes.sync()
+    nodes[1].owner("select atoll.install_pipelines()")
+    nodes[1].run("insert into reading values (5, 1), (6, 1)")
+    worker = Worker(nodes[1])
+    worker.write({row[0]: {"label": "x"} for row in worker.read()})
+    assert nodes[1].run("table told") == [(5, "x"), (6, "x")]
+
+
 def test_only_the_owner_of_a_table_has_it_followed(shop: Node) -> None:
     shop.owner("create table public.theirs (id int primary key, x float8)")
     shop.owner("grant all on public.theirs to app")

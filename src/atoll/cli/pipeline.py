@@ -43,7 +43,7 @@ def add(
     scope: Annotated[
         str | None, typer.Option(metavar="SCOPE", help="Share the output, with this scope.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows that are scored together at most.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows that are scored together at most.")] = 512,
     tries: Annotated[int, typer.Option(min=1, max=100, help="Times that a row may fail.")] = 3,
     option: Annotated[
         list[str] | None,

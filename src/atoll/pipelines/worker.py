@@ -20,6 +20,7 @@ from psycopg import AsyncConnection, AsyncRawCursor, sql
 from atoll.domain.errors import AtollError, DataError
 from atoll.pipelines import results
 from atoll.pipelines.score import Answer, Job, score
+from atoll.serving.asking import split
 from atoll.serving.service import Serving
 from atoll.sql import query
 
@@ -88,8 +89,11 @@ class Worker:
             await self._say(connection)
             try:
                 waiting = await self._read(connection, self._most())
+                self._look_at_model()
                 if waiting:
                     await self._score(connection, waiting)
+                else:
+                    self._failures, self._trouble = 0, None
                 if len(waiting) < self._most() and not await self._backfill(connection) and not waiting:
                     await self._sleep(connection)
             except (AtollError, psycopg.Error) as error:
@@ -103,6 +107,12 @@ class Worker:
         return (
             min(self.job.batch_max, GENERATED_AT_ONCE) if self.job.task == "generate" else self.job.batch_max
         )
+
+    def _look_at_model(self) -> None:
+        """Another version may have been loaded without any row having come since."""
+        loaded = self._serving.loaded(split(self.job.model)[0])
+        if loaded is not None:
+            self._version = loaded.wanted.version
 
     # Reading
 

@@ -6,7 +6,7 @@
 
 create or replace function atoll.add_pipeline(pipeline text, source text, input text, model text, output text, kind text default 'tensor', task text default null,
     columns text default null, condition text default null, mode text default 'own', place text default 'all', scope text default null,
-    batch_max integer default 256, tries_max integer default 3, options jsonb default '{}', rescore boolean default false) returns text
+    batch_max integer default 512, tries_max integer default 3, options jsonb default '{}', rescore boolean default false) returns text
 language plpgsql as $$
 declare
     p     atoll.pipeline;
@@ -21,8 +21,7 @@ begin
         if columns is not null then
             perform atoll.refuse('pipeline-output', format('there is no table %s, and columns are given', into_), hint => 'Make the table first, or leave the columns away.');
         end if;
-        p.definition := atoll.output_definition(t, into_, p.task);
-        perform atoll.make_output(into_, p.definition, t);
+        perform atoll.make_output(into_, atoll.output_definition(t, into_, p.task), t);
     else
         into_ := atoll.qualified(output::regclass);
     end if;
@@ -33,7 +32,6 @@ begin
     perform atoll.try_expression('condition', p.condition, t);
     if scope is not null then
         perform atoll.share(into_, scope => scope);
-        p.definition := null;
     end if;
     p := atoll.stamped(p);
     begin
@@ -222,11 +220,17 @@ begin
     end if;
 end $$;
 
+-- Applications can call it with whatever they like: nothing in it is believed but what only they will run.
 create or replace function atoll.declare_pipeline(p atoll.pipeline, at_place text) returns text
 language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    made constant regclass := p.output::regclass;
+    said constant atoll.pipeline := atoll.plan_pipeline(p.name, p.source::regclass, p.input, p.model, p.kind, p.task, p.mode, p.batch_max, p.tries_max, p.options, p.rescores);
 begin
-    perform atoll.plan_pipeline(p.name, p.source::regclass, p.input, p.model, p.kind, p.task, p.mode, p.batch_max, p.tries_max, p.options, p.rescores);
-    perform atoll.check_owner(to_regclass(p.output));
+    perform atoll.check_owner(made);
+    p.source := said.source;
+    p.output := atoll.qualified(made);
+    p.definition := case when not exists (select from atoll.shared_table s where s.name = p.output) then atoll.definition_of(made) end;
     if exists (with recursive onward (tbl) as (select p.output union select x.output from onward o join atoll.pipeline x on x.source = o.tbl and x.name <> p.name)
                select from onward where tbl = p.source) then
         perform atoll.refuse('pipeline-circle', format('table %s would be scored from its own scores', p.source), hint => 'Write to a table that leads to no pipeline over the first.');

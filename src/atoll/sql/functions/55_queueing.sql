@@ -112,8 +112,7 @@ begin
         if p.definition is null then
             perform atoll.refuse('table-missing', format('table %s does not exist', p.output));
         end if;
-        execute p.definition;
-        execute format('alter table %s owner to %s', p.output, (select relowner::regrole from pg_class where oid = t));
+        perform atoll.make_table(p.output, p.definition);
     end if;
     insert into atoll.pipeline_state (pipeline, declared, relid, read_sql, write_sql)
     values (p.name, p.declared, t, atoll.read_statement(p), atoll.write_statement(p))
