@@ -208,6 +208,21 @@ def test_failed_rows_wait_longer_each_time_and_end_as_dead_letters(shop: Node) -
     assert [row[:2] for row in worker.read()] == [(first, 0), (second, 0)]
 
 
+def test_a_row_has_one_dead_letter_at_most_and_none_once_it_is_scored(shop: Node) -> None:
+    add(shop, tries_max=1)
+    worker = Worker(shop)
+    shop.run("insert into reading values (1, 1), (2, 2)")
+    for _ in range(3):
+        shop.run("update reading set temp = temp + 1 where id = 1")
+        ids = [row[0] for row in worker.read() if row[2] == '{"id": 1}']
+        for entry in ids:
+            shop.run("select atoll.fail_entries('alerts', %s, 'no good', true)", [entry])
+    assert state(shop)[1:3] == (1, 1)
+    shop.run("update reading set temp = 0 where id = 1")
+    worker.write({row[0]: {"label": "a"} for row in worker.read()})
+    assert state(shop)[1:3] == (0, 0)
+
+
 def test_a_wait_for_a_model_is_no_try(shop: Node) -> None:
     add(shop, tries_max=1)
     shop.run("insert into reading values (1, 1)")

@@ -277,6 +277,7 @@ begin
             perform atoll.render_merge(t.name);
         end if;
     end loop;
+    update atoll.pipeline_state set declared = null;
     insert into atoll.migration (name, applied_at) values ('functions ' || version, clock_timestamp())
     on conflict (name) do update set applied_at = excluded.applied_at;
 end $$;

@@ -155,22 +155,32 @@ begin atomic
      order by d.id limit most;
 end;
 
+-- A dead letter goes when its row was written again and is scored, or dies again.
 create or replace function atoll.take_entries(called text, ids bigint[]) returns table (id bigint, key jsonb)
 language sql volatile security definer set search_path = pg_catalog rows 100
 begin atomic
-    delete from atoll.pipeline_entry e where e.pipeline = called and e.id = any (ids) returning e.id, e.key;
+    with taken as (
+        delete from atoll.pipeline_entry e where e.pipeline = called and e.id = any (ids) returning e.id, e.key
+    ), outlived as (
+        delete from atoll.pipeline_entry e using taken t where e.retry_at = 'infinity' and e.key = t.key and e.pipeline = called and e.id <> all (ids)
+    )
+    select t.id, t.key from taken t;
 end;
 
 -- A row failed. What the row is to blame for counts; after so many tries it is a dead letter.
 create or replace function atoll.fail_entries(called text, ids bigint[], why text, counts boolean) returns void
 language sql volatile security definer set search_path = pg_catalog
 begin atomic
+    with failed as (
+        select e.id, e.key, counts and e.tries + 1 >= p.tries_max as is_dead from atoll.pipeline_entry e join atoll.pipeline p on p.name = e.pipeline
+         where e.pipeline = called and e.id = any (ids)
+    ), outlived as (
+        delete from atoll.pipeline_entry e using failed f where f.is_dead and e.retry_at = 'infinity' and e.key = f.key and e.pipeline = called and e.id <> all (ids)
+    )
     update atoll.pipeline_entry e
        set tries = e.tries + counts::integer, problem = left(why, 2000),
-           retry_at = case when not counts then now() + interval '1 minute'
-                           when e.tries + 1 >= (select p.tries_max from atoll.pipeline p where p.name = called) then 'infinity'
-                           else now() + interval '1 second' * 2 ^ least(e.tries, 8) end
-     where e.pipeline = called and e.id = any (ids);
+           retry_at = case when f.is_dead then 'infinity' when not counts then now() + interval '1 minute' else now() + interval '1 second' * 2 ^ least(e.tries, 8) end
+      from failed f where e.pipeline = called and e.id = f.id;
 end;
 
 -- Queues the next stretch of rows that are there already; false once there are no more.

@@ -54,3 +54,4 @@ create table atoll.pipeline_entry (
     primary key (pipeline, id)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_insert_threshold = -1);
 create index on atoll.pipeline_entry (pipeline, retry_at) where retry_at > '-infinity';
+create index on atoll.pipeline_entry using hash (key) where retry_at = 'infinity';
