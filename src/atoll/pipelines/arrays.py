@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from atoll.domain.errors import DataError
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.domain.models import TensorFacts
+from atoll.runtimes.contract import Array
 
 KINDS = {
     **{f"{sign.upper()}INT{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from atoll.domain.models import TensorFacts
 from atoll.pipelines.arrays import to_array, unfit
 from atoll.pipelines.images import read_image
 from atoll.pipelines.sounds import read_sound
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.runtimes.contract import Array
 
 Row = dict[str, Array]
 

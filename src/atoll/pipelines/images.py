@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from atoll.domain.errors import ConfigError
+from atoll.domain.models import TensorFacts
 from atoll.pipelines.arrays import KINDS, unfit
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.runtimes.contract import Array
 
 PIXELS_MAX = 64_000_000
 SIZE_DEFAULT = 224

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from atoll.domain.models import TensorFacts
 from atoll.pipelines.arrays import KINDS, unfit
-from atoll.runtimes.contract import Array, TensorFacts
+from atoll.runtimes.contract import Array
 
 RATE, WINDOW_SECONDS, HOP_SECONDS, MELS = 16_000, 0.025, 0.010, 64
 SECONDS_MAX = 600
