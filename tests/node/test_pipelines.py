@@ -98,7 +98,10 @@ def test_a_bad_row_waits_alone_and_a_listener_hears_of_the_others(node: RunningN
         assert state(app, "dead") == 1, "a row that was scored since is no dead letter any more"
         assert run(node, "pipeline", "retry", "alerts") == "1 rows are tried again\n"
         eventually(lambda: state(app, "dead") == 1, "it dies again")
-        assert 'atoll_pipeline_dead{pipeline="alerts"}' in node.get("/metrics")[1]
+        eventually(
+            lambda: 'atoll_pipeline_dead{pipeline="alerts"}' in node.get("/metrics")[1],
+            "the metric of dead letters",
+        )
         (listed,) = json.loads(run(node, "pipeline", "list", "--json"))
         assert (listed["name"], listed["scored"] > 0, listed["problem"]) == ("alerts", True, None)
 

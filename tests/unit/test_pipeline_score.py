@@ -30,7 +30,7 @@ MEGABYTE = 1024**2
 async def serving(file: Path) -> AsyncIterator[Serving]:
     kept = Serving(1024 * MEGABYTE)
     said = Facts(frozenset({Skill.INFER}), MEGABYTE)
-    await kept.desire([Wanted("m", "v1", said, 4, False, lambda: OnnxRuntime(file))])
+    await kept.desire([Wanted("m", "v1", "whole", {}, said, False, lambda: OnnxRuntime(file))])
     running = asyncio.create_task(kept.run())
     try:
         yield kept
