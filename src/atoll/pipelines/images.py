@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from atoll.domain.errors import ConfigError
 from atoll.domain.models import TensorFacts
 from atoll.pipelines.arrays import KINDS, unfit
 from atoll.runtimes.contract import Array
@@ -47,12 +46,8 @@ NORMAL = (("mean", 0.0), ("std", 1.0))
 
 
 def _pixels(data: bytes, width: int, height: int, mode: str) -> Array:
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ConfigError(
-            "decoder-missing", "pipelines over images need the package pillow", hint="pip install pillow"
-        ) from error
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
