@@ -89,6 +89,7 @@ def test_a_bad_row_waits_alone_and_a_listener_hears_of_the_others(node: RunningN
         assert heard == {1, 4}
         eventually(lambda: state(app, "dead") == 2, "two dead letters")
         told = run(node, "pipeline", "dead", "alerts")
+        assert "alerts: 2 given up; see: atoll pipeline dead alerts" in run(node, "status")
         assert "malformed array literal" in told
         assert 'input "x" has shape [2]' in told
         app.execute("update note set x = '{1,1,1,1}' where id = 2")

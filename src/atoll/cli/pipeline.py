@@ -61,6 +61,7 @@ def add(
 
     from atoll.cli.rows import fetch
 
+    postgres = running_postgres(find_home(home))
     declared = {
         "name": name,
         "source": on,
@@ -79,8 +80,11 @@ def add(
         "options": Jsonb(dict(_option(text) for text in option or ())),
         "rescore": rescore,
     }
-    fetch(running_postgres(find_home(home)), "pipelines", "add", declared)
+    fetch(postgres, "pipelines", "add", declared)
     typer.echo(f"{name}: rows of {on} are scored by {model} into {into}")
+    known = {row["model"] for row in fetch(postgres, "models", "states")}
+    if model.partition(":")[0] not in known:
+        typer.echo(f'This node has no model "{model}": rows wait until it has.', err=True)
 
 
 def _option(text: str) -> tuple[str, Any]:

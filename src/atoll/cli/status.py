@@ -43,6 +43,34 @@ def _differ(count: int) -> str:
     return f"{count} row{'s' if count > 1 else ''} differ from other nodes; see: atoll repair --dry-run"
 
 
+def _models(seen: Status) -> list[tuple[str, str]]:
+    if not seen.models:
+        return []
+    loaded = sum(model["state"] == "ready" for model in seen.models.values())
+    problems = {name: model["problem"] for name, model in seen.models.items() if model["problem"]}
+    return [
+        ("models", f"{len(seen.models)} here, {loaded} loaded"),
+        *[("", f"{name}: {problem}") for name, problem in problems.items()],
+    ]
+
+
+def _pipelines(seen: Status) -> list[tuple[str, str]]:
+    if not seen.pipelines:
+        return []
+    waiting = sum(one["waiting"] for one in seen.pipelines.values())
+    oldest = max((one["oldest_seconds"] or 0 for one in seen.pipelines.values()), default=0)
+    lag = f", the oldest for {oldest:.1f} s" if waiting else ""
+    rows = [
+        ("pipelines", f"{len(seen.pipelines)} here, {waiting} row{'' if waiting == 1 else 's'} waiting{lag}")
+    ]
+    for name, one in seen.pipelines.items():
+        if one["problem"]:
+            rows.append(("", f"{name}: {one['problem']}"))
+        if one["dead"]:
+            rows.append(("", f"{name}: {one['dead']} given up; see: atoll pipeline dead {name}"))
+    return rows
+
+
 def _describe(seen: Status) -> str:
     state = "ready" if seen.is_ready else "not ready" if seen.is_running else "not running"
     number = f", number {seen.number}" if seen.number is not None else ""
@@ -68,4 +96,5 @@ def _describe(seen: Status) -> str:
             rows.append(("", f"{seen.orphans} rows without the parent that they name; see: atoll orphans"))
         if seen.repairs:
             rows.append(("", f"{seen.repairs} rows mended within a day; see: atoll repair --list"))
+        rows += [*_models(seen), *_pipelines(seen)]
     return "\n".join(f"{label:<9} {text}" for label, text in rows)

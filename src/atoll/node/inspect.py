@@ -58,6 +58,8 @@ class Status:
     differences: dict[str, int]
     repairs: int | None
     orphans: int | None
+    models: dict[str, dict[str, Any]]
+    pipelines: dict[str, dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,6 +102,8 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         differences=row.get("differences") or {},
         repairs=row.get("repairs"),
         orphans=row.get("orphans"),
+        models=row.get("models") or {},
+        pipelines=row.get("pipelines") or {},
     )
 
 

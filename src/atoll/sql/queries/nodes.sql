@@ -75,5 +75,8 @@ select n.number, n.name, n.region, n.tier, n.revoked_at is not null as has_left,
        (select count(*) from atoll.conflict c where c.reverted_at is null) as conflicts,
        (select coalesce(json_object_agg(d.tbl, d.n), '{}') from (select tbl, count(*) as n from atoll.difference group by tbl) d) as differences,
        (select count(*) from atoll.repair where at > now() - interval '1 day') as repairs,
-       (select count(*) from atoll.orphan where done is null and why <> 'out of scope') as orphans
+       (select count(*) from atoll.orphan where done is null and why <> 'out of scope') as orphans,
+       (select jsonb_object_agg(m.model, jsonb_build_object('state', m.state, 'problem', m.problem)) from atoll.model_state m) as models,
+       (select jsonb_object_agg(p.name, jsonb_build_object('state', p.state, 'waiting', p.waiting, 'oldest_seconds', p.oldest_seconds, 'dead', p.dead, 'problem', p.problem))
+          from atoll.pipelines p where p.state <> 'elsewhere') as pipelines
   from atoll.self s left join atoll.node n on n.number = s.number;
