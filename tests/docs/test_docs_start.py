@@ -134,6 +134,17 @@ def test_the_readmes_application_finds_the_node(reader: Reader) -> None:
     assert _quantity(reader) == before - 1
 
 
+def test_rows_become_decisions_as_the_readme_shows(reader: Reader) -> None:
+    text = README.partition("<!-- decisions")[2]
+    reader.type(next(block.text for block in pages.blocks(text) if block.language == "sh"))
+    query = "copy (select label, sum(n) from fault_1min group by 1 order by 1) to stdout"
+    far = ["atoll", "sql", "--home", str(reader.nodes[1].home), "-c"]
+    eventually(
+        lambda: reader.run([*far, query]).stdout == "imbalance\t1\nnormal\t3\n", "decisions of four presses"
+    )
+    assert reader.run([*far, "copy (select count(*) from vibration) to stdout"]).stdout == "0\n"
+
+
 def _quantity(reader: Reader) -> int:
     query = "copy (select qty from stock where id = 1) to stdout"
     answer = reader.run(["atoll", "sql", "--home", str(reader.nodes[0].home), "-c", query])
