@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from atoll.cli.home import running_postgres
+from atoll.node import credentials
+from atoll.node.backup.take import take
+from atoll.node.home import open_home
 from support.fix_home import NodeStarter, RunningNode, atoll, eventually
 
 ROWS = "insert into fruit (name) select 'fig ' || g from generate_series(1, 2000) g"
@@ -81,6 +87,38 @@ def test_a_backup_is_taken_while_rows_are_written(start_node: NodeStarter, open_
         lambda: "number" in again.status()["reasons"], "without the authority it waits for a certificate"
     )
     assert again.sql("insert into fruit (name) values ('new')").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_backup_needs_no_more_wal_kept_than_is_written_while_a_file_is_copied(
+    start_node: NodeStarter, open_folder: Path
+) -> None:
+    node = start_node("--name", "orchard", "--wal-keep", "48MB")
+    postgres = running_postgres(open_home(node.home))
+    much = "insert into fig select g, repeat('x', 2000) from generate_series({}, {}) g"
+    with (
+        psycopg.connect(credentials.dsn(open_home(node.home)), autocommit=True) as app,
+        psycopg.connect(postgres.conninfo(), autocommit=True) as owner,
+    ):
+        app.execute("create table fig (id int primary key, name text)")
+        app.execute(much.format(1, 60_000))  # 120 MB since the latest checkpoint, and as much to copy
+        written, copied = 60_000, 0
+
+        def write(done: int, total: int) -> None:
+            nonlocal written, copied
+            if done - copied > 10_000_000:
+                app.execute(much.format(written + 1, written + 10_000))
+                owner.execute("checkpoint")
+                written, copied = written + 10_000, done
+
+        home, now = open_home(node.home), datetime.now(UTC)
+        take(home, postgres, open_folder / "one", with_authority=True, told=write, now=now)
+        assert written > 90_000, "less was written meanwhile than is kept"
+    node.end()
+    assert atoll("restore", str(open_folder / "one"), "--home", str(open_folder / "again")).returncode == 0
+    again = start_node(home=open_folder / "again")
+    with psycopg.connect(credentials.dsn(open_home(again.home))) as app:
+        assert app.execute("select count(*) from fig").fetchone() == (written,)
 
 
 @pytest.mark.slow

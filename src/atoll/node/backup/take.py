@@ -19,6 +19,7 @@ from atoll import __version__
 from atoll.domain.errors import ConfigError, DataError
 from atoll.identity import authority, certificate
 from atoll.node.backup.archive import Writer
+from atoll.node.backup.wal import Wal
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
@@ -29,8 +30,8 @@ EMPTIED_TOO = ("pg_subtrans",)
 LEFT_OUT = re.compile(
     r"postmaster\.(pid|opts)|backup_label(\.old)?|tablespace_map|pg_internal\.init.*|pgsql_tmp.*|.*\.new"
 )
-SEGMENT = re.compile(r"[0-9A-F]{24}")
 LAST = "global/pg_control"
+FOLLOW_BYTES = 16 * 1024**2
 HOME_FILES = ("home.json", "atoll.toml", "credentials", "incarnation.json")
 
 Told = Callable[[int, int], None]
@@ -89,13 +90,10 @@ def _copy_database(home: Home, postgres: Postgres, writer: Writer, told: Told) -
                     "cannot back a node up that has tablespaces of its own",
                     hint="Move their tables into the default tablespace.",
                 )
-            connection.execute(query("backup", "keep_wal"), (f"atoll_backup_{os.getpid()}",))
-            begin = _value(connection, "start")
-            _copy_data(home.data, writer, told)
-            row = connection.execute(query("backup", "stop")).fetchone()
-            assert row is not None
-            writer.text("data/backup_label", str(row[1]).encode())
-            _copy_wal(home.data / "pg_wal", str(begin), str(row[0]), writer)
+            wal = Wal(connection, home.data / "pg_wal", writer, f"atoll_backup_{os.getpid()}")
+            wal.begin()
+            _copy_data(home.data, writer, wal, told)
+            writer.text("data/backup_label", wal.finish().encode())
     except psycopg.Error as error:
         raise DataError(
             "backup-interrupted",
@@ -110,10 +108,10 @@ def _value(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> Any:
     return row[0] if row else None
 
 
-def _copy_data(data: Path, writer: Writer, told: Told) -> None:
+def _copy_data(data: Path, writer: Writer, wal: Wal, told: Told) -> None:
     found = list(_files(data, data))
     total = sum(size for _, size in found)
-    done = 0
+    done = followed = 0
     for folder in sorted({path.parent for path, _ in found} | set(_folders(data))):
         writer.folder(f"data/{folder.relative_to(data)}" if folder != data else "data")
     for path, size in sorted(found, key=lambda entry: str(entry[0].relative_to(data)) == LAST):
@@ -124,6 +122,9 @@ def _copy_data(data: Path, writer: Writer, told: Told) -> None:
             continue  # dropped meanwhile: the WAL says so too
         done += size
         told(done, total)
+        if done - followed >= FOLLOW_BYTES:
+            wal.follow()
+            followed = done
 
 
 def _files(data: Path, folder: Path) -> Iterator[tuple[Path, int]]:
@@ -148,21 +149,6 @@ def _folders(data: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in names if not LEFT_OUT.fullmatch(name))
         if Path(place) == data:
             names[:] = [name for name in names if name not in (*EMPTIED, *EMPTIED_TOO)]
-
-
-def _copy_wal(folder: Path, begin: str, end: str, writer: Writer) -> None:
-    names = [name for name in sorted(os.listdir(folder)) if SEGMENT.fullmatch(name) and begin <= name <= end]
-    if begin not in names or end not in names:
-        raise DataError(
-            "backup-interrupted",
-            "could not back the node up: WAL that belongs to the backup is gone",
-            hint="Try again; a larger --wal-keep gives it more time.",
-        )
-    for name in ("data/pg_wal", "data/pg_wal/archive_status"):
-        writer.folder(name)
-    for name in names:
-        with (folder / name).open("rb") as source:
-            writer.file(f"data/pg_wal/{name}", source, (folder / name).stat().st_size)
 
 
 def _copy_home(home: Home, writer: Writer, with_authority: bool) -> bool:
