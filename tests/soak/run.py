@@ -2,6 +2,7 @@
 
 Every ten seconds each node is measured. Between rounds and at the end all nodes are the same and the books
 agree; then what was measured is compared with its bounds. Ctrl-C ends it early, with what there is so far.
+Samples are in build/soak as they are taken, and the nodes' logs once something was wrong.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import random
+import shutil
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import cast, get_args
 
 import psycopg
@@ -35,6 +39,7 @@ PAUSE_SECONDS = 0.15
 CALM_SECONDS = (5.0, 20.0)
 PATIENCE_SECONDS = 300.0
 FLAGS = ("--wal-keep", "64MB")
+KEPT = Path("build/soak")
 
 
 @dataclass
@@ -89,7 +94,10 @@ class Soak:
         while True:
             for node in self.mesh.live():
                 with contextlib.suppress(psycopg.Error, OSError, AssertionError):
-                    self.samples.append(await take(self.mesh, node, self.seconds))
+                    sample = await take(self.mesh, node, self.seconds)
+                    self.samples.append(sample)
+                    with (KEPT / "samples.jsonl").open("a") as file:
+                        file.write(json.dumps(asdict(sample)) + "\n")
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def report(self) -> list[str]:
@@ -145,6 +153,10 @@ async def _to_its_end(run: Soak) -> int:
     if failure is not None:
         traceback.print_exception(failure)
         problems.append(f"{type(failure).__name__}: {failure}")
+    if problems:
+        for node in run.mesh.nodes:
+            shutil.copytree(node.home / "logs", KEPT / node.name, dirs_exist_ok=True)
+        problems.append(f"the logs of all nodes are in {KEPT}")
     print("\n".join(problems) or "every bound holds; all nodes are the same; nothing was lost")
     return 1 if problems else 0
 
@@ -158,6 +170,8 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--seed", type=int)
     given = parser.parse_args()
+    shutil.rmtree(KEPT, ignore_errors=True)
+    KEPT.mkdir(parents=True)
     try:
         return asyncio.run(soak(given.seconds, cast("Shape", given.shape), given.nodes, given.seed))
     except KeyboardInterrupt:
