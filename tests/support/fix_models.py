@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -104,17 +105,25 @@ def write_model(file: Path, seed: int = MODEL_SEED, width: int = WIDTH, layers: 
     _finish(writer)
 
 
-def write_adapter(file: Path, seed: int, width: int = WIDTH, layers: int = LAYERS) -> None:
+def write_adapter(
+    file: Path,
+    seed: int,
+    width: int = WIDTH,
+    layers: int = LAYERS,
+    inner: int | None = None,
+    architecture: str = "llama",
+    kind: type[np.floating[Any]] = np.float32,
+) -> None:
     """An adapter that turns what the layers hand on."""
     chance = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(file, "llama")
+    writer = gguf.GGUFWriter(file, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(RANK))
     for layer in range(layers):
         name = f"blk.{layer}.ffn_down.weight"
-        writer.add_tensor(f"{name}.lora_a", chance.normal(0, 0.3, (RANK, 2 * width)).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", chance.normal(0, 1.0, (width, RANK)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_a", chance.normal(0, 0.3, (RANK, inner or 2 * width)).astype(kind))
+        writer.add_tensor(f"{name}.lora_b", chance.normal(0, 1.0, (width, RANK)).astype(kind))
     _finish(writer)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+ADAPTERS_MAX = 32  # of one model
+
 
 class Skill(StrEnum):
     """What a model can be asked for."""

@@ -38,6 +38,7 @@ def add(
             "model-no-skill",
             f'cannot serve "{path.name}" by itself',
             detail=f"It is a {first.details.get('type', first.format)}, not a whole model.",
+            hint="An adapter is added to its model: --adapter-of MODEL",
         )
     variants = tuple(_variant(one, place, path, store, progress) for place, one in found.items())
     if len({variant.name for variant in variants}) < len(variants):

@@ -11,12 +11,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill, TensorFacts
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+ADAPTER_NAME = re.compile(f"{NAME.pattern}:{NAME.pattern}")
 FILE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,4}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION_LETTERS = 12
@@ -52,11 +54,28 @@ class Variant:
         return self.memory_bytes + self.token_bytes * tokens
 
 
+class Kind(StrEnum):
+    MODEL = "model"
+    ADAPTER = "adapter"  # used with its base, which its name begins with
+    UPSTREAM = "upstream"  # of somebody else's server; it has no files
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A server that speaks the OpenAI API. Its key is in no manifest: each node has its own."""
+
+    base: str  # up to, not including, /v1
+    model: str  # what it is called there
+    needs_key: bool
+
+
 @dataclass(frozen=True)
 class Manifest:
     name: str
     variants: tuple[Variant, ...]
     skills: tuple[Skill, ...]
+    kind: Kind = Kind.MODEL
+    upstream: Upstream | None = None
     architecture: str | None = None
     parameters: int | None = None
     context_tokens: int | None = None
@@ -67,7 +86,9 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        files = sorted((v.name, f.path, f.sha256) for v in self.variants for f in v.files)
+        files: list[Any] = sorted((v.name, f.path, f.sha256) for v in self.variants for f in v.files)
+        if self.upstream is not None:
+            files.append([asdict(self.upstream), *sorted(self.skills)])
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:VERSION_LETTERS]
 
     def choose(self, memory_max_bytes: int, tokens: int = 0, wanted: str | None = None) -> Variant:
@@ -106,6 +127,8 @@ def from_json(told: Mapping[str, Any]) -> Manifest:
         manifest = Manifest(
             **{
                 **told,
+                "kind": Kind(told.get("kind", Kind.MODEL)),
+                "upstream": _upstream(told.get("upstream")),
                 "variants": tuple(_variant(one) for one in told["variants"]),
                 "skills": tuple(Skill(one) for one in told["skills"]),
                 "inputs": tuple(_tensor(one) for one in told["inputs"]),
@@ -131,6 +154,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def adapter_name(base: str, name: str) -> str:
+    """An adapter's full name, as callers write it."""
+    return f"{base}:{check_name(name.removeprefix(f'{base}:'))}"
+
+
 def name_from(path: str) -> str:
     """A model's name, made from that of its file or folder."""
     base = path.rstrip("/").rpartition("/")[2].removesuffix(".gguf").removesuffix(".onnx")
@@ -141,6 +169,15 @@ def _variant(told: Mapping[str, Any]) -> Variant:
     return Variant(**{**told, "files": tuple(File(**file) for file in told["files"])})
 
 
+def _upstream(told: Mapping[str, Any] | None) -> Upstream | None:
+    if told is None:
+        return None
+    found = Upstream(**told)
+    if not (found.base.startswith(("http://", "https://")) and found.model and type(found.needs_key) is bool):
+        raise ValueError("its upstream is none")
+    return found
+
+
 def _tensor(told: Mapping[str, Any]) -> TensorFacts:
     found = TensorFacts(str(told["name"]), str(told["datatype"]), tuple(told["shape"]))
     if not all(_is_whole(size, -1) for size in found.shape):
@@ -149,8 +186,12 @@ def _tensor(told: Mapping[str, Any]) -> TensorFacts:
 
 
 def _check(manifest: Manifest) -> None:
-    if not NAME.fullmatch(manifest.name) or not manifest.variants:
+    name = ADAPTER_NAME if manifest.kind is Kind.ADAPTER else NAME
+    is_upstream = manifest.kind is Kind.UPSTREAM
+    if not name.fullmatch(manifest.name) or bool(manifest.variants) is is_upstream:
         raise ValueError("it has no name or no variants")
+    if (manifest.upstream is not None) is not is_upstream:
+        raise ValueError("it does not say where to ask")
     if not all(
         number is None or _is_whole(number) for number in (manifest.parameters, manifest.context_tokens)
     ):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,21 @@ MIXES = {  # what `general.file_type` adds to the kind that most tensors have
 # fmt: on
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """An entry of the list: its shape has the side that lies together first."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
 def read_gguf(path: Path) -> Found:
+    return read_tensors(path)[0]
+
+
+def read_tensors(path: Path) -> tuple[Found, dict[str, Tensor]]:
+    """What the file says of itself, and its tensors by name."""
     with Source(path) as source:
         if source.take(4, "the first word") != MAGIC:
             raise source.bad("it does not begin as a GGUF file does")
@@ -59,8 +75,8 @@ def read_gguf(path: Path) -> Found:
         if tensors > TENSORS_MAX or values > VALUES_MAX:
             raise source.bad(f"it claims {tensors} tensors and {values} values, more than any model has")
         said = dict(_pair(source) for _ in range(values))
-        counts = _read_tensors(source, tensors, said.get("general.alignment", 32))
-        return _describe(said, counts, source.size)
+        listed = _read_tensors(source, tensors, said.get("general.alignment", 32))
+        return _describe(said, listed, source.size), {tensor.name: tensor for tensor in listed}
 
 
 def _pair(source: Source) -> tuple[str, Any]:
@@ -96,27 +112,26 @@ def _text(source: Source, what: str, bytes_max: int | None = None) -> str:
     return source.take(length, what).decode("utf-8", "replace")
 
 
-def _read_tensors(source: Source, count: int, alignment: Any) -> Counter[str]:
-    """How many parameters there are of each kind."""
-    counts: Counter[str] = Counter()
+def _read_tensors(source: Source, count: int, alignment: Any) -> list[Tensor]:
+    listed: list[Tensor] = []
     end = 0
     for _ in range(count):
         name = _text(source, "a tensor's name", NAME_BYTES_MAX)
         if (dimensions := source.number("I", name)) > DIMENSIONS_MAX:
             raise source.bad(f'tensor "{name}" claims {dimensions} dimensions')
-        size = math.prod(source.number("Q", f'the shape of "{name}"') for _ in range(dimensions))
+        shape = tuple(source.number("Q", f'the shape of "{name}"') for _ in range(dimensions))
         kind = source.number("I", f'the kind of "{name}"')
         offset = source.number("Q", f'the place of "{name}"')
         label, elements, in_bytes = KINDS.get(kind, (f"kind {kind}", 1, 0))
-        counts[label] += size
-        end = max(end, offset + -(-size // elements) * in_bytes)
+        listed.append(Tensor(name, shape, label))
+        end = max(end, offset + -(-math.prod(shape) // elements) * in_bytes)
     _check_bound(source)
     if not isinstance(alignment, int) or not 0 < alignment <= ALIGNMENT_MAX:
         raise source.bad(f"it claims an alignment of {alignment}")
     begin = -(-source.at // alignment) * alignment
     if count and begin + end > source.size:
         raise source.bad(f"its tensors need {begin + end} bytes, and it has {source.size}")
-    return counts
+    return listed
 
 
 def _check_bound(source: Source) -> None:
@@ -124,7 +139,10 @@ def _check_bound(source: Source) -> None:
         raise source.bad(f"its header is longer than {HEADER_BYTES_MAX // 1024**2} MB")
 
 
-def _describe(said: dict[str, Any], counts: Counter[str], size: int) -> Found:
+def _describe(said: dict[str, Any], listed: Sequence[Tensor], size: int) -> Found:
+    counts: Counter[str] = Counter()  # parameters of each kind
+    for tensor in listed:
+        counts[tensor.kind] += math.prod(tensor.shape)
     architecture = _as_text(said.get("general.architecture"))
     kind = _as_text(said.get("general.type")) or "model"
     has_template = isinstance(said.get("tokenizer.chat_template"), str)
@@ -150,6 +168,7 @@ def _describe(said: dict[str, Any], counts: Counter[str], size: int) -> Found:
         licence=_as_text(said.get("general.license")),
         details={
             "type": kind,
+            "adapter": _as_text(said.get("adapter.type")),
             "name": _as_text(said.get("general.name")),
             "blocks": own("block_count"),
             "files": max(1, _whole(said.get("split.count"))),

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import ConfigError
-from atoll.domain.models import Skill
+from atoll.domain.models import ADAPTERS_MAX, Skill
 
 BATCH_TOKENS = 128  # small, so that somebody who leaves while the prompt is read is noticed soon
 CONTEXT_TOKENS_MAX = 1 << 20  # of all requests together
 EMBED_TOKENS_MAX = 8192  # a text is one batch
 PARALLEL_MAX = 64
-ADAPTERS_MAX = 32
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
 POOLINGS = ("model", "mean", "cls", "last")
 
