@@ -215,3 +215,48 @@ async def test_callers_who_leave_while_it_loads_or_answers_leave_nothing_behind(
     found = await asyncio.gather(*callers, return_exceptions=True)
     assert sum(isinstance(one, bytes) for one in found) == 10
     assert harbour.serving.models()[0].asking == 0
+
+
+async def test_a_new_adapter_is_waited_for_and_an_unknown_one_is_not(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    await harbour.say()
+    loading, go_on = asyncio.Event(), asyncio.Event()
+
+    class Held(EchoRuntime):
+        async def start(self) -> Facts:
+            loading.set()
+            await go_on.wait()
+            return await super().start()
+
+    await harbour.serving.desire([replace(harbour.wanted(), open=Held, adapters={"reef": "1"})])
+    await loading.wait()
+    with pytest.raises(DataError) as unknown:
+        harbour.serving.use("echo", adapter="reeff")
+    assert (unknown.value.code, unknown.value.hint) == ("model-unknown", "There are: echo:reef.")
+    assert b"reader" in await harbour.say(), "the engine without it answers who does not ask for it"
+
+    async def ask() -> str:
+        async with harbour.serving.use("echo", adapter="reef") as runtime:
+            return type(runtime).__name__
+
+    waiting = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await waiting == "Held"
+
+
+async def test_an_adapter_whose_engine_does_not_load_is_refused_and_its_model_goes_on(
+    harbour: Harbour,
+) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    await harbour.say()
+
+    class Spoilt(EchoRuntime):
+        async def start(self) -> Facts:
+            raise DataError("model-unusable", "cannot load the model")
+
+    await harbour.serving.desire([replace(harbour.wanted(), open=Spoilt, adapters={"reef": "1"})])
+    with pytest.raises(DataError, match="cannot load"):
+        async with harbour.serving.use("echo", adapter="reef"):
+            pass
+    assert b"reader" in await harbour.say()

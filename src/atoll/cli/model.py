@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from atoll.node.home import Home
+    from atoll.node.postgres.server import Postgres
+    from atoll.registry.adapters import Base
     from atoll.registry.manifest import Manifest
+    from atoll.registry.store import Store
 
 group = typer.Typer(help="Models: add, list, show, place and remove them.", no_args_is_help=True)
 
@@ -40,6 +43,9 @@ def add(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="This variant, instead of the best that fits.")] = None,
     licence: Annotated[str | None, typer.Option(help="Its licence, where the files do not say.")] = None,
+    adapter_of: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="It is an adapter (LoRA) of this model.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
@@ -47,37 +53,94 @@ def add(
 
     found = find_home(home)
     postgres = running_postgres(found)
+    if adapter_of is not None:
+        if (on, keep, context, parallel, variant) != ("here", False, None, None, None):
+            raise typer.BadParameter("an adapter is where its model is, and loaded with it")
+        typer.echo(_add_adapter(found, postgres, Path(source).expanduser(), adapter_of, name, licence))
+        return
     fetch(postgres, "models", "place", (on,))  # before much is copied
-    manifest, signed = _take_in(found, Path(source).expanduser(), name, licence)
+    manifest = _take_in(found, Path(source).expanduser(), name, licence)
     if variant is not None:
         manifest.choose(0, wanted=variant)
-    fetch(postgres, "models", "add", signed)
+    fetch(postgres, "models", "add", _signed(found, manifest))
     wish = _wish(manifest.name, manifest.version, on, variant, keep, context, parallel)
     place = fetch(postgres, "models", "want", wish)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
     typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
 
 
-def _take_in(
-    home: Home, path: Path, name: str | None, licence: str | None
-) -> tuple[Manifest, dict[str, Any]]:
-    """The files into the home's store, and the manifest, signed by this node."""
-    from psycopg.types.json import Jsonb
-
-    from atoll.domain.errors import ConfigError
-    from atoll.identity import certificate
-    from atoll.registry import adding, signing
-    from atoll.registry.manifest import to_json
+def _add_adapter(
+    home: Home, postgres: Postgres, path: Path, base: str, name: str | None, licence: str | None
+) -> str:
+    """Says what was added."""
+    from atoll.cli.rows import fetch
+    from atoll.registry import adapters
     from atoll.registry.store import Store
+
+    found = _base(postgres, Store(home.models), base)
+    _check_there(path)
+    with _bar(path.stat().st_size) as advance:
+        manifest = adapters.add_adapter(
+            path, found, Store(home.models), name=name, licence=licence, progress=advance
+        )
+    fetch(postgres, "models", "add", _signed(home, manifest))
+    kilobytes = sum(one.bytes for one in manifest.variants) // 1024
+    where = "" if found.file is not None else "; whether it fits shows where the model is"
+    return f"{manifest.name} {manifest.version}: {kilobytes} kB, an adapter of {base}{where}"
+
+
+def _base(postgres: Postgres, store: Store, model: str) -> Base:
+    """The model in its latest version, or as it came with the package."""
+    from atoll.cli.rows import fetch
+    from atoll.domain.errors import DataError
+    from atoll.registry.adapters import Base
+    from atoll.registry.formats.read import read_model
+    from atoll.registry.manifest import Kind, from_json
+    from atoll.start import start_models
+
+    rows = [row for row in fetch(postgres, "models", "listing") if row["name"] == model]
+    if rows:
+        manifest = from_json(rows[0]["manifest"])
+        if manifest.kind is Kind.MODEL:
+            here = [one for one in manifest.variants if one.format == "gguf" and not store.missing(one)]
+            file = store.lay_out(here[0]) if here else None
+            return Base(model, manifest.architecture, frozenset(manifest.skills), file)
+    for one in start_models():
+        if one.name == model:
+            found = read_model(one.path)
+            return Base(model, found.architecture, found.skills, one.path)
+    raise DataError("model-unknown", f'there is no model "{model}" of files', hint="See: atoll model list")
+
+
+def _check_there(path: Path) -> None:
+    from atoll.domain.errors import ConfigError
 
     if not path.exists():
         raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
-    with _bar(adding.size_of(path)) as advance:
-        manifest = adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
+
+
+def _signed(home: Home, manifest: Manifest) -> dict[str, Any]:
+    """The row of a manifest, signed by this node."""
+    from psycopg.types.json import Jsonb
+
+    from atoll.identity import certificate
+    from atoll.registry import signing
+    from atoll.registry.manifest import to_json
+
     told = to_json(manifest)
     made = signing.sign(told, certificate.load_identity(home.keys))
     row = {"manifest": Jsonb(told), "version": manifest.version}
-    return manifest, {**row, "signature": made.signature, "certificate": made.certificate}
+    return {**row, "signature": made.signature, "certificate": made.certificate}
+
+
+def _take_in(home: Home, path: Path, name: str | None, licence: str | None) -> Manifest:
+    """The files into the home's store."""
+    from atoll.registry import adding
+    from atoll.registry.store import Store
+
+    _check_there(path)
+    with _bar(adding.size_of(path)) as advance:
+        return adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
 
 
 def _wish(
@@ -150,12 +213,14 @@ def list_models(
 def _cells(row: dict[str, Any]) -> list[str]:
     manifest = row["manifest"]
     size = min(sum(file["bytes"] for file in variant["files"]) for variant in manifest["variants"])
+    base, _, adapter = row["name"].partition(":")
+    places = ", ".join("all" if place == "global" else place for place in row["places"])
     return [
         row["name"],
         row["version"],
-        ", ".join(manifest["skills"]),
+        "adapter" if adapter else ", ".join(manifest["skills"]),
         f"{size / 1024**2:.1f}",
-        ", ".join("all" if place == "global" else place for place in row["places"]) or "nowhere",
+        f"with {base}" if adapter else places or "nowhere",
         (row["state"] or "-") if row["is_here"] else "-",
         _megabytes(row["memory_bytes"]) if row["is_here"] else "",
         (row["problem"] or "") if row["is_here"] else "",

@@ -16,7 +16,13 @@ CONTEXT_TOKENS = 4096
 
 
 def open_runtime(
-    home: Home, model: str, form: str, file: Path, said: Facts, options: Mapping[str, Any]
+    home: Home,
+    model: str,
+    form: str,
+    file: Path,
+    said: Facts,
+    options: Mapping[str, Any],
+    adapters: Mapping[str, Path],
 ) -> Runtime:
     """A runtime for a model, not started yet."""
     if form == "gguf":
@@ -29,6 +35,7 @@ def open_runtime(
             skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
             context_tokens=context,
             parallel=parallel,
+            adapters=adapters,
         )
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)

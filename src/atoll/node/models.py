@@ -8,36 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
 from prometheus_client.core import Metric
 from psycopg import AsyncConnection
 
-from atoll import start
-from atoll.domain.errors import AtollError, DataError
-from atoll.identity import certificate
 from atoll.link.peers import Links
 from atoll.node import credentials
 from atoll.node.applications import log_in
+from atoll.node.catalog import Catalog, Problem, Rows
 from atoll.node.config import Settings
-from atoll.node.engines import open_runtime, room_of
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
-from atoll.registry import signing
-from atoll.registry.adding import estimate_memory, variant_name
-from atoll.registry.formats.read import read_model
-from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Variant, from_json
 from atoll.registry.parcels import Parcels
 from atoll.registry.store import Store
-from atoll.runtimes.contract import Facts
-from atoll.serving.berth import Wanted
 from atoll.serving.decide import State
-from atoll.serving.service import Serving
+from atoll.serving.service import Serving, Word
 from atoll.sql import query
 from atoll.web.keys import hash_key
 
@@ -48,36 +38,22 @@ log = logging.getLogger(__name__)
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Why a model that is wanted cannot be had yet, and the files that it waits for."""
-
-    version: str
-    why: str
-    missing: Sequence[File] = ()
-
-    @property
-    def state(self) -> str:
-        return "fetching" if self.missing else "failed"
-
-
 class Models:
     """Runs for as long as the node does."""
 
     def __init__(self, home: Home, settings: Settings, postgres: Postgres) -> None:
         self._home = home
         self._postgres = postgres
-        self._memory_max_bytes = settings.models_memory
         self._store = Store(home.models)
         self._parcels = Parcels(self._store)
+        self._catalog = Catalog(home, self._store, settings.models_memory)
         self._key_hashes: dict[str, str] = {}
         self._changed = asyncio.Event()
-        self._start = {model.name: self._start_model(model) for model in start.start_models()}
-        self._wanted_now = dict(self._start)
-        self._rows: list[tuple[Any, ...]] | None = None
-        self._problems: dict[str, _Problem] = {}
+        self._wanted_now = self._catalog.wanted((), (), {})[0]
+        self._read: Any = None
+        self._problems: dict[str, Problem] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
-        self.serving = Serving(self._memory_max_bytes, changed=self._changed.set)
+        self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
         )
@@ -111,7 +87,7 @@ class Models:
         )
 
     async def run(self) -> None:
-        await self.serving.desire(self._start.values())
+        await self.serving.desire(self._wanted_now.values())
         async with asyncio.TaskGroup() as group:
             group.create_task(self.serving.run())
             group.create_task(self._follow())
@@ -138,83 +114,19 @@ class Models:
         hashes = await (await connection.execute(query("keys", "hashes"))).fetchall()
         self._key_hashes = {hash_key(credentials.password(self._home)): "app"} | dict(hashes)
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
-        if rows != self._rows or any(problem.missing for problem in self._problems.values()):
-            self._rows = rows
-            await self._want(rows)
+        adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
+        if (rows, adapters) != self._read or any(problem.missing for problem in self._problems.values()):
+            self._read = rows, adapters
+            await self._want(rows, adapters)
         missing = [file for problem in self._problems.values() for file in problem.missing]
         return await self._parcels.fetch(missing)
 
-    async def _want(self, rows: list[tuple[Any, ...]]) -> None:
-        """Tell Serving. Where a version cannot be had yet, the one before goes on."""
-        wanted = dict(self._start)
-        problems: dict[str, _Problem] = {}
-        for model, version, variant, is_kept, options, manifest, signature, pem in rows:
-            wanted.pop(model, None)
-            try:
-                found = self._checked(manifest, signing.Signature(signature, pem), model, version)
-                form = found.choose(self._memory_max_bytes, _tokens(found.context_tokens, options), variant)
-                if missing := self._store.missing(form):
-                    problems[model] = _Problem(version, "its files are not here yet", missing)
-                else:
-                    wanted[model] = self._wanted(found, form, is_kept, options)
-            except AtollError as error:
-                problems[model] = _Problem(version, str(error))
-            if model in problems and model in self._wanted_now:
-                wanted[model] = self._wanted_now[model]
-        self._problems, self._wanted_now = problems, wanted
-        await self.serving.desire(wanted.values())
+    async def _want(self, rows: Rows, adapters: Rows) -> None:
+        self._wanted_now, self._problems = await asyncio.to_thread(
+            self._catalog.wanted, rows, adapters, self._wanted_now
+        )
+        await self.serving.desire(self._wanted_now.values())
         self._changed.set()
-
-    def _checked(
-        self, told: Mapping[str, Any], signed: signing.Signature, model: str, version: str
-    ) -> Manifest:
-        """The manifest, if it is what a member has signed and the row says."""
-        authority = certificate.load_identity(self._home.keys).authority_pem
-        signing.verify(told, signed, authority)
-        manifest = from_json(told)
-        if (manifest.name, manifest.version) != (model, version):
-            raise DataError("manifest-malformed", "the manifest is of another model than its row says")
-        return manifest
-
-    def _wanted(self, manifest: Manifest, form: Variant, is_kept: bool, options: Mapping[str, Any]) -> Wanted:
-        said = Facts(
-            skills=frozenset(manifest.skills),
-            memory_bytes=form.needs(_tokens(manifest.context_tokens, options)),
-            context_tokens=manifest.context_tokens,
-            inputs=manifest.inputs,
-            outputs=manifest.outputs,
-        )
-        entry = self._store.lay_out(form)
-        return Wanted(
-            manifest.name,
-            manifest.version,
-            form.name,
-            options,
-            said,
-            is_kept,
-            lambda: open_runtime(self._home, manifest.name, form.format, entry, said, options),
-        )
-
-    def _start_model(self, model: start.StartModel) -> Wanted:
-        """One that came with the package."""
-        found = read_model(model.path)
-        memory_bytes, token_bytes = estimate_memory(found)
-        said = Facts(
-            skills=found.skills,
-            memory_bytes=memory_bytes + token_bytes * _tokens(found.context_tokens, {}),
-            context_tokens=found.context_tokens,
-            inputs=found.inputs,
-            outputs=found.outputs,
-        )
-        return Wanted(
-            model.name,
-            model.sha256[:VERSION_LETTERS],
-            variant_name(found),
-            {},
-            said,
-            False,
-            lambda: open_runtime(self._home, model.name, found.format, model.path, said, {}),
-        )
 
     async def _tell_changes(self) -> None:
         """Write down how the models are, where that has changed."""
@@ -230,6 +142,11 @@ class Models:
                     word.facts.memory_bytes,
                 )
                 for word in self.serving.models()
+            }
+            states |= {
+                f"{word.model}:{name}": (version, None, _adapter_state(word, name, version), None, None)
+                for word in self.serving.models()
+                for name, version in word.adapters.items()
             }
             states |= {
                 model: (one.version, None, one.state, one.why, None) for model, one in self._problems.items()
@@ -251,7 +168,7 @@ class Models:
                 self._changed.set()
 
 
-def _tokens(trained: int | None, options: Mapping[str, Any]) -> int:
-    """Of context, all callers together."""
-    context, parallel = room_of(trained, options)
-    return context * parallel
+def _adapter_state(word: Word, name: str, version: str) -> str:
+    """How its model is; while that is loaded anew with it, it is being loaded."""
+    is_late = word.state is State.READY and word.loaded_adapters.get(name) != version
+    return str(State.LOADING if is_late else word.state)

@@ -54,7 +54,7 @@ class Answer:
 
 async def score(serving: Serving, job: Job, values: Sequence[Any]) -> Answer:
     base, adapter = split(job.model)
-    async with serving.use(base) as runtime:
+    async with serving.use(base, adapter=adapter) as runtime:
         loaded = serving.loaded(base)
         if loaded is None:
             raise LinkError("runtime-broken", f'model "{base}" is not loaded any more')

@@ -35,7 +35,7 @@ async def generate(
         for tries_left in reversed(range(TRIES_MAX)):
             attempt, runtime = AsyncExitStack(), None
             try:
-                runtime = await attempt.enter_async_context(serving.use(base))
+                runtime = await attempt.enter_async_context(serving.use(base, adapter=adapter))
                 events = await attempt.enter_async_context(runtime.generate(ask))
             except BaseException as error:
                 await attempt.aclose()
@@ -49,9 +49,9 @@ async def generate(
 
 
 async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:
-    base, _ = split(model)
+    base, adapter = split(model)
     for tries_left in reversed(range(TRIES_MAX)):
-        async with serving.use(base) as runtime:
+        async with serving.use(base, adapter=adapter) as runtime:
             try:
                 return await runtime.embed(texts)
             except AtollError as error:

@@ -35,11 +35,12 @@ class Wanted:
     said: Facts  # what its manifest says; the memory is an estimate
     is_kept: bool
     open: Callable[[], Runtime] = field(compare=False)
+    adapters: Mapping[str, str] = field(default_factory=dict)  # each with its version
 
     def is_served_by(self, other: Wanted) -> bool:
         """Is what is loaded for the other what this one asks for?"""
-        mine = (self.version, self.variant, self.options)
-        return mine == (other.version, other.variant, other.options)
+        mine = (self.version, self.variant, self.options, self.adapters)
+        return mine == (other.version, other.variant, other.options, other.adapters)
 
 
 @dataclass
@@ -52,6 +53,9 @@ class Loaded:
     since: float
     callers: int = 0
     watch: asyncio.Task[None] | None = None
+
+    def has(self, adapter: str | None) -> bool:
+        return adapter is None or adapter in self.wanted.adapters
 
     async def stop(self) -> None:
         if self.watch is not None:
@@ -158,9 +162,9 @@ class Berth:
     # Who asks
 
     @asynccontextmanager
-    async def use(self, wake: Callable[[], None]) -> AsyncIterator[Runtime]:
+    async def use(self, wake: Callable[[], None], adapter: str | None = None) -> AsyncIterator[Runtime]:
         """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own."""
-        if self.loaded is None and self.asking >= WAITING_MAX:
+        if not (self.loaded and self.loaded.has(adapter)) and self.asking >= WAITING_MAX:
             raise LinkError(
                 "runtime-crowded",
                 f'{self.asking} requests wait for model "{self.model}" to be loaded',
@@ -169,7 +173,7 @@ class Berth:
         self.asking += 1
         wake()
         try:
-            loaded = await self._until_ready()
+            loaded = await self._until_ready(adapter)
             loaded.callers += 1
             try:
                 yield loaded.runtime
@@ -181,9 +185,13 @@ class Berth:
             await self._tell()
             wake()
 
-    async def _until_ready(self) -> Loaded:
+    async def _until_ready(self, adapter: str | None) -> Loaded:
         def is_settled() -> bool:
-            return self.state is State.READY or self.wanted is None or self._has_no_hope()
+            if self.wanted is None or self._has_no_hope():
+                return True
+            # A new adapter comes with the engine that is being loaded beside the one before.
+            waits = adapter in self.wanted.adapters and not (self.loaded and self.loaded.has(adapter))
+            return self.state is State.READY and (not waits or self.is_refused)
 
         try:
             async with asyncio.timeout(READY_SECONDS_MAX), self._changed:
@@ -195,7 +203,7 @@ class Berth:
                 detail=f"{self.problem}." if self.problem else None,
                 hint="Ask again in a moment; atoll model list shows how it is.",
             ) from self.problem
-        if self.loaded is not None and self.wanted is not None:
+        if self.loaded is not None and self.wanted is not None and self.loaded.has(adapter):
             return self.loaded
         raise self.problem or DataError("model-unknown", f'this node has no model "{self.model}"')
 

@@ -10,7 +10,7 @@ import difflib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -36,6 +36,8 @@ class Word:
     asking: int
     problem: str | None
     facts: Facts  # measured where it is loaded, else what its manifest says
+    adapters: Mapping[str, str]  # that it is to have, each with its version
+    loaded_adapters: Mapping[str, str]
 
 
 class Serving:
@@ -65,12 +67,16 @@ class Serving:
                 berth.asking,
                 str(berth.problem) if berth.problem is not None else None,
                 berth.loaded.facts if berth.loaded is not None else berth.wanted.said,
+                berth.wanted.adapters,
+                berth.loaded.wanted.adapters if berth.loaded is not None else {},
             )
             for berth in self._berths.values()
             if berth.wanted is not None
         ]
 
-    def use(self, model: str, version: str | None = None) -> AbstractAsyncContextManager[Runtime]:
+    def use(
+        self, model: str, version: str | None = None, adapter: str | None = None
+    ) -> AbstractAsyncContextManager[Runtime]:
         """The runtime of a model, for the time of a request. It is loaded where it is not yet."""
         berth = self._berths.get(model)
         if berth is None or berth.wanted is None:
@@ -81,7 +87,16 @@ class Serving:
                 f'this node has no version "{version}" of model "{model}"',
                 hint=f'It has "{berth.wanted.version}".',
             )
-        return berth.use(self._woken.set)
+        if adapter is not None and adapter not in berth.wanted.adapters:
+            known = ", ".join(f"{model}:{name}" for name in berth.wanted.adapters)
+            raise DataError(
+                "model-unknown",
+                f'model "{model}" has no adapter "{adapter}" on this node',
+                hint=f"There are: {known}."
+                if known
+                else f"Add one: atoll model add FILE --adapter-of {model}",
+            )
+        return berth.use(self._woken.set, adapter)
 
     async def until_another(self, model: str, runtime: Runtime, seconds: float) -> None:
         """Wait until it was noticed that a runtime broke: whoever asks again then gets the next one."""

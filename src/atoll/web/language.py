@@ -41,19 +41,19 @@ def language_routes(serving: Serving, check: Check) -> list[Route]:
             check(request)
         except AtollError as error:
             return refusal(error, request.url.path)
-        data = [_model_word(word) for word in serving.models()]
+        data = [one for word in serving.models() for one in _model_words(word)]
         return JSONResponse({"object": "list", "data": data})
 
     async def one_model(request: Request) -> Response:
         try:
             check(request)
             name = request.path_params["model"]
-            found = [word for word in serving.models() if word.model == asking.split(name)[0]]
+            found = [one for word in serving.models() for one in _model_words(word) if one["id"] == name]
             if not found:
                 raise DataError("model-unknown", f'this node has no model "{name}"')
         except AtollError as error:
             return refusal(error, request.url.path)
-        return JSONResponse(_model_word(found[0]))
+        return JSONResponse(found[0])
 
     async def generate(request: Request) -> Response:
         path = request.url.path
@@ -182,9 +182,11 @@ def _pack(row: Any) -> str:
     return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
-def _model_word(word: Word) -> dict[str, Any]:
+def _model_words(word: Word) -> list[dict[str, Any]]:
+    """A model, and then its adapters, which are asked like models."""
     facts = word.facts
-    return {
+    adapters = {f"{word.model}:{name}": version for name, version in word.adapters.items()}
+    told = {
         "id": word.model,
         "object": "model",
         "created": 0,
@@ -193,5 +195,6 @@ def _model_word(word: Word) -> dict[str, Any]:
         "state": str(word.state),
         "skills": sorted(facts.skills),
         "context_tokens": facts.context_tokens,
-        "adapters": [f"{word.model}:{name}" for name in facts.adapters],
+        "adapters": list(adapters),
     }
+    return [told, *({**told, "id": name, "version": adapters[name], "adapters": []} for name in adapters)]

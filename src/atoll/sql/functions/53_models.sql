@@ -32,19 +32,34 @@ begin
     return 'node:' || found;
 end $$;
 
+-- What is added again is the latest again.
 create or replace function atoll.add_model(manifest jsonb, version text, signature text, certificate text) returns void
-language sql security definer set search_path = pg_catalog
-begin atomic
+language plpgsql security definer set search_path = pg_catalog as $$
+#variable_conflict use_column
+declare
+    base    constant text := split_part(add_model.manifest->>'name', ':', 1);
+    allowed constant integer := 32;
+begin
+    if add_model.manifest->>'name' like '%:%' and (select count(distinct m.name) from atoll.model m
+         where starts_with(m.name, base || ':') and m.name <> add_model.manifest->>'name') >= allowed then
+        perform atoll.refuse('adapters-many', format('model "%s" has %s adapters already, as many as it may have', base, allowed),
+            hint => 'Remove one: atoll model rm NAME');
+    end if;
     insert into atoll.model (name, version, manifest, signature, certificate, added_by)
-    values (manifest->>'name', add_model.version, add_model.manifest, add_model.signature, add_model.certificate, atoll.me())
-    on conflict do nothing;
-end;
+    values (add_model.manifest->>'name', add_model.version, add_model.manifest, add_model.signature, add_model.certificate, atoll.me())
+    on conflict (name, version) do update set added_at = clock_timestamp() where excluded.name like '%:%';
+    notify atoll_models;
+end $$;
 
 create or replace function atoll.want_model(of_model text, of_version text, at_place text, of_variant text default null, keep boolean default false, with_options jsonb default '{}') returns text
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     named constant text := atoll.place_of(at_place);
 begin
+    if of_model like '%:%' then
+        perform atoll.refuse('adapter-placed', 'an adapter cannot be placed: it is wherever its model is',
+            hint => format('Place the model: atoll model place %s', split_part(of_model, ':', 1)));
+    end if;
     if of_version is not null and not exists (select from atoll.model m where m.name = of_model and m.version = of_version) then
         perform atoll.refuse('model-unknown', format('there is no model "%s" in version %s', of_model, of_version), hint => 'See what there is: atoll model list');
     end if;
@@ -54,7 +69,7 @@ begin
     return named;
 end $$;
 
--- Takes a version away, or all of a model's. Where it was wanted it is wanted no more.
+-- Takes a version away, or all of a model's, with its adapters. Where it was wanted it is wanted no more.
 create or replace function atoll.remove_model(of_model text, of_version text default null) returns integer
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
@@ -65,6 +80,7 @@ begin
     if removed = 0 then
         perform atoll.refuse('model-unknown', format('there is no model "%s"%s', of_model, coalesce(' in version ' || of_version, '')), hint => 'See what there is: atoll model list');
     end if;
+    delete from atoll.model m where starts_with(m.name, of_model || ':') and not exists (select from atoll.model o where o.name = of_model);
     delete from atoll.desired_model d where d.model = of_model and d.version = coalesce(of_version, d.version);
     notify atoll_models;
     return removed;

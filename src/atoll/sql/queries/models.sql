@@ -2,6 +2,10 @@
 select w.model, w.version, w.variant, w.is_kept, w.options, m.manifest, m.signature, m.certificate
   from atoll.wanted_models() w join atoll.model m on m.name = w.model and m.version = w.version order by w.model;
 
+-- adapters: the latest of each adapter, for whatever model
+select distinct on (m.name) m.name, m.version, m.manifest, m.signature, m.certificate
+  from atoll.model m where m.name like '%:%' order by m.name, m.added_at desc, m.version;
+
 -- files: the files that any manifest names
 select array_agg(distinct f->>'sha256') from atoll.model m, jsonb_array_elements(m.manifest->'variants') v, jsonb_array_elements(v->'files') f;
 
@@ -19,7 +23,7 @@ select atoll.remove_model(%s, %s) as removed;
 
 -- listing: every version, where it is wanted, and how it is here
 select m.name, m.version, m.manifest, n.name as added_by, m.added_at, s.state, s.variant, s.problem, s.memory_bytes,
-       m.version = (select w.version from atoll.wanted_models() w where w.model = m.name) as is_here,
+       coalesce(m.version = (select w.version from atoll.wanted_models() w where w.model = m.name), s.state is not null) as is_here,
        (select coalesce(array_agg(coalesce(dn.name, d.place) order by d.place), '{}') from atoll.desired_model d
           left join atoll.node dn on d.place = 'node:' || dn.number where d.model = m.name and d.version = m.version) as places
   from atoll.model m left join atoll.node n on n.number = m.added_by

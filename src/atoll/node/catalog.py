@@ -1,0 +1,189 @@
+"""What rows say of models, as what Serving is to keep: signed by a member, with files that are here.
+
+A model is loaded with its adapters, those that are here and fit it. Fetching what is missing, and telling
+anybody, is models.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atoll import start
+from atoll.domain.errors import AtollError, DataError
+from atoll.domain.models import ADAPTERS_MAX
+from atoll.identity import certificate
+from atoll.node.engines import open_runtime, room_of
+from atoll.node.home import Home
+from atoll.registry import signing
+from atoll.registry.adapters import check_fit
+from atoll.registry.adding import estimate_memory, variant_name
+from atoll.registry.formats.found import Found
+from atoll.registry.formats.read import read_model
+from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Variant, from_json
+from atoll.registry.store import Store
+from atoll.runtimes.contract import Facts
+from atoll.serving.berth import Wanted
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a model that is wanted cannot be had yet, and the files that it waits for."""
+
+    version: str
+    why: str
+    missing: Sequence[File] = ()
+
+    @property
+    def state(self) -> str:
+        return "fetching" if self.missing else "failed"
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    version: str
+    file: Path
+    memory_bytes: int
+
+
+class Catalog:
+    def __init__(self, home: Home, store: Store, memory_max_bytes: int) -> None:
+        self._home = home
+        self._store = store
+        self._memory_max_bytes = memory_max_bytes
+        self._start = [(model, read_model(model.path)) for model in start.start_models()]
+        self._adapters: dict[str, _Adapter] = {}  # the last of each that could be used
+
+    def wanted(
+        self, rows: Rows, adapters: Rows, before: Mapping[str, Wanted]
+    ) -> tuple[dict[str, Wanted], dict[str, Problem]]:
+        """What to keep. Where a version cannot be had yet, the one before goes on."""
+        problems: dict[str, Problem] = {}
+        named = {row[0] for row in rows}
+        wanted = {
+            model.name: self._built_in(
+                model, found, self._adapters_of(model.name, model.path, adapters, problems)
+            )
+            for model, found in self._start
+            if model.name not in named
+        }
+        for model, version, variant, is_kept, options, *signed in rows:
+            try:
+                found = self._checked(model, version, *signed)
+                form = found.choose(self._memory_max_bytes, _tokens(found.context_tokens, options), variant)
+                if missing := self._store.missing(form):
+                    problems[model] = Problem(version, "its files are not here yet", missing)
+                else:
+                    entry = self._store.lay_out(form)
+                    used = self._adapters_of(model, entry, adapters, problems)
+                    wanted[model] = self._added(found, form, entry, is_kept, options, used)
+            except AtollError as error:
+                problems[model] = Problem(version, str(error))
+            if model in problems and model in before:
+                wanted[model] = before[model]
+        return wanted, problems
+
+    def _checked(
+        self, model: str, version: str, told: Mapping[str, Any], signature: str, pem: str
+    ) -> Manifest:
+        """The manifest, if it is what a member has signed and the row says."""
+        authority = certificate.load_identity(self._home.keys).authority_pem
+        signing.verify(told, signing.Signature(signature, pem), authority)
+        manifest = from_json(told)
+        if (manifest.name, manifest.version) != (model, version):
+            raise DataError("manifest-malformed", "the manifest is of another model than its row says")
+        return manifest
+
+    def _adapters_of(
+        self, base: str, file: Path, rows: Rows, problems: dict[str, Problem]
+    ) -> dict[str, _Adapter]:
+        """The adapters of a model, by their short names. What is wrong with one is its own problem."""
+        found: dict[str, _Adapter] = {}
+        own = [row for row in rows if row[0].startswith(f"{base}:")]
+        for name, version, *signed in own:
+            try:
+                if len(found) == ADAPTERS_MAX:
+                    raise DataError("adapters-many", f"its model has {ADAPTERS_MAX} adapters already")
+                (form,) = self._checked(name, version, *signed).variants
+                if missing := self._store.missing(form):
+                    problems[name] = Problem(version, "its file is not here yet", missing)
+                    adapter = self._adapters.get(name)
+                else:
+                    adapter = _Adapter(version, self._store.lay_out(form), form.memory_bytes)
+                if adapter is not None and adapter.file.exists():
+                    check_fit(name, adapter.file, file)
+                    self._adapters[name] = found[name.partition(":")[2]] = adapter
+            except AtollError as error:
+                problems[name] = Problem(version, " ".join(filter(None, (f"{error}.", error.detail))))
+        return found
+
+    def _built_in(self, model: start.StartModel, found: Found, adapters: Mapping[str, _Adapter]) -> Wanted:
+        """One that came with the package."""
+        memory_bytes, token_bytes = estimate_memory(found)
+        said = Facts(
+            skills=found.skills,
+            memory_bytes=memory_bytes + token_bytes * _tokens(found.context_tokens, {}),
+            context_tokens=found.context_tokens,
+            inputs=found.inputs,
+            outputs=found.outputs,
+        )
+        version = model.sha256[:VERSION_LETTERS]
+        return self._wanted(
+            model.name, version, variant_name(found), found.format, model.path, False, {}, said, adapters
+        )
+
+    def _added(
+        self,
+        manifest: Manifest,
+        form: Variant,
+        entry: Path,
+        is_kept: bool,
+        options: Mapping[str, Any],
+        adapters: Mapping[str, _Adapter],
+    ) -> Wanted:
+        said = Facts(
+            skills=frozenset(manifest.skills),
+            memory_bytes=form.needs(_tokens(manifest.context_tokens, options)),
+            context_tokens=manifest.context_tokens,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+        )
+        return self._wanted(
+            manifest.name, manifest.version, form.name, form.format, entry, is_kept, options, said, adapters
+        )
+
+    def _wanted(
+        self,
+        name: str,
+        version: str,
+        variant: str,
+        form: str,
+        entry: Path,
+        is_kept: bool,
+        options: Mapping[str, Any],
+        said: Facts,
+        adapters: Mapping[str, _Adapter],
+    ) -> Wanted:
+        memory_bytes = said.memory_bytes + sum(one.memory_bytes for one in adapters.values())
+        said = replace(said, memory_bytes=memory_bytes, adapters=tuple(adapters))
+        files = {short: one.file for short, one in adapters.items()}
+        return Wanted(
+            name,
+            version,
+            variant,
+            options,
+            said,
+            is_kept,
+            lambda: open_runtime(self._home, name, form, entry, said, options, files),
+            {short: one.version for short, one in adapters.items()},
+        )
+
+
+def _tokens(trained: int | None, options: Mapping[str, Any]) -> int:
+    """Of context, all callers together."""
+    context, parallel = room_of(trained, options)
+    return context * parallel
