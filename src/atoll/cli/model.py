@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atoll.cli.home import HomeOption, find_home, running_postgres
+from atoll.domain.models import Skill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from atoll.node.home import Home
     from atoll.node.postgres.server import Postgres
-    from atoll.registry.adapters import Base
     from atoll.registry.manifest import Manifest
-    from atoll.registry.store import Store
 
 group = typer.Typer(help="Models: add, list, show, place and remove them.", no_args_is_help=True)
 
@@ -26,11 +25,20 @@ OnOption = Annotated[
     str, typer.Option("--on", metavar="PLACE", help="Where: here, all, region=NAME, or a node.")
 ]
 
+KeyFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file with the key of an upstream; it is copied.")
+]
+KeyEnvOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The variable of the node's environment with the key.")
+]
+UPSTREAM = "upstream:"
+
 
 @group.command()
 def add(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A GGUF or ONNX file, or a folder with a model.")
+        str,
+        typer.Argument(metavar="SOURCE", help="A GGUF or ONNX file, a folder with a model, or upstream:URL."),
     ],
     name: Annotated[str | None, typer.Option(help="What to call it; else made from the file's name.")] = None,
     on: OnOption = "here",
@@ -46,23 +54,56 @@ def add(
     adapter_of: Annotated[
         str | None, typer.Option(metavar="MODEL", help="It is an adapter (LoRA) of this model.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What an upstream calls the model.")
+    ] = None,
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    skill: Annotated[
+        list[Skill] | None, typer.Option(help="What an upstream's model is for; generate, unless said.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Ask an upstream over the open network without TLS.")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
     from atoll.cli.rows import fetch
 
+    is_upstream = source.startswith(UPSTREAM)
+    if not is_upstream and (model or key_file or key_env or skill or insecure):
+        raise typer.BadParameter(f"only a source that begins with {UPSTREAM} has a model, a key or a skill")
+    if adapter_of is not None and (on, keep, context, parallel, variant) != ("here", False, None, None, None):
+        raise typer.BadParameter("an adapter is where its model is, and loaded with it")
+    if is_upstream and (model is None or variant or context or parallel or adapter_of):
+        raise typer.BadParameter(
+            "an upstream needs --model, and has no variant, context, parallel or adapter"
+        )
     found = find_home(home)
     postgres = running_postgres(found)
-    if adapter_of is not None:
-        if (on, keep, context, parallel, variant) != ("here", False, None, None, None):
-            raise typer.BadParameter("an adapter is where its model is, and loaded with it")
-        typer.echo(_add_adapter(found, postgres, Path(source).expanduser(), adapter_of, name, licence))
-        return
     fetch(postgres, "models", "place", (on,))  # before much is copied
-    manifest = _take_in(found, Path(source).expanduser(), name, licence)
+    if adapter_of is not None:
+        _add_adapter(found, postgres, Path(source).expanduser(), adapter_of, name, licence)
+        return
+    if is_upstream and model is not None:
+        from atoll.cli.upstream import take_upstream
+
+        manifest = take_upstream(
+            found,
+            source,
+            model,
+            name=name,
+            skills=skill or [Skill.GENERATE],
+            key_file=key_file,
+            key_env=key_env,
+            is_insecure=insecure,
+        )
+        signed = _signed(found, manifest)
+    else:
+        manifest, signed = _take_in(found, Path(source).expanduser(), name, licence)
     if variant is not None:
         manifest.choose(0, wanted=variant)
-    fetch(postgres, "models", "add", _signed(found, manifest))
+    fetch(postgres, "models", "add", signed)
     wish = _wish(manifest.name, manifest.version, on, variant, keep, context, parallel)
     place = fetch(postgres, "models", "want", wish)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
@@ -71,52 +112,15 @@ def add(
 
 def _add_adapter(
     home: Home, postgres: Postgres, path: Path, base: str, name: str | None, licence: str | None
-) -> str:
-    """Says what was added."""
+) -> None:
+    from atoll.cli.adapter import take_adapter
     from atoll.cli.rows import fetch
-    from atoll.registry import adapters
-    from atoll.registry.store import Store
 
-    found = _base(postgres, Store(home.models), base)
-    _check_there(path)
-    with _bar(path.stat().st_size) as advance:
-        manifest = adapters.add_adapter(
-            path, found, Store(home.models), name=name, licence=licence, progress=advance
-        )
+    manifest, is_compared = take_adapter(home, postgres, path, base, name, licence)
     fetch(postgres, "models", "add", _signed(home, manifest))
     kilobytes = sum(one.bytes for one in manifest.variants) // 1024
-    where = "" if found.file is not None else "; whether it fits shows where the model is"
-    return f"{manifest.name} {manifest.version}: {kilobytes} kB, an adapter of {base}{where}"
-
-
-def _base(postgres: Postgres, store: Store, model: str) -> Base:
-    """The model in its latest version, or as it came with the package."""
-    from atoll.cli.rows import fetch
-    from atoll.domain.errors import DataError
-    from atoll.registry.adapters import Base
-    from atoll.registry.formats.read import read_model
-    from atoll.registry.manifest import Kind, from_json
-    from atoll.start import start_models
-
-    rows = [row for row in fetch(postgres, "models", "listing") if row["name"] == model]
-    if rows:
-        manifest = from_json(rows[0]["manifest"])
-        if manifest.kind is Kind.MODEL:
-            here = [one for one in manifest.variants if one.format == "gguf" and not store.missing(one)]
-            file = store.lay_out(here[0]) if here else None
-            return Base(model, manifest.architecture, frozenset(manifest.skills), file)
-    for one in start_models():
-        if one.name == model:
-            found = read_model(one.path)
-            return Base(model, found.architecture, found.skills, one.path)
-    raise DataError("model-unknown", f'there is no model "{model}" of files', hint="See: atoll model list")
-
-
-def _check_there(path: Path) -> None:
-    from atoll.domain.errors import ConfigError
-
-    if not path.exists():
-        raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
+    more = "" if is_compared else "; whether it fits shows where the model is"
+    typer.echo(f"{manifest.name} {manifest.version}: {kilobytes} kB, an adapter of {base}{more}")
 
 
 def _signed(home: Home, manifest: Manifest) -> dict[str, Any]:
@@ -133,14 +137,19 @@ def _signed(home: Home, manifest: Manifest) -> dict[str, Any]:
     return {**row, "signature": made.signature, "certificate": made.certificate}
 
 
-def _take_in(home: Home, path: Path, name: str | None, licence: str | None) -> Manifest:
-    """The files into the home's store."""
+def _take_in(
+    home: Home, path: Path, name: str | None, licence: str | None
+) -> tuple[Manifest, dict[str, Any]]:
+    """The files into the home's store, and the manifest, signed by this node."""
+    from atoll.domain.errors import ConfigError
     from atoll.registry import adding
     from atoll.registry.store import Store
 
-    _check_there(path)
+    if not path.exists():
+        raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
     with _bar(adding.size_of(path)) as advance:
-        return adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
+        manifest = adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
+    return manifest, _signed(home, manifest)
 
 
 def _wish(
@@ -212,14 +221,14 @@ def list_models(
 
 def _cells(row: dict[str, Any]) -> list[str]:
     manifest = row["manifest"]
-    size = min(sum(file["bytes"] for file in variant["files"]) for variant in manifest["variants"])
+    sizes = [sum(file["bytes"] for file in variant["files"]) for variant in manifest["variants"]]
     base, _, adapter = row["name"].partition(":")
     places = ", ".join("all" if place == "global" else place for place in row["places"])
     return [
         row["name"],
         row["version"],
         "adapter" if adapter else ", ".join(manifest["skills"]),
-        f"{size / 1024**2:.1f}",
+        f"{min(sizes) / 1024**2:.1f}" if sizes else "upstream",
         f"with {base}" if adapter else places or "nowhere",
         (row["state"] or "-") if row["is_here"] else "-",
         _megabytes(row["memory_bytes"]) if row["is_here"] else "",
@@ -263,6 +272,27 @@ def show(
 
 
 @group.command()
+def key(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    key_file: KeyFileOption = None,
+    key_env: KeyEnvOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Give this node its key for an upstream's model. It stays in the home."""
+    from atoll.cli.rows import fetch
+    from atoll.cli.upstream import give_key
+    from atoll.registry.manifest import from_json
+
+    found = find_home(home)
+    postgres = running_postgres(found)
+    rows = _of(fetch(postgres, "models", "listing"), model)
+    wanted = next((row for row in rows if row["is_here"]), rows[0])
+    give_key(found, from_json(wanted["manifest"]), key_file, key_env)
+    fetch(postgres, "keys", "wake")
+    typer.echo(f"{model} has its key on this node")
+
+
+@group.command()
 def rm(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     version: Annotated[str | None, typer.Option(help="Only this version.")] = None,
@@ -270,11 +300,14 @@ def rm(
 ) -> None:
     """Take a model away, on all nodes. Who is being answered by it is answered to the end."""
     from atoll.cli.rows import fetch
+    from atoll.node import upstream_keys
     from atoll.registry.store import Store
 
     found = find_home(home)
     postgres = running_postgres(found)
     removed = fetch(postgres, "models", "remove", (model, version))[0]["removed"]
+    if version is None:
+        upstream_keys.forget(found, model)
     kept = next(iter(fetch(postgres, "models", "files")[0].values())) or []
     freed = Store(found.models).sweep(kept)
     typer.echo(f"removed {removed} of {model}; {freed / 1024**2:.1f} MB are free again here")

@@ -6,6 +6,7 @@ anybody, is models.py's.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,15 @@ from atoll import start
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import ADAPTERS_MAX
 from atoll.identity import certificate
-from atoll.node.engines import open_runtime, room_of
+from atoll.node import upstream_keys
+from atoll.node.engines import open_runtime, open_upstream, room_of
 from atoll.node.home import Home
 from atoll.registry import signing
 from atoll.registry.adapters import check_fit
 from atoll.registry.adding import estimate_memory, variant_name
 from atoll.registry.formats.found import Found
 from atoll.registry.formats.read import read_model
-from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Variant, from_json
+from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Upstream, Variant, from_json
 from atoll.registry.store import Store
 from atoll.runtimes.contract import Facts
 from atoll.serving.berth import Wanted
@@ -74,6 +76,9 @@ class Catalog:
         for model, version, variant, is_kept, options, *signed in rows:
             try:
                 found = self._checked(model, version, *signed)
+                if found.upstream is not None:
+                    wanted[model] = self._upstream(found, found.upstream, is_kept, options)
+                    continue
                 form = found.choose(self._memory_max_bytes, _tokens(found.context_tokens, options), variant)
                 if missing := self._store.missing(form):
                     problems[model] = Problem(version, "its files are not here yet", missing)
@@ -82,7 +87,7 @@ class Catalog:
                     used = self._adapters_of(model, entry, adapters, problems)
                     wanted[model] = self._added(found, form, entry, is_kept, options, used)
             except AtollError as error:
-                problems[model] = Problem(version, str(error))
+                problems[model] = Problem(version, " ".join(filter(None, (f"{error}.", error.hint))))
             if model in problems and model in before:
                 wanted[model] = before[model]
         return wanted, problems
@@ -120,6 +125,22 @@ class Catalog:
             except AtollError as error:
                 problems[name] = Problem(version, " ".join(filter(None, (f"{error}.", error.detail))))
         return found
+
+    def _upstream(
+        self, manifest: Manifest, upstream: Upstream, is_kept: bool, options: Mapping[str, Any]
+    ) -> Wanted:
+        """One of somebody else's server; with another key it is opened anew."""
+        key = upstream_keys.key_for(self._home, manifest.name, upstream.base) if upstream.needs_key else None
+        skills = frozenset(manifest.skills)
+        return Wanted(
+            manifest.name,
+            manifest.version,
+            "upstream",
+            {**options, "key": hashlib.sha256((key or "").encode()).hexdigest()},
+            Facts(skills, 0),
+            is_kept,
+            lambda: open_upstream(upstream, skills, key),
+        )
 
     def _built_in(self, model: start.StartModel, found: Found, adapters: Mapping[str, _Adapter]) -> Wanted:
         """One that came with the package."""

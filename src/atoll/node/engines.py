@@ -9,6 +9,7 @@ from typing import Any
 from atoll.domain.errors import ConfigError
 from atoll.domain.models import Skill
 from atoll.node.home import Home
+from atoll.registry.manifest import Upstream
 from atoll.runtimes.contract import Facts, Runtime
 
 PARALLEL = 4
@@ -45,6 +46,13 @@ def open_runtime(
 
         return OnnxRuntime(file if form == "onnx" else file.parent)
     raise ConfigError("format-not-served", f'no engine here runs model "{model}" as {form}')
+
+
+def open_upstream(upstream: Upstream, skills: frozenset[Skill], key: str | None) -> Runtime:
+    """A runtime for a model of somebody else's server."""
+    from atoll.runtimes.upstream import Address, UpstreamRuntime
+
+    return UpstreamRuntime(Address(upstream.base, upstream.model, key, skills=skills))
 
 
 def room_of(trained: int | None, options: Mapping[str, Any]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from prometheus_client.core import Metric
 from psycopg import AsyncConnection
 
 from atoll.link.peers import Links
-from atoll.node import credentials
+from atoll.node import credentials, upstream_keys
 from atoll.node.applications import log_in
 from atoll.node.catalog import Catalog, Problem, Rows
 from atoll.node.config import Settings
@@ -115,8 +115,9 @@ class Models:
         self._key_hashes = {hash_key(credentials.password(self._home)): "app"} | dict(hashes)
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
-        if (rows, adapters) != self._read or any(problem.missing for problem in self._problems.values()):
-            self._read = rows, adapters
+        read = rows, adapters, upstream_keys.changed_at(self._home)
+        if read != self._read or any(problem.missing for problem in self._problems.values()):
+            self._read = read
             await self._want(rows, adapters)
         missing = [file for problem in self._problems.values() for file in problem.missing]
         return await self._parcels.fetch(missing)

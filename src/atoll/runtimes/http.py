@@ -64,7 +64,10 @@ class Wire:
             total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=self.silence_seconds
         )
         headers = {"Content-Type": "application/json", **self.headers}
-        response = await self.session.post(self.base + path, data=body, headers=headers, timeout=timeout)
+        # Whoever sends on to another place does not decide where questions go.
+        response = await self.session.post(
+            self.base + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        )
         if response.status == 200:
             return response
         try:

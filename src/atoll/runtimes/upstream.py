@@ -15,9 +15,9 @@ from typing import Any
 
 import aiohttp
 
-from atoll.domain.errors import ConfigError, DataError, LinkError
+from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.domain.models import Skill
-from atoll.runtimes import vectors
+from atoll.runtimes import refusals, vectors
 from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http import Wire
@@ -67,7 +67,8 @@ class UpstreamRuntime:
         )
         session = aiohttp.ClientSession(connector=connector)
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
-        self._wire = Wire(session, address.base.rstrip("/"), address.silence_seconds, headers)
+        base = address.base.rstrip("/")
+        self._wire = Wire(session, base, address.silence_seconds, headers, self._explain)
         return Facts(address.skills, 0, address.context_tokens, details={"engine": "upstream"})
 
     async def stop(self) -> None:
@@ -107,6 +108,11 @@ class UpstreamRuntime:
         body = _text({"model": self._address.model, "input": list(texts), "encoding_format": "float"})
         async with self._gate.place():
             return vectors.of_answer(await self._open().ask("/v1/embeddings", body), len(texts))
+
+    def _explain(self, status: int, body: str, retry_after: str | None) -> AtollError:
+        """Some servers repeat the key where they refuse it."""
+        key = self._address.key
+        return refusals.explain(status, body.replace(key, "…") if key else body, retry_after)
 
     def _check(self, skill: Skill) -> None:
         if skill not in self._address.skills:

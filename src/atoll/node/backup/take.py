@@ -32,7 +32,7 @@ LEFT_OUT = re.compile(
 )
 LAST = "global/pg_control"
 FOLLOW_BYTES = 16 * 1024**2
-HOME_FILES = ("home.json", "atoll.toml", "credentials", "incarnation.json")
+HOME_FILES = ("home.json", "atoll.toml", "credentials", "upstream_keys.json", "incarnation.json")
 
 Told = Callable[[int, int], None]
 
