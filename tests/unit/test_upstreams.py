@@ -105,7 +105,7 @@ def test_a_key_is_kept_for_its_owner_and_goes_to_its_address_only(home: Home, tm
     upstream_keys.keep(home, "large", secret)
     assert upstream_keys.file_of(home).stat().st_mode & 0o777 == 0o600
     assert upstream_keys.key_for(home, "large", BASE) == "sk-1"
-    with pytest.raises(ConfigError, match="key is for"):
+    with pytest.raises(ConfigError, match="only: atoll model key large"):
         upstream_keys.key_for(home, "large", "https://other.example")
     with pytest.raises(ConfigError, match="no key"):
         upstream_keys.key_for(home, "small", BASE)

@@ -65,6 +65,8 @@ class Catalog:
     ) -> tuple[dict[str, Wanted], dict[str, Problem]]:
         """What to keep. Where a version cannot be had yet, the one before goes on."""
         problems: dict[str, Problem] = {}
+        there = {row[0] for row in adapters}
+        self._adapters = {name: one for name, one in self._adapters.items() if name in there}
         named = {row[0] for row in rows}
         wanted = {
             model.name: self._built_in(
@@ -87,7 +89,7 @@ class Catalog:
                     used = self._adapters_of(model, entry, adapters, problems)
                     wanted[model] = self._added(found, form, entry, is_kept, options, used)
             except AtollError as error:
-                problems[model] = Problem(version, " ".join(filter(None, (f"{error}.", error.hint))))
+                problems[model] = Problem(version, str(error))
             if model in problems and model in before:
                 wanted[model] = before[model]
         return wanted, problems
@@ -108,22 +110,23 @@ class Catalog:
     ) -> dict[str, _Adapter]:
         """The adapters of a model, by their short names. What is wrong with one is its own problem."""
         found: dict[str, _Adapter] = {}
-        own = [row for row in rows if row[0].startswith(f"{base}:")]
-        for name, version, *signed in own:
+        for name, version, *signed in [row for row in rows if row[0].startswith(f"{base}:")]:
             try:
                 if len(found) == ADAPTERS_MAX:
                     raise DataError("adapters-many", f"its model has {ADAPTERS_MAX} adapters already")
                 (form,) = self._checked(name, version, *signed).variants
                 if missing := self._store.missing(form):
                     problems[name] = Problem(version, "its file is not here yet", missing)
-                    adapter = self._adapters.get(name)
                 else:
-                    adapter = _Adapter(version, self._store.lay_out(form), form.memory_bytes)
-                if adapter is not None and adapter.file.exists():
-                    check_fit(name, adapter.file, file)
-                    self._adapters[name] = found[name.partition(":")[2]] = adapter
+                    latest = _Adapter(version, self._store.lay_out(form), form.memory_bytes)
+                    check_fit(name, latest.file, file)
+                    self._adapters[name] = latest
             except AtollError as error:
                 problems[name] = Problem(version, " ".join(filter(None, (f"{error}.", error.detail))))
+            usable = self._adapters.get(name)
+            is_fit = usable is not None and (name not in problems or _fits(name, usable, file))
+            if usable is not None and is_fit and len(found) < ADAPTERS_MAX:
+                found[name.partition(":")[2]] = usable
         return found
 
     def _upstream(
@@ -202,6 +205,14 @@ class Catalog:
             lambda: open_runtime(self._home, name, form, entry, said, options, files),
             {short: one.version for short, one in adapters.items()},
         )
+
+
+def _fits(name: str, adapter: _Adapter, base: Path) -> bool:
+    try:
+        check_fit(name, adapter.file, base)
+    except AtollError:
+        return False
+    return True
 
 
 def _tokens(trained: int | None, options: Mapping[str, Any]) -> int:

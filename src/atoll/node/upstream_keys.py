@@ -71,11 +71,8 @@ def key_for(home: Home, model: str, base: str, environment: Mapping[str, str] = 
     """The key that this node has for a model at an address."""
     secret = _read(home).get(model)
     if secret is None or secret.base != base:
-        raise ConfigError(
-            "upstream-key",
-            "this node has no key for it" if secret is None else f"this node's key is for {secret.base}",
-            hint=f"Give it one: atoll model key {model} --key-file FILE",
-        )
+        why = "has no key for it" if secret is None else f"has a key for {secret.base} only"
+        raise ConfigError("upstream-key", f"this node {why}: atoll model key {model}")
     if secret.variable is None:
         return secret.key or ""
     if not environment.get(secret.variable):

@@ -59,6 +59,8 @@ async def score(serving: Serving, job: Job, values: Sequence[Any]) -> Answer:
         if loaded is None:
             raise LinkError("runtime-broken", f'model "{base}" is not loaded any more')
         version = loaded.wanted.version
+        if adapter is not None:
+            version += f":{loaded.wanted.adapters[adapter]}"
         if job.task == "embed":
             return Answer(await _embed(runtime, _texts(values)), version)
         if job.task == "generate":
