@@ -31,6 +31,9 @@ KeyFileOption = Annotated[
 KeyEnvOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="The variable of the node's environment with the key.")
 ]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Ask an upstream over the open network without TLS.")
+]
 UPSTREAM = "upstream:"
 
 
@@ -62,9 +65,7 @@ def add(
     skill: Annotated[
         list[Skill] | None, typer.Option(help="What an upstream's model is for; generate, unless said.")
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Ask an upstream over the open network without TLS.")
-    ] = False,
+    insecure: InsecureOption = False,
     home: HomeOption = None,
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
@@ -276,6 +277,7 @@ def key(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     key_file: KeyFileOption = None,
     key_env: KeyEnvOption = None,
+    insecure: InsecureOption = False,
     home: HomeOption = None,
 ) -> None:
     """Give this node its key for an upstream's model. It stays in the home."""
@@ -287,7 +289,7 @@ def key(
     postgres = running_postgres(found)
     rows = _of(fetch(postgres, "models", "listing"), model)
     wanted = next((row for row in rows if row["is_here"]), rows[0])
-    give_key(found, from_json(wanted["manifest"]), key_file, key_env)
+    give_key(found, from_json(wanted["manifest"]), key_file, key_env, insecure)
     fetch(postgres, "keys", "wake")
     typer.echo(f"{model} has its key on this node")
 

@@ -43,13 +43,18 @@ def take_upstream(
     return manifest
 
 
-def give_key(home: Home, manifest: Manifest, key_file: Path | None, key_env: str | None) -> None:
+def give_key(
+    home: Home, manifest: Manifest, key_file: Path | None, key_env: str | None, is_insecure: bool
+) -> None:
     """Another node's own key for a model that is there already."""
     from atoll.node import upstream_keys
+    from atoll.registry.upstreams import check_private
     from atoll.runtimes.probe import try_upstream
 
     if manifest.upstream is None:
         raise DataError("upstream-key", f'model "{manifest.name}" needs no key: its files are in the atoll')
+    if not is_insecure:
+        check_private(manifest.upstream.base)
     secret, key = upstream_keys.given(manifest.upstream.base, key_file, key_env)
     if secret is None:
         raise DataError("upstream-key", "no key was given", hint="Name --key-file or --key-env.")
