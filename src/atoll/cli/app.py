@@ -32,6 +32,7 @@ from atoll.cli import (
     query,
     repair,
     rollups,
+    runtime,
     scope,
     search,
     sql,
@@ -81,6 +82,7 @@ app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)
 app.add_typer(key.group, name="key")
+app.add_typer(runtime.group, name="runtime")
 app.command()(rollups.rollups)
 app.command()(sql.sql)
 app.command()(query.query)

@@ -27,6 +27,7 @@ def open_runtime(
 ) -> Runtime:
     """A runtime for a model, not started yet."""
     if form == "gguf":
+        from atoll.runtimes.llama import native
         from atoll.runtimes.llama.runtime import LlamaRuntime
         from atoll.runtimes.llama.wants import Wants
 
@@ -37,6 +38,7 @@ def open_runtime(
             context_tokens=context,
             parallel=parallel,
             adapters=adapters,
+            library=native.library_in(home.native),
         )
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)

@@ -69,6 +69,11 @@ class Home:
         return self.path / "models"
 
     @property
+    def native(self) -> Path:
+        """The engine's arithmetic, built for this machine; it can always be built again."""
+        return self.path / "native"
+
+    @property
     def programs(self) -> Path:
         return self.path / "programs"
 

@@ -43,7 +43,7 @@ class Engine:
         _check_socket(path)
         _sweep(folder)
         told = settings_for_child(file, wants, path, os.cpu_count() or 1)
-        return cls(await EngineProcess.launch(told, log), path, silence_seconds)
+        return cls(await EngineProcess.launch(told, log, wants.library), path, silence_seconds)
 
     async def until_ready(self, seconds_max: float) -> None:
         deadline, pause = time.monotonic() + seconds_max, TRY_SECONDS_MIN

@@ -34,7 +34,11 @@ class EngineProcess:
         self._exit = asyncio.create_task(self._run())
 
     @classmethod
-    async def launch(cls, told: dict[str, Any], log: Path) -> EngineProcess:
+    async def launch(cls, told: dict[str, Any], log: Path, library: Path | None = None) -> EngineProcess:
+        """With a library, its functions take the place of the engine's own."""
+        environment = {key: value for key, value in os.environ.items() if key in ENVIRONMENT}
+        if library is not None:
+            environment["LD_PRELOAD"] = " ".join(filter(None, (str(library), environment.get("LD_PRELOAD"))))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -43,7 +47,7 @@ class EngineProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={key: value for key, value in os.environ.items() if key in ENVIRONMENT},
+            env=environment,
             cwd="/",
             start_new_session=True,
         )

@@ -36,6 +36,7 @@ class Wants:
     cache_type: str = "f16"  # of keys and values: q8_0 halves their memory
     prompt_cache_mib: int = 0  # prompts kept outside of the slots; never with adapters
     pooling: str = "model"  # how the vectors of a text's tokens become one
+    library: Path | None = None  # the engine's arithmetic, built for this processor
 
 
 @dataclass(frozen=True)
