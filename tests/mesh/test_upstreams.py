@@ -50,19 +50,15 @@ async def test_another_nodes_model_and_a_models_adapter_are_asked_as_any_other(
 
     url, add = two.running.http, ("model", "add", "--name", "far", "--on", "all", *home)
     with_key = ("--key-file", str(key_file))
-    for code, source, model, *more in (
-        ("upstream-key", f"upstream:{url}/v1", "pebble"),
-        ("upstream-key", f"upstream:{url}/v1", "pebble", "--key-file", str(wrong)),
-        ("upstream-model", f"upstream:{url}/v1", "pebbles", *with_key),
-        ("upstream-away", f"upstream:{url.replace('http', 'https')}/v1", "pebble", *with_key),
-        ("upstream-away", "upstream:http://127.0.0.1:9/v1", "pebble", *with_key),
+    for words, source, model, *more in (
+        ("code: upstream-key", f"upstream:{url}/v1", "pebble", "--key-file", str(wrong)),
+        ('Did you mean "pebble"?', f"upstream:{url}/v1", "pebbles", *with_key),
+        ("speak TLS", f"upstream:{url.replace('http', 'https')}/v1", "pebble", *with_key),
+        ("code: upstream-away", "upstream:http://127.0.0.1:9/v1", "pebble", *with_key),
     ):
         told = await mesh.run(*add, source, "--model", model, *more, fails=True)
-        assert f"code: {code}" in told
+        assert words in told
         assert key not in told
-    assert 'Did you mean "pebble"?' in await mesh.run(
-        *add, f"upstream:{url}/v1", "--model", "pebbles", *with_key, fails=True
-    )
 
     await mesh.run(*add, f"upstream:{url}/v1", "--model", "pebble", *with_key)
     await mesh.until(one, "select state = 'empty' from atoll.model_state where model = 'far'")
