@@ -42,7 +42,7 @@ def _flat(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 
 def test_every_command_is_documented_and_no_other() -> None:
     text = pages.read("docs/cli.md")
-    documented = re.findall(r"^## `atoll (\w+(?: \w+)?)`$", text, re.MULTILINE)
+    documented = re.findall(r"^## `atoll ([\w-]+(?: \w+)?)`$", text, re.MULTILINE)
     assert sorted(documented) == sorted(commands())
 
 

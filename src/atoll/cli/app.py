@@ -13,12 +13,14 @@ import typer
 
 from atoll import __version__
 from atoll.cli import (
+    ask,
     backup,
     chat,
     check,
     conflicts,
     demo,
     dsn,
+    embed_column,
     join,
     key,
     leave,
@@ -87,6 +89,8 @@ app.command()(rollups.rollups)
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(search.search)
+app.command("embed-column")(embed_column.embed_column)
+app.command()(ask.ask)
 app.command()(dsn.dsn)
 app.command()(logs.logs)
 app.command()(backup.backup)

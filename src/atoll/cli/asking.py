@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from atoll.domain.errors import ConfigError, DataError, LinkError
 from atoll.node import credentials
 from atoll.node.home import Home
 from atoll.node.lock import holder
+from atoll.web.callers import USER
 
 SECONDS_MAX = 600.0
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (names of wildcards, nothing is bound here)
@@ -21,10 +23,7 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (names of wildca
 def asked(home: Home, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
     """The node's answer to a POST, or, without a body, to a GET; an error in it is raised here."""
     connection = _connect(home)
-    headers = {
-        "Content-Type": "application/json",
-        "Authorization": f"Bearer {credentials.password(home)}",
-    }
+    headers = {"Content-Type": "application/json", "Authorization": _login(path, credentials.password(home))}
     try:
         content = None if body is None else json.dumps(body).encode()
         connection.request("GET" if content is None else "POST", path, content, headers)
@@ -51,6 +50,13 @@ def events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             yield event
 
 
+def _login(path: str, password: str) -> str:
+    """Models are asked with a key, rows with a user's password."""
+    if path.startswith("/api/"):
+        return "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode()
+    return f"Bearer {password}"
+
+
 def _connect(home: Home) -> http.client.HTTPConnection:
     word = holder(home.path)
     if word is None:
@@ -70,6 +76,9 @@ def _error_in(answer: http.client.HTTPResponse) -> DataError:
         told = json.loads(body)["error"]
         if isinstance(told, str):
             return DataError("request-refused", told)
-        return DataError(str(told.get("code") or "request-refused"), str(told["message"]).rstrip("."))
+        words = {name: told[name] for name in ("detail", "hint") if told.get(name)}
+        return DataError(
+            str(told.get("code") or "request-refused"), str(told["message"]).rstrip("."), **words
+        )
     except (ValueError, KeyError, TypeError):
         return DataError("request-refused", f"the node answers with status {answer.status}")

@@ -19,6 +19,9 @@ group = typer.Typer(help="API keys of programs that ask models.", no_args_is_hel
 @group.command()
 def add(
     name: Annotated[str, typer.Argument(help="What to call it, for those who look at the list.")],
+    may_read: Annotated[
+        bool, typer.Option("--may-read", help="It may have rows quoted to a model, as role app reads them.")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Make a key and print it, once. It is good on every node of the atoll."""
@@ -30,7 +33,7 @@ def add(
 
     postgres = running_postgres(find_home(home))
     key = f"atoll-{secrets.token_urlsafe(KEY_BYTES)}"
-    if not fetch(postgres, "keys", "add", (name, hash_key(key))):
+    if not fetch(postgres, "keys", "add", (name, hash_key(key), may_read)):
         raise DataError("key-exists", f'there is a key "{name}" already', hint="Choose another name.")
     fetch(postgres, "keys", "wake", ())
     typer.echo(key)
@@ -48,8 +51,11 @@ def list_keys(
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
         return
-    rows = [[row["name"], *(_day(row[when]) for when in ("made_at", "revoked_at"))] for row in found]
-    print_table(("key", "made", "revoked"), rows)
+    rows = [
+        [row["name"], _day(row["made_at"]), _day(row["revoked_at"]), "rows" if row["may_read"] else ""]
+        for row in found
+    ]
+    print_table(("key", "made", "revoked", "may read"), rows)
 
 
 def _day(moment: datetime | None) -> str:

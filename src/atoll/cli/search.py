@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atoll.cli.home import HomeOption, find_home, running_postgres
+
+if TYPE_CHECKING:
+    from atoll.node.home import Home
 
 SHOWN_CHARACTERS_MAX = 120
 
@@ -34,9 +37,6 @@ def search(
 ) -> None:
     """Search a table by words, by a vector or by both."""
     from atoll.cli.rows import print_table
-    from atoll.node.config import load_settings
-    from atoll.node.search import make_search
-    from atoll.web.search import read
 
     asked = {
         "table": table,
@@ -47,16 +47,34 @@ def search(
         "keyword_weight": keyword_weight,
         "vector_weight": vector_weight,
     }
-    node = find_home(home)
-    settings = load_settings({}, os.environ, node.config)
-    run = make_search(node, settings, running_postgres(node))
-    found = asyncio.run(run(read(json.dumps(asked).encode())))
+    found = find(find_home(home), asked)
     if as_json:
-        typer.echo(json.dumps({"results": found}, indent=1, ensure_ascii=False))
-    elif not found:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    if found.get("note"):
+        typer.echo(f"note: {found['note']}", err=True)
+    if not found["results"]:
         typer.echo("nothing found")
     else:
-        print_table(("", "key", "words", "distance", "scope", "text"), [_cells(row) for row in found])
+        rows = [_cells(row) for row in found["results"]]
+        print_table(("", "key", "words", "distance", "scope", "text"), rows)
+
+
+def find(node: Home, asked: dict[str, Any]) -> dict[str, Any]:
+    """As `/api/search` answers. Where the node does not listen on HTTP, its models are left out."""
+    from atoll.cli.asking import asked as ask
+    from atoll.node.config import load_settings
+    from atoll.node.lock import holder
+    from atoll.node.search import make_search
+    from atoll.web.search import read
+
+    postgres = running_postgres(node)
+    word = holder(node.path)
+    if word is not None and word.get("http"):
+        with ask(node, "/api/search", asked) as answer:
+            return dict(json.loads(answer.read()))
+    run = make_search(node, load_settings({}, os.environ, node.config), postgres)
+    return asyncio.run(run(read(json.dumps(asked).encode()))).told()
 
 
 def _text(file: Path | None) -> str | None:

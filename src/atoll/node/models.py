@@ -29,7 +29,7 @@ from atoll.registry.store import Store
 from atoll.serving.decide import State
 from atoll.serving.service import Serving, Word
 from atoll.sql import query
-from atoll.web.keys import hash_key
+from atoll.web.keys import APP, hash_key
 
 LOOK_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
@@ -48,6 +48,7 @@ class Models:
         self._parcels = Parcels(self._store)
         self._catalog = Catalog(home, self._store, settings.models_memory)
         self._key_hashes: dict[str, str] = {}
+        self._readers: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._wanted_now = self._catalog.wanted((), (), {})[0]
         self._read: Any = None
@@ -60,6 +61,10 @@ class Models:
 
     def key_hashes(self) -> Mapping[str, str]:
         return self._key_hashes
+
+    def readers(self) -> frozenset[str]:
+        """The names of keys that may have rows quoted to a model."""
+        return self._readers
 
     def attach(self, links: Links) -> None:
         """From now on there are peers."""
@@ -111,8 +116,10 @@ class Models:
 
     async def _look(self, connection: Connection) -> bool:
         """Make true what is wanted now; says whether files are on their way."""
-        hashes = await (await connection.execute(query("keys", "hashes"))).fetchall()
-        self._key_hashes = {hash_key(credentials.password(self._home)): "app"} | dict(hashes)
+        keys = await (await connection.execute(query("keys", "hashes"))).fetchall()
+        own = hash_key(credentials.password(self._home))
+        self._key_hashes = {own: APP} | {sha256: name for sha256, name, _ in keys}
+        self._readers = frozenset(name for _, name, may_read in keys if may_read)
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
         read = rows, adapters, upstream_keys.changed_at(self._home)

@@ -151,13 +151,15 @@ def _routes(node: Node) -> list[BaseRoute]:
     async def follow() -> Connection:
         return await log_in(node.home, node.settings, node.postgres, "atoll feed")
 
+    models = node.models
+    search = make_search(node.home, node.settings, node.postgres, models.serving if models else None)
     routes: list[BaseRoute] = [
         question_route(node.questions.ask, password),
         feed_route(follow, password),
-        search_route(make_search(node.home, node.settings, node.postgres), password),
+        search_route(search, password),
     ]
-    if node.models is not None:
-        routes += model_routes(node.models, node.settings)
+    if models is not None:
+        routes += model_routes(models, node.settings, search)
     return routes
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -18,6 +20,8 @@ from atoll.node.applications import log_in
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
+from atoll.node.query_vector import make_vector
+from atoll.serving.service import Serving
 from atoll.sql import query
 from atoll.sql.errors import explained
 from atoll.web.search import Asked, Found, Search
@@ -29,19 +33,30 @@ LOOK_EVERY_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+Connect = Callable[[], Awaitable[Connection]]
 
 
-def make_search(home: Home, settings: Settings, postgres: Postgres) -> Search:
-    """Searches wait for each other: more at once than this would only be slower."""
+def make_search(home: Home, settings: Settings, postgres: Postgres, serving: Serving | None = None) -> Search:
+    return search_by(lambda: log_in(home, settings, postgres, "atoll search", SESSION), serving)
+
+
+def search_by(connect: Connect, serving: Serving | None) -> Search:
+    """Searches wait for each other: more at once than this would only be slower.
+
+    Whoever has no models at hand searches by words, or by a vector that the caller gives.
+    """
     turn = asyncio.Semaphore(SEARCHES_MAX)
 
     async def search(asked: Asked) -> Found:
-        values = {**vars(asked), "filter": Jsonb(dict(asked.filter))}
         try:
-            async with turn, await log_in(home, settings, postgres, "atoll search", SESSION) as connection:
+            async with turn, await connect() as connection:
+                made = await make_vector(serving, connection, asked)
+                asked = replace(asked, vector=made.vector or asked.vector, version=made.version)
                 cursor = connection.cursor(row_factory=dict_row)
-                await cursor.execute(query("search", "find"), values)
-                return await cursor.fetchall()
+                await cursor.execute(
+                    query("search", "find"), {**vars(asked), "filter": Jsonb(dict(asked.filter))}
+                )
+                return Found(await cursor.fetchall(), made.model, made.version, made.note)
         except psycopg.Error as error:
             raise explained(error) from error
 

@@ -123,6 +123,14 @@ def of_vector(vector: Array) -> Result | DataError:
     return {"embedding": [round(float(one), 7) for one in vector]}
 
 
+def of_vectors(outputs: Mapping[str, Array], rows: int) -> list[Result | DataError]:
+    """The one output of a model that makes a vector of each row."""
+    array = next(iter(outputs.values()))
+    if len(outputs) > 1 or array.ndim != 2 or array.shape[0] != rows or array.dtype.kind != "f":
+        return [unfit("the model does not give one vector for each row")] * rows
+    return [of_vector(row) for row in array]
+
+
 def of_text(text: str) -> Result:
     """The text, and what it says if it is JSON. PostgreSQL's texts have no zero byte."""
     text = text.replace("\x00", "")

@@ -61,7 +61,7 @@ async def score(serving: Serving, job: Job, values: Sequence[Any]) -> Answer:
         version = loaded.wanted.version
         if adapter is not None:
             version += f":{loaded.wanted.adapters[adapter]}"
-        if job.task == "embed":
+        if job.task == "embed" and job.kind == "text":
             return Answer(await _embed(runtime, _texts(values)), version)
         if job.task == "generate":
             asks = [_generate(runtime, job, text, adapter) for text in _texts(values)]
@@ -100,6 +100,8 @@ async def _infer(
 
     async def ask(inputs: Row, low: int, high: int) -> Sequence[Result | AtollError]:
         outputs = await runtime.infer({name: array[low:high] for name, array in inputs.items()}, wanted)
+        if job.task == "embed":
+            return results.of_vectors(outputs, high - low)
         return results.of_outputs(outputs, high - low, labels, is_logits)
 
     for places, inputs in groups:

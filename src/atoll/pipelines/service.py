@@ -49,6 +49,7 @@ class Pipelines:
         looks = 0
         while True:
             await connection.execute(query("pipelines", "install"))
+            await connection.execute(query("pipelines", "embed"))
             rows = await (await connection.execute(query("pipelines", "wanted"))).fetchall()
             await self._man({row[0]: Job(*row) for row in rows}, group)
             if looks % COUNT_EVERY == 0:

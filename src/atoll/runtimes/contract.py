@@ -32,6 +32,7 @@ class Ask:
     path: str  # one of STREAMED
     body: Mapping[str, Any]  # as the caller sent it; `model` and `stream` do not matter here
     adapter: str | None = None
+    scopes: frozenset[str] = frozenset()  # of the rows that are quoted in it: where it may go
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,15 @@ def split(model: str) -> tuple[str, str | None]:
 
 @asynccontextmanager
 async def generate(
-    serving: Serving, model: str, path: str, body: Mapping[str, Any]
+    serving: Serving,
+    model: str,
+    path: str,
+    body: Mapping[str, Any],
+    scopes: frozenset[str] = frozenset(),
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """The events of an answer, from the first word on."""
     base, adapter = split(model)
-    ask = Ask(path, body, adapter)
+    ask = Ask(path, body, adapter, scopes)
     async with AsyncExitStack() as stack:
         for tries_left in reversed(range(TRIES_MAX)):
             attempt, runtime = AsyncExitStack(), None

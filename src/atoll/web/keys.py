@@ -15,6 +15,7 @@ from starlette.requests import Request
 from atoll.domain.errors import PolicyDenied
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+APP = "role app"  # who shows that role's password; no key can be called so
 Hashes = Callable[[], Mapping[str, str]]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,10 +21,12 @@ from starlette.types import Receive, Scope, Send
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
 from atoll.runtimes.contract import STREAMED
+from atoll.runtimes.events import content as content_of
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
+from atoll.web.retrieving import Prepared, Retriever
 
 MESSAGES = "/v1/messages"
 TEXTS_MAX = 2048
@@ -33,8 +36,8 @@ ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_er
 Check = Callable[[Request], object]
 
 
-def language_routes(serving: Serving, check: Check) -> list[Route]:
-    """`check` refuses those who may not ask."""
+def language_routes(serving: Serving, check: Check, retriever: Retriever) -> list[Route]:
+    """`check` refuses those who may not ask, and says who the others are."""
 
     async def list_models(request: Request) -> Response:
         try:
@@ -58,12 +61,14 @@ def language_routes(serving: Serving, check: Check) -> list[Route]:
     async def generate(request: Request) -> Response:
         path = request.url.path
         try:
-            check(request)
+            caller = check(request)
             body = await read_object(request)
+            if body.get("retrieve") is not None:
+                retriever.check(caller, path)
             model = _model_of(body, serving, Skill.GENERATE)
         except AtollError as error:
             return refusal(error, path)
-        return cast("Response", _Answer(serving, model, path, body))
+        return cast("Response", _Answer(serving, retriever, model, path, body))
 
     async def embeddings(request: Request) -> Response:
         try:
@@ -94,6 +99,7 @@ class _Answer:
     """A response that works for as long as its reader is there."""
 
     serving: Serving
+    retriever: Retriever
     model: str
     path: str
     body: Mapping[str, Any]
@@ -104,13 +110,25 @@ class _Answer:
         answer = self._stream if self.body.get("stream") is True else self._whole
         await while_there(receive, answer(scope, receive, send))
 
+    async def _prepared(self) -> Prepared:
+        if self.body.get("retrieve") is None:
+            return Prepared(self.body)
+        base, _ = asking.split(self.model)
+        async with self.serving.use(base):
+            loaded = self.serving.loaded(base)
+        return await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
+
+    def _events(self, asked: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return asking.generate(self.serving, self.model, self.path, asked.body, asked.scopes)
+
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.runtimes.answers import gather
 
         try:
-            async with asking.generate(self.serving, self.model, self.path, self.body) as events:
+            asked = await self._prepared()
+            async with self._events(asked) as events:
                 found = gather(self.path, [event async for event in events])
-            response: Response = JSONResponse({**found, "model": self.model})
+            response: Response = JSONResponse({**found, "model": self.model, **asked.beside})
         except AtollError as error:
             response = refusal(error, self.path)
         await response(scope, receive, send)
@@ -118,10 +136,14 @@ class _Answer:
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
         try:
-            async with asking.generate(self.serving, self.model, self.path, self.body) as events:
+            asked = await self._prepared()
+            beside = asked.beside
+            async with self._events(asked) as events:
                 await send({"type": "http.response.start", "status": 200, "headers": HEAD})
                 has_begun = True
                 async for event in events:
+                    if beside and (content := content_of(event)) is not None:
+                        event, beside = _event({**content, **beside}), {}
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except AtollError as error:
             if not has_begun:
@@ -132,6 +154,10 @@ class _Answer:
             body = name + b"data: " + told + b"\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _event(content: Mapping[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
 def refusal(error: AtollError, path: str) -> Response:

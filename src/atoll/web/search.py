@@ -1,5 +1,8 @@
 """`POST /api/search`: a search in one table, answered as JSON.
 
+Where the table's column was embedded by a declared model, the node makes the vector of the query by itself,
+and the answer says which model and version that was, or why words had to do.
+
 Whoever searches shows the password of the application's role (HTTP Basic, user `app`) and finds what that
 role may read. What a search is and whether it makes sense is decided in the database.
 """
@@ -24,7 +27,7 @@ BODY_BYTES_MAX = 256 * 1024
 
 @dataclass(frozen=True)
 class Asked:
-    """A search. The vector is that of the query, from the model that made the column's."""
+    """A search. The vector is that of the query, from the model that made the column's, in this version."""
 
     table: str
     query: str | None = None
@@ -33,9 +36,23 @@ class Asked:
     filter: Mapping[str, Any] = field(default_factory=dict)
     keyword_weight: float = 1.0
     vector_weight: float = 1.0
+    version: str | None = None
 
 
-Found = list[dict[str, Any]]
+@dataclass(frozen=True)
+class Found:
+    """The rows, which model made the query's vector if the node had it made, and what to know of that."""
+
+    results: list[dict[str, Any]]
+    model: str | None = None
+    version: str | None = None
+    note: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        by = {} if self.model is None else {"embedded_by": {"model": self.model, "version": self.version}}
+        return {"results": self.results, **by, **({} if self.note is None else {"note": self.note})}
+
+
 Search = Callable[[Asked], Coroutine[Any, Any, Found]]
 TYPES: dict[str, tuple[type, ...]] = {
     "table": (str,),
@@ -57,7 +74,7 @@ def search_route(search: Search, password: Callable[[], str]) -> Route:
             )
         except AtollError as error:
             return failure(error)
-        return Response(json.dumps({"results": found}, ensure_ascii=False), media_type="application/json")
+        return Response(json.dumps(found.told(), ensure_ascii=False), media_type="application/json")
 
     return Route("/api/search", answer, methods=["POST"])
 

@@ -83,13 +83,15 @@ return (select quote_ident(n.nspname) from pg_extension e join pg_namespace n on
          where e.extname = 'vector' and string_to_array(substring(e.extversion from '^\d+\.\d+'), '.')::integer[] >= array[0, 8]);
 
 -- How a table is searched: expressions over its row. A problem is why it is not.
+drop function if exists atoll.search_plan(regclass, text);
 create or replace function atoll.search_plan(t regclass, alias text default 'm.', out tbl text, out keys text[], out key_types text[], out shown text[], out body text, out words text,
-                                             out language text, out embedding text, out kind text, out dims integer, out half text, out vectors text, out scope text, out problem text)
+                                             out language text, out embedding text, out kind text, out dims integer, out half text, out vectors text,
+                                            out near text, out nearest text, out held_in text, out held_for text, out scope text, out problem text)
 language plpgsql stable security definer set search_path = pg_catalog as $$
 declare
     r     atoll.search_rule;
     l     atoll.local_table;
-    y     text;
+    e     atoll.embedding;
 begin
     tbl := atoll.qualified(t);
     select * into r from atoll.search_rule s where s.tbl = search_plan.tbl;
@@ -105,8 +107,8 @@ begin
       left join pg_attribute a on a.attrelid = t and a.attname = c.name and a.attnum > 0 and not a.attisdropped
                               and (select typcategory from pg_type where oid = a.atttypid) = 'S';
     words := 'atoll.words(' || quote_literal('pg_catalog.' || quote_ident(r.language)) || '::regconfig, ' || body || ')';
-    select array_agg(a.attname::text order by a.attnum) into shown from pg_attribute a
-     where a.attrelid = t and a.attnum > 0 and not a.attisdropped and a.attname is distinct from r.embedding;
+    select array_agg(a.attname::text order by a.attnum) into shown from pg_attribute a join pg_type y on y.oid = a.atttypid
+     where a.attrelid = t and a.attnum > 0 and not a.attisdropped and (y.typcategory = 'S' or a.attname is distinct from r.embedding);
     select * into l from atoll.local_table k where k.name = search_plan.tbl and k.problem is null;
     scope := case when l.name is null then quote_literal('local') else atoll.row_scope(l, 'm') end;
     if problem is not null then
@@ -118,10 +120,26 @@ begin
         vectors := atoll.vector_schema();
         select u.typname, a.atttypmod into kind, dims from pg_attribute a join pg_type u on u.oid = a.atttypid
          where a.attrelid = t and a.attname = r.embedding and a.attnum > 0 and not a.attisdropped and u.typname in ('vector', 'halfvec');
-        if kind is null or dims not between 1 and 4000 then
-            problem := format('column "%s" is no vector or halfvec with 1 to 4000 dimensions', r.embedding);
+        select * into e from atoll.embedding_of(search_plan.tbl, r.embedding);
+        if kind is null and e.tbl is not null then
+            kind := 'vector';
+            dims := e.dimensions;
+            held_in := e.output;
+            -- A table that more than one model has written to keeps those of each apart.
+            held_for := format('%1$smodel = %2$L and %3$s.vector_dims(%1$sembedding) = %4$s', case alias when '' then '' else 'v.' end, e.model, vectors, dims);
+            near := format('%s m join %s v on %s and m.%I is not null and %s', tbl, e.output,
+                           (select string_agg(format('v.%1$I operator(%2$s) m.%1$I', k.name, k.equals), ' and ' order by k.place) from atoll.key_of(t) k), r.embedding, held_for);
+            nearest := 'v.embedding';
+            half := format('%1$s.l2_normalize(%2$sembedding)::%1$s.halfvec(%3$s)', vectors, case alias when '' then '' else 'v.' end, dims);
+        elsif kind is null and body is not null and exists (select from pg_attribute a where a.attrelid = t and a.attname = r.embedding and not a.attisdropped) then
+            embedding := null;      -- it is embedded elsewhere, or not any more: words find rows all the same
+        elsif kind is null or dims not between 1 and 4000 then
+            problem := format('column "%s" is no vector or halfvec with 1 to 4000 dimensions, and is not embedded', r.embedding);
+        else
+            near := tbl || ' m';
+            nearest := format('m.%I', r.embedding);
+            half := format('%1$s.l2_normalize(%2$s%3$I)::%1$s.halfvec(%4$s)', vectors, alias, r.embedding, dims);
         end if;
-        half := format('%1$s.l2_normalize(%2$s%3$I)::%1$s.halfvec(%4$s)', vectors, alias, r.embedding, dims);
     end if;
 end $$;
 
@@ -153,24 +171,25 @@ begin
     insert into atoll.search_rule (tbl, texts, embedding, language) values (full_name, of_texts, of_embedding, of_language)
     on conflict on constraint search_rule_pkey do update set texts = excluded.texts, embedding = excluded.embedding, language = excluded.language
        where (search_rule.texts, search_rule.embedding, search_rule.language) is distinct from (excluded.texts, excluded.embedding, excluded.language);
-    bad := (atoll.search_plan(t)).problem;
+    select coalesce(p.problem, case when p.embedding is distinct from of_embedding then format('column "%s" is no vector and is not embedded', of_embedding) end) into bad from atoll.search_plan(t) p;
     if bad is not null then
         perform atoll.refuse('search-column', format('cannot search table %s: %s', full_name, bad));
     end if;
     return full_name;
 end $$;
 
--- The indexes that the declarations ask for here. An index is named after what it holds.
+-- The indexes that the declarations ask for here. An index is named after what it holds. Those over the vectors of an
+-- embedded column are on the table of the vectors.
 create or replace function atoll.search_indexes() returns table (tbl text, relid oid, name text, definition text)
 language sql stable security definer set search_path = pg_catalog as $$
-    select p.tbl, t.relid, 'atoll_search_' || left(md5(p.tbl || d.definition), 12), d.definition
+    select p.tbl, d.relid, 'atoll_search_' || left(md5(coalesce(p.held_in, p.tbl) || d.definition), 12), d.definition
       from atoll.search_rule r
       cross join lateral (select to_regclass(r.tbl) as relid) t
       cross join lateral atoll.search_plan(t.relid, '') p
       cross join lateral (
-          select format('gin ((%s))', p.words) as definition where p.body is not null
+          select t.relid::oid as relid, format('gin ((%s))', p.words) as definition where p.body is not null
           union all
-          select format('hnsw ((%s) %s.halfvec_cosine_ops)', p.half, p.vectors) where p.half is not null) d
+          select coalesce(to_regclass(p.held_in), t.relid)::oid, format('hnsw ((%s) %s.halfvec_cosine_ops)%s', p.half, p.vectors, ' where ' || p.held_for) where p.half is not null) d
      where t.relid is not null and p.problem is null
 $$;
 
@@ -187,7 +206,7 @@ language sql stable security definer set search_path = pg_catalog as $$
     select null::text, format('drop index%s %I.%I', e.how, e.nspname, e.relname) from there e
      where not e.indisvalid or not exists (select from wanted w where w.name = e.relname and w.relid = e.indrelid)
     union all
-    select w.name, format('create index%s %I on %s using %s', case when c.relkind = 'p' then '' else ' concurrently' end, w.name, w.tbl, w.definition)
+    select w.name, format('create index%s %I on %s using %s', case when c.relkind = 'p' then '' else ' concurrently' end, w.name, atoll.qualified(w.relid::regclass), w.definition)
       from wanted w join pg_class c on c.oid = w.relid left join atoll.search_trouble x on x.name = w.name
      where not exists (select from there e where e.relname = w.name and e.indrelid = w.relid) and coalesce(x.retry_at <= clock_timestamp(), true)
 $$;
@@ -211,7 +230,8 @@ language sql stable security definer set search_path = pg_catalog as $$
     select r.tbl, r.texts, r.embedding, r.language, coalesce((select bool_and(w.is_there) from wanted w where w.tbl = r.tbl), false),
            coalesce(case when t.relid is null then 'the table is not here' end, p.problem,
                     (select min(x.problem) from wanted w join atoll.search_trouble x using (name) where w.tbl = r.tbl),
-                    case when r.embedding is not null and p.vectors is null then 'pgvector 0.8 or newer is not in this database' end)
+                    case when r.embedding is not null and p.embedding is null then format('column "%s" is not embedded on this node', r.embedding)
+                         when r.embedding is not null and p.vectors is null then 'pgvector 0.8 or newer is not in this database' end)
       from atoll.search_rule r cross join lateral (select to_regclass(r.tbl) as relid) t left join lateral atoll.search_plan(t.relid) p on true
      order by r.tbl
 $$;

@@ -52,7 +52,8 @@ end $$;
 -- The nearest rows: keys, as texts, with their distance by full precision. Under a filter that leaves few rows the index
 -- would be walked for long: looking at a row by the index takes some fifty times as long as by its table. Then, and where
 -- the index has found too few, all rows that the filter leaves are compared.
-create or replace function atoll.find_near(p record, filter text, vector double precision[], wanted integer, depth integer) returns jsonb
+drop function if exists atoll.find_near(record, text, double precision[], integer, integer);
+create or replace function atoll.find_near(p record, filter text, of_version text, vector double precision[], wanted integer, depth integer) returns jsonb
 language plpgsql stable set search_path = pg_catalog as $$
 declare
     was   constant text[] := array[current_setting('hnsw.ef_search', true), current_setting('hnsw.iterative_scan', true)];
@@ -62,11 +63,11 @@ begin
     query := format($f$
         select coalesce(jsonb_agg(jsonb_build_array(%1$s, m.atoll_away) order by m.atoll_away), '[]')
           from (select m.*, m.atoll_vector operator(%3$s.<=>) $1::%3$s.vector::%3$s.%4$I as atoll_away
-                  from (select %9$s, m.%2$I as atoll_vector from %5$s m where m.%2$I is not null%6$s
+                  from (select %9$s, %2$s as atoll_vector from %5$s where %2$s is not null%6$s
                          order by ((%7$s) operator(%3$s.<=>) %3$s.l2_normalize($1::%3$s.vector)::%3$s.halfvec(%8$s)){exactly} limit $2) m
                  order by atoll_away limit $2) m
          where m.atoll_away <> 'NaN'$f$,
-        (select string_agg(format('m.%I::text', k), ', ') from unnest(p.keys) k), p.embedding, p.vectors, p.kind, p.tbl, filter, p.half, p.dims,
+        (select string_agg(format('m.%I::text', k), ', ') from unnest(p.keys) k), p.nearest, p.vectors, p.kind, p.near, filter || of_version, p.half, p.dims,
         (select string_agg(format('m.%I', k), ', ') from unnest(p.keys) k));
     if filter = '' or atoll.estimate(p.tbl, filter) > 50 * depth then
         perform set_config('hnsw.ef_search', least(1000, greatest(300, 2 * depth))::text, true), set_config('hnsw.iterative_scan', 'relaxed_order', true);
@@ -128,16 +129,18 @@ begin
     return regexp_replace(regexp_replace(substr(txt, start, width), case when start > 1 then '^[a-zA-Z0-9]*\s+' else '^$' end, ''), case when start + width <= length(txt) then '\s+[a-zA-Z0-9]*$' else '^$' end, '');
 end $$;
 
+drop function if exists atoll.search(text, text, double precision[], integer, jsonb, double precision, double precision);
 create or replace function atoll.search(tbl text, query text default null, vector double precision[] default null, k integer default 10, filter jsonb default '{}',
-                                        keyword_weight double precision default 1, vector_weight double precision default 1)
+                                        keyword_weight double precision default 1, vector_weight double precision default 1, version text default null)
 returns table (rank integer, score float8, "table" text, key jsonb, "row" jsonb, snippet text, scope text, keyword_rank integer, vector_distance float8)
 language plpgsql stable as $$
 begin
-    return query select * from atoll.search_table(atoll.find_table(tbl), query, vector, k, filter, keyword_weight, vector_weight);
+    return query select * from atoll.search_table(atoll.find_table(tbl), query, vector, k, filter, keyword_weight, vector_weight, version);
 end $$;
-comment on function atoll.search(text, text, double precision[], integer, jsonb, double precision, double precision) is 'the rows of a table that fit words, a vector or both best';
+comment on function atoll.search(text, text, double precision[], integer, jsonb, double precision, double precision, text) is 'the rows of a table that fit words, a vector or both best';
 
-create or replace function atoll.search_table(t regclass, query text, vector double precision[], k integer, filter jsonb, keyword_weight double precision, vector_weight double precision)
+drop function if exists atoll.search_table(regclass, text, double precision[], integer, jsonb, double precision, double precision);
+create or replace function atoll.search_table(t regclass, query text, vector double precision[], k integer, filter jsonb, keyword_weight double precision, vector_weight double precision, version text)
 returns table (rank integer, score float8, "table" text, key jsonb, "row" jsonb, snippet text, scope text, keyword_rank integer, vector_distance float8)
 language plpgsql stable set search_path = pg_catalog as $$
 #variable_conflict use_variable
@@ -152,7 +155,7 @@ begin
     perform atoll.check_search(p, query, vector, k, keyword_weight, vector_weight);
     cond := atoll.filter_of(t, coalesce(filter, '{}'));
     if vector is not null and vector_weight > 0 then
-        near := atoll.find_near(p, cond, vector, k, depth);
+        near := atoll.find_near(p, cond, case when p.held_in is not null and version is not null then format(' and v.model_version = %L', version) else '' end, vector, k, depth);
     end if;
     if query is not null and p.body is not null and keyword_weight > 0 then
         asked := atoll.read_query(('pg_catalog.' || quote_ident(p.language))::regconfig, query);

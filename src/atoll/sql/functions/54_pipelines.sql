@@ -54,8 +54,8 @@ begin
         perform atoll.refuse('pipeline-name', format('cannot name a pipeline %s', coalesce(quote_literal(called), 'null')), hint => 'A small letter, then up to 39 small letters, digits and underscores.');
     elsif of_kind is null or of_kind not in ('tensor', 'text', 'image', 'audio', 'json') then
         perform atoll.refuse('pipeline-option', format('kind "%s" does not exist', of_kind), hint => 'It is tensor, text, image, audio or json.');
-    elsif of_task not in ('infer', 'embed', 'generate') or of_kind <> 'text' and of_task <> 'infer' then
-        perform atoll.refuse('pipeline-option', format('%s is not asked for task "%s"', of_kind, of_task), hint => 'Text is asked for embed, generate or infer; everything else for infer.');
+    elsif of_task not in ('infer', 'embed', 'generate') or not (of_kind = 'text' or of_task = 'infer' or of_kind = 'image' and of_task = 'embed') then
+        perform atoll.refuse('pipeline-option', format('%s is not asked for task "%s"', of_kind, of_task), hint => 'Text is asked for embed, generate or infer, an image for embed or infer; everything else for infer.');
     elsif of_mode is null or of_mode not in ('own', 'arriving', 'all') then
         perform atoll.refuse('pipeline-option', format('mode "%s" does not exist', of_mode), hint => 'It is own, arriving or all.');
     elsif most is null or most not between 1 and 4096 or tries is null or tries not between 1 and 100 then

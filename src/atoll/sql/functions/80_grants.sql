@@ -10,6 +10,7 @@ declare
         'list', 'fill', 'token', 'read_token', 'wait_for', 'check_wait', 'migrate', 'capture_shapes', 'say_op',
         'on_orphans', 'set_orphan_rule',
         'searchable', 'set_search_rule', 'search', 'search_table', 'search_plan', 'search_state', 'check_search', 'find_near', 'find_words', 'estimate', 'filter_of',
+        'embedding_of', 'query_model', 'query_model_of',
         'read_query', 'phrase', 'beginning', 'needles', 'snippet', 'words', 'cut', 'uncut', 'scope_of', 'here', 'here_only',
         'rollup', 'declare_rollup', 'drop_rollup', 'end_rollup', 'refresh_rollup', 'count_anew', 'find_rollup', 'is_rollup',
         'counted_nodes', 'count_hashes', 'join_hashes', 'add_tallies', 'tally_quantile', 'sketch_value', 'sketch_code', 'tally',
@@ -22,7 +23,8 @@ declare
         'receipt', 'receipt_buckets', 'receipt_rows', 'receipt_source',
         'add_pipeline', 'plan_pipeline', 'try_expression', 'try_columns', 'output_name', 'output_columns', 'output_definition', 'usual_columns', 'stamped', 'make_output', 'give_output',
         'key_of', 'is_of_key', 'equality', 'render', 'write_statement', 'declare_pipeline', 'own_pipeline', 'pause_pipeline', 'drop_pipeline', 'backfill', 'retry_pipeline',
-        'due_entries', 'take_entries', 'fail_entries', 'backfill_step', 'say_pipeline'];
+        'due_entries', 'take_entries', 'fail_entries', 'backfill_step', 'say_pipeline',
+        'embed_column', 'plan_embedding', 'vectors_definition', 'is_embedded', 'declare_embedding', 'search_by'];
     f   record;
 begin
     revoke execute on all functions in schema atoll, atoll_side from public;
@@ -32,7 +34,7 @@ begin
     for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (api) loop
         execute format('grant execute on function %s to public', f.signature);
     end loop;
-    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state, atoll.search_rule, atoll.searches to public;
+    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state, atoll.search_rule, atoll.searches, atoll.embedding to public;
     if exists (select from pg_roles where rolname = 'app') then
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);

@@ -23,6 +23,9 @@ select atoll.drop_pipeline(%s);
 -- install: carry out what is declared
 select atoll.install_pipelines();
 
+-- embed: carry out which columns are embedded
+select atoll.install_embeddings();
+
 -- wanted: the pipelines that run here
 select p.name, p.declared, p.kind, p.task, p.model, p.batch_max, p.options, s.number, s.read_sql, s.write_sql
   from atoll.pipeline p join atoll.pipeline_state s on s.pipeline = p.name and s.declared = p.declared and s.problem is null
