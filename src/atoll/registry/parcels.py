@@ -1,7 +1,7 @@
 """Files of models on their way from node to node: in pieces over the control connection, resumed, checked.
 
-A node gives any file of a model that it has to any member that names its hash. Who asks for a file keeps what
-has come, and goes on from there with whoever is there next.
+A node gives any file of a model that it has to any member that names its hash, and may pass on what it does
+not have (relay.py). Who asks for a file keeps what has come, and goes on with whoever is there next.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from atoll.domain.errors import AtollError, DataError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
 from atoll.registry.manifest import SHA256, File
+from atoll.registry.relay import Relay
 from atoll.registry.store import Store
 
 METHOD = "model.piece"
@@ -34,6 +35,7 @@ class Parcels:
         self._store = store
         self._links: Links | None = None
         self._giving = asyncio.Semaphore(GIVEN_AT_ONCE_MAX)
+        self._relay = Relay(METHOD, PIECE_SECONDS_MAX)
 
     def attach(self, links: Links) -> None:
         """From now on there are peers."""
@@ -45,16 +47,23 @@ class Parcels:
         ends = time.monotonic() + STRETCH_SECONDS
         has_come = False
         for file in files:
-            for peer in self._peers():
-                try:
-                    has_come = await self._fetch_from(peer, file, ends) or has_come
-                except AtollError as error:
-                    log.debug("node %s gives no file %s: %s", peer, file.sha256[:12], error)
-                    continue
-                break
+            # First from who has it, then through those who know somebody.
+            for seen in (None, self._peers()):
+                if (came := await self._fetch_from_any(file, seen, ends)) is not None:
+                    has_come = has_come or came
+                    break
             if time.monotonic() > ends:
                 break
         return has_come
+
+    async def _fetch_from_any(self, file: File, seen: list[int] | None, ends: float) -> bool | None:
+        """Whether anything came; None where nobody gives it."""
+        for peer in self._peers():
+            try:
+                return await self._fetch_from(peer, file, seen, ends)
+            except AtollError as error:
+                log.debug("node %s gives no file %s: %s", peer, file.sha256[:12], error)
+        return None
 
     def _peers(self) -> list[int]:
         if self._links is None:
@@ -62,7 +71,7 @@ class Parcels:
         up = [report for report in self._links.report() if report.state == "up"]
         return [one.number for one in sorted(up, key=lambda one: one.rtt_seconds or 9.0)]
 
-    async def _fetch_from(self, peer: int, file: File, ends: float) -> bool:
+    async def _fetch_from(self, peer: int, file: File, seen: list[int] | None, ends: float) -> bool:
         assert self._links is not None
         part = self._store.part(file.sha256)
         place = part.stat().st_size if part.exists() else 0
@@ -70,7 +79,7 @@ class Parcels:
         if not place:
             self._store.check_room(file.bytes)
         while place < file.bytes and time.monotonic() < ends:
-            asked = {"sha256": file.sha256, "offset": place}
+            asked = {"sha256": file.sha256, "offset": place, "seen": seen, "passed_on": 0}
             answer = await self._links.request(peer, METHOD, asked, PIECE_SECONDS_MAX)
             piece = base64.b64decode(answer["data"])
             if not piece or place + len(piece) > file.bytes:
@@ -91,7 +100,8 @@ class Parcels:
         async with self._giving:
             piece = await asyncio.to_thread(_read, self._store.path(sha256), offset)
         if piece is None:
-            raise DataError("model-file-elsewhere", "this node does not have that file")
+            assert self._links is not None
+            return await self._relay.pass_on(self._links, self._peers(), peer.number, asked)
         return {"data": base64.b64encode(piece).decode()}
 
 
