@@ -59,12 +59,15 @@ class Catalog:
         self._memory_max_bytes = memory_max_bytes
         self._start = [(model, read_model(model.path)) for model in start.start_models()]
         self._adapters: dict[str, _Adapter] = {}  # the last of each that could be used
+        self.files: frozenset[str] = frozenset()  # of all that is wanted here
+        self.lost: set[str] = set()  # those of them that were damaged on the disk
 
     def wanted(
         self, rows: Rows, adapters: Rows, before: Mapping[str, Wanted]
     ) -> tuple[dict[str, Wanted], dict[str, Problem]]:
         """What to keep. Where a version cannot be had yet, the one before goes on."""
         problems: dict[str, Problem] = {}
+        self.files = frozenset()
         there = {row[0] for row in adapters}
         self._adapters = {name: one for name, one in self._adapters.items() if name in there}
         named = {row[0] for row in rows}
@@ -82,8 +85,8 @@ class Catalog:
                     wanted[model] = self._upstream(found, found.upstream, is_kept, options)
                     continue
                 form = found.choose(self._memory_max_bytes, _tokens(found.context_tokens, options), variant)
-                if missing := self._store.missing(form):
-                    problems[model] = Problem(version, "its files are not here yet", missing)
+                if missing := self._missing(form):
+                    problems[model] = self._fetching(version, missing)
                 else:
                     entry = self._store.lay_out(form)
                     used = self._adapters_of(model, entry, adapters, problems)
@@ -93,6 +96,15 @@ class Catalog:
             if model in problems and model in before:
                 wanted[model] = before[model]
         return wanted, problems
+
+    def _missing(self, form: Variant) -> Sequence[File]:
+        self.files |= {file.sha256 for file in form.files}
+        return self._store.missing(form)
+
+    def _fetching(self, version: str, missing: Sequence[File]) -> Problem:
+        is_lost = any(file.sha256 in self.lost for file in missing)
+        why = "a file was damaged on the disk" if is_lost else "its files are not here yet"
+        return Problem(version, why, missing)
 
     def _checked(
         self, model: str, version: str, told: Mapping[str, Any], signature: str, pem: str
@@ -115,8 +127,8 @@ class Catalog:
                 if len(found) == ADAPTERS_MAX:
                     raise DataError("adapters-many", f"its model has {ADAPTERS_MAX} adapters already")
                 (form,) = self._checked(name, version, *signed).variants
-                if missing := self._store.missing(form):
-                    problems[name] = Problem(version, "its file is not here yet", missing)
+                if missing := self._missing(form):
+                    problems[name] = self._fetching(version, missing)
                 else:
                     latest = _Adapter(version, self._store.lay_out(form), form.memory_bytes)
                     check_fit(name, latest.file, file)

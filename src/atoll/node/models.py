@@ -25,6 +25,7 @@ from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
 from atoll.registry.parcels import Parcels
+from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
 from atoll.serving.decide import State
 from atoll.serving.service import Serving, Word
@@ -47,6 +48,7 @@ class Models:
         self._store = Store(home.models)
         self._parcels = Parcels(self._store)
         self._catalog = Catalog(home, self._store, settings.models_memory)
+        self._scrub = Scrub(self._store, self._lose)
         self._key_hashes: dict[str, str] = {}
         self._readers: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
@@ -98,6 +100,7 @@ class Models:
             group.create_task(self._follow())
             group.create_task(self._tell_changes())
             group.create_task(self.pipelines.run())
+            group.create_task(self._scrub.run(lambda: self._catalog.files))
 
     async def _follow(self) -> None:
         """Look at what is wanted, now and whenever it may have changed."""
@@ -135,6 +138,11 @@ class Models:
         )
         await self.serving.desire(self._wanted_now.values())
         self._changed.set()
+
+    def _lose(self, sha256: str) -> None:
+        """A file that was here is no good any more: look anew at what is wanted."""
+        self._catalog.lost.add(sha256)
+        self._read = None
 
     async def _tell_changes(self) -> None:
         """Write down how the models are, where that has changed."""
