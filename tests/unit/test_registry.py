@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -125,7 +126,13 @@ def test_what_no_manifest_names_is_swept_and_the_rest_stays(
     other.write_bytes(b"x" * 1000)
     gone = store.take_in(other, "other")
     store.lay_out(kept)
-    assert store.sweep([kept.files[0].sha256]) == 1000
+    growing, old = store.part("1" * 64), store.part("2" * 64)
+    growing.write_bytes(b"x")
+    old.write_bytes(b"x" * 10)
+    os.utime(old, (1, 1))
+    assert store.sweep([kept.files[0].sha256]) == 1010
+    assert growing.exists()
+    assert not old.exists()
     assert not store.has(gone)
     assert store.lay_out(kept).exists()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from atoll.registry.manifest import File, Variant
 BLOCK_BYTES = 1024**2
 SPARE_BYTES = 256 * 1024**2
 PART = ".part"
+PART_SECONDS_KEPT = 24 * 3600.0
 Progress = Callable[[int], None]
 
 
@@ -40,7 +42,8 @@ class Store:
     def take_in(self, source: Path, name: str, progress: Progress = lambda count: None) -> File:
         """A copy of a file; it is hashed first, so that one that is here already is not copied again."""
         size = source.stat().st_size
-        sha256 = hash_file(source, progress)
+        own = source.resolve()
+        sha256 = own.name if own == self.path(own.name).resolve() else hash_file(source, progress)
         file = File(name, sha256, size)
         if not self.has(file):
             self.check_room(size)
@@ -91,10 +94,14 @@ class Store:
         return folder / variant.entry
 
     def sweep(self, kept: Iterable[str]) -> int:
-        """Remove what no manifest names any more; says how many bytes that were."""
+        """Remove what no manifest names any more; says how many bytes that were.
+
+        A part that grew lately is of a model that is being added.
+        """
         keep, freed = set(kept), 0
         for path in self._folder.glob("files/??/*"):
-            if path.name.removesuffix(PART) not in keep:
+            is_growing = path.suffix == PART and time.time() - path.stat().st_mtime < PART_SECONDS_KEPT
+            if path.name.removesuffix(PART) not in keep and not is_growing:
                 freed += path.stat().st_size
                 path.unlink()
         for folder in self._folder.glob("variants/*"):

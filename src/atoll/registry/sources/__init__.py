@@ -1,0 +1,1 @@
+"""Models that come from elsewhere: hubs and registries, over HTTP (fetch.py is the way in)."""
