@@ -17,12 +17,9 @@ def take_adapter(
     home: Home, postgres: Postgres, path: Path, base: str, name: str | None, licence: str | None
 ) -> tuple[Manifest, bool]:
     """Its file into the home's store; says whether it was compared with the model's."""
-    from atoll.domain.errors import ConfigError
     from atoll.registry.adapters import add_adapter
     from atoll.registry.store import Store
 
-    if not path.exists():
-        raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
     store = Store(home.models)
     found = base_of(postgres, store, base)
     return add_adapter(path, found, store, name=name, licence=licence), found.file is not None

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atoll.cli.home import HomeOption, find_home
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from atoll.node.home import Home
+
+    Ask = Callable[[dict[str, Any]], Iterator[dict[str, Any]]]
+
+CHAT = "/v1/chat/completions"
 HISTORY_MAX = 64
 ModelArgument = Annotated[str | None, typer.Option("--model", "-m", help="Which model, or model:adapter.")]
 
@@ -26,13 +34,20 @@ def chat(
 ) -> None:
     """Talk with a language model of this node. Ctrl-C stops an answer, Ctrl-D ends."""
     found = find_home(home)
-    body: dict[str, Any] = {"stream": True, "max_tokens": tokens}
-    body |= {"model": model} if model else {}
+    body: dict[str, Any] = {"model": model} if model else {}
     body |= {"temperature": temperature} if temperature is not None else {}
+    converse(lambda asked: _ask_node(found, asked), words, body, system, tokens)
+
+
+def converse(
+    ask: Ask, words: list[str] | None, body: dict[str, Any], system: str | None, tokens: int
+) -> None:
+    """One answer to words or to standard input; on a terminal without words, a conversation."""
+    body = {**body, "stream": True, "max_tokens": tokens}
     begin = [{"role": "system", "content": system}] if system else []
     if words or not sys.stdin.isatty():
         said = " ".join(words) if words else sys.stdin.read()
-        _answer(found, {**body, "messages": [*begin, {"role": "user", "content": said}]})
+        _answer(ask({**body, "messages": [*begin, {"role": "user", "content": said}]}))
         return
     history: list[dict[str, str]] = []
     while True:
@@ -43,23 +58,27 @@ def chat(
             return
         if said:
             history.append({"role": "user", "content": said})
-            told = _answer(found, {**body, "messages": [*begin, *history[-HISTORY_MAX:]]})
+            told = _answer(ask({**body, "messages": [*begin, *history[-HISTORY_MAX:]]}))
             history.append({"role": "assistant", "content": told})
 
 
-def _answer(home: Any, body: dict[str, Any]) -> str:
-    """Print an answer as it comes, and return it."""
+def _ask_node(home: Home, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from atoll.cli.asking import asked, events
 
+    with asked(home, CHAT, body) as answer:
+        yield from events(answer)
+
+
+def _answer(events: Iterator[dict[str, Any]]) -> str:
+    """Print an answer as it comes, and return it."""
     parts: list[str] = []
     try:
-        with asked(home, "/v1/chat/completions", body) as answer:
-            for event in events(answer):
-                for choice in event.get("choices", []):
-                    part = choice.get("delta", {}).get("content") or ""
-                    parts.append(part)
-                    sys.stdout.write(part)
-                    sys.stdout.flush()
+        for event in events:
+            for choice in event.get("choices", []):
+                part = choice.get("delta", {}).get("content") or ""
+                parts.append(part)
+                sys.stdout.write(part)
+                sys.stdout.flush()
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
@@ -94,15 +113,30 @@ def infer(
 ) -> None:
     """Ask a tensor model, and print its outputs as JSON."""
     from atoll.cli.asking import asked
-    from atoll.domain.errors import DataError
 
-    try:
-        given = json.loads(sys.stdin.read() if data == "-" else data)
-    except ValueError as error:
-        raise DataError("request-malformed", "the data is not JSON", detail=f"{error}.") from error
+    given = read_data(data)
     found = find_home(home)
     with asked(found, f"/v2/models/{model}", None) as answer:
         inputs = json.loads(answer.read())["inputs"]
+    tensors = tensors_of(model, inputs, given)
+    with asked(found, f"/v2/models/{model}/infer", {"inputs": tensors}) as answer:
+        outputs = json.loads(answer.read())["outputs"]
+    typer.echo(json.dumps({one["name"]: _nested(one["data"], one["shape"]) for one in outputs}))
+
+
+def read_data(data: str) -> Any:
+    from atoll.domain.errors import DataError
+
+    try:
+        return json.loads(sys.stdin.read() if data == "-" else data)
+    except ValueError as error:
+        raise DataError("request-malformed", "the data is not JSON", detail=f"{error}.") from error
+
+
+def tensors_of(model: str, inputs: list[dict[str, Any]], given: Any) -> list[dict[str, Any]]:
+    """What was given, as the tensors that the model wants."""
+    from atoll.domain.errors import DataError
+
     if not isinstance(given, dict):
         given = {inputs[0]["name"]: given}
     known = {one["name"]: one for one in inputs}
@@ -112,10 +146,7 @@ def infer(
             f'model "{model}" has no input "{unknown[0]}"',
             hint=f"It has: {', '.join(sorted(known))}.",
         )
-    tensors = [_tensor(known[name], values) for name, values in given.items()]
-    with asked(found, f"/v2/models/{model}/infer", {"inputs": tensors}) as answer:
-        outputs = json.loads(answer.read())["outputs"]
-    typer.echo(json.dumps({one["name"]: _nested(one["data"], one["shape"]) for one in outputs}))
+    return [_tensor(known[name], values) for name, values in given.items()]
 
 
 def _tensor(wanted: dict[str, Any], values: Any) -> dict[str, Any]:

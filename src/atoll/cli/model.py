@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.cli import model_bench, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
 from atoll.domain.models import Skill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
+    from atoll.cli.fetching import Files
     from atoll.node.home import Home
     from atoll.node.postgres.server import Postgres
     from atoll.registry.manifest import Manifest
 
-group = typer.Typer(help="Models: add, list, show, place and remove them.", no_args_is_help=True)
+group = typer.Typer(help="Models: add, run, measure, list, place and remove them.", no_args_is_help=True)
 
 OnOption = Annotated[
     str, typer.Option("--on", metavar="PLACE", help="Where: here, all, region=NAME, or a node.")
@@ -41,8 +40,13 @@ UPSTREAM = "upstream:"
 def add(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A GGUF or ONNX file, a folder with a model, or upstream:URL."),
+        typer.Argument(
+            metavar="SOURCE", help="A file or folder, hf:OWNER/REPO, oci:HOST/PATH, or upstream:URL."
+        ),
     ],
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="GLOB", help="Which of a hub's or registry's files.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call it; else made from the file's name.")] = None,
     on: OnOption = "here",
     keep: Annotated[bool, typer.Option("--keep", help="Load it at once, and keep it loaded.")] = False,
@@ -52,7 +56,7 @@ def add(
     parallel: Annotated[
         int | None, typer.Option(min=1, max=64, help="Callers that it answers at the same time.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="This variant, instead of the best that fits.")] = None,
+    variant: Annotated[str | None, typer.Option(help="This variant, such as q4_k_m or int8.")] = None,
     licence: Annotated[str | None, typer.Option(help="Its licence, where the files do not say.")] = None,
     adapter_of: Annotated[
         str | None, typer.Option(metavar="MODEL", help="It is an adapter (LoRA) of this model.")
@@ -69,23 +73,23 @@ def add(
     home: HomeOption = None,
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
+    from atoll.cli.fetching import files_of
     from atoll.cli.rows import fetch
+    from atoll.registry.store import Store
 
     is_upstream = source.startswith(UPSTREAM)
     if not is_upstream and (model or key_file or key_env or skill or insecure):
         raise typer.BadParameter(f"only a source that begins with {UPSTREAM} has a model, a key or a skill")
     if adapter_of is not None and (on, keep, context, parallel, variant) != ("here", False, None, None, None):
         raise typer.BadParameter("an adapter is where its model is, and loaded with it")
-    if is_upstream and (model is None or variant or context or parallel or adapter_of):
+    if is_upstream and (model is None or file or variant or context or parallel or adapter_of):
         raise typer.BadParameter(
-            "an upstream needs --model, and has no variant, context, parallel or adapter"
+            "an upstream needs --model, and has no file, variant, context, parallel or adapter"
         )
     found = find_home(home)
     postgres = running_postgres(found)
     fetch(postgres, "models", "place", (on,))  # before much is copied
-    if adapter_of is not None:
-        _add_adapter(found, postgres, Path(source).expanduser(), adapter_of, name, licence)
-        return
+    chosen = variant
     if is_upstream and model is not None:
         from atoll.cli.upstream import take_upstream
 
@@ -99,25 +103,31 @@ def add(
             key_env=key_env,
             is_insecure=insecure,
         )
-        signed = _signed(found, manifest)
     else:
-        manifest, signed = _take_in(found, Path(source).expanduser(), name, licence)
-    if variant is not None:
-        manifest.choose(0, wanted=variant)
+        with files_of(source, Store(found.models), file, variant) as files:
+            if adapter_of is not None:
+                _add_adapter(found, postgres, files, adapter_of, name, licence)
+                return
+            manifest = _take_in(found, files, name or files.name, licence or files.licence)
+        if files.origin is not None:
+            chosen = None  # of what was fetched, it was chosen there
+        elif chosen is not None:
+            manifest.choose(0, wanted=chosen)
+    signed = _signed(found, manifest)
     fetch(postgres, "models", "add", signed)
-    wish = _wish(manifest.name, manifest.version, on, variant, keep, context, parallel)
+    wish = _wish(manifest.name, manifest.version, on, chosen, keep, context, parallel)
     place = fetch(postgres, "models", "want", wish)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
     typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
 
 
 def _add_adapter(
-    home: Home, postgres: Postgres, path: Path, base: str, name: str | None, licence: str | None
+    home: Home, postgres: Postgres, files: Files, base: str, name: str | None, licence: str | None
 ) -> None:
     from atoll.cli.adapter import take_adapter
     from atoll.cli.rows import fetch
 
-    manifest, is_compared = take_adapter(home, postgres, path, base, name, licence)
+    manifest, is_compared = take_adapter(home, postgres, files.path, base, name, licence or files.licence)
     fetch(postgres, "models", "add", _signed(home, manifest))
     kilobytes = sum(one.bytes for one in manifest.variants) // 1024
     more = "" if is_compared else "; whether it fits shows where the model is"
@@ -138,19 +148,21 @@ def _signed(home: Home, manifest: Manifest) -> dict[str, Any]:
     return {**row, "signature": made.signature, "certificate": made.certificate}
 
 
-def _take_in(
-    home: Home, path: Path, name: str | None, licence: str | None
-) -> tuple[Manifest, dict[str, Any]]:
-    """The files into the home's store, and the manifest, signed by this node."""
-    from atoll.domain.errors import ConfigError
+def _take_in(home: Home, files: Files, name: str | None, licence: str | None) -> Manifest:
+    """The files into the home's store."""
+    from atoll.cli.fetching import bar
     from atoll.registry import adding
     from atoll.registry.store import Store
 
-    if not path.exists():
-        raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
-    with _bar(adding.size_of(path)) as advance:
-        manifest = adding.add(path, Store(home.models), name=name, licence=licence, progress=advance)
-    return manifest, _signed(home, manifest)
+    with bar("reading") as begin:
+        return adding.add(
+            files.path,
+            Store(home.models),
+            name=name,
+            licence=licence,
+            source=files.origin,
+            progress=begin(adding.size_of(files.path)),
+        )
 
 
 def _wish(
@@ -315,6 +327,10 @@ def rm(
     typer.echo(f"removed {removed} of {model}; {freed / 1024**2:.1f} MB are free again here")
 
 
+group.command()(model_run.run)
+group.command()(model_bench.bench)
+
+
 def _of(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
     from atoll.domain.errors import DataError
 
@@ -322,15 +338,3 @@ def _of(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
     if not found:
         raise DataError("model-unknown", f'there is no model "{model}"', hint="See: atoll model list")
     return found
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=total)
-        yield lambda count: bar.advance(task, count)

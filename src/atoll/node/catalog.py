@@ -98,8 +98,11 @@ class Catalog:
         return wanted, problems
 
     def _missing(self, form: Variant) -> Sequence[File]:
-        self.files |= {file.sha256 for file in form.files}
-        return self._store.missing(form)
+        missing = self._store.missing(form)
+        files = {file.sha256 for file in form.files}
+        self.files |= files
+        self.lost -= files.difference(file.sha256 for file in missing)
+        return missing
 
     def _fetching(self, version: str, missing: Sequence[File]) -> Problem:
         is_lost = any(file.sha256 in self.lost for file in missing)

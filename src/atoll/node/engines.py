@@ -1,4 +1,4 @@
-"""Which engine runs which format, with what this node can give it."""
+"""Which engine runs which format, with what this node, or a command without one, can give it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atoll.domain.errors import ConfigError
+from atoll.domain.errors import ConfigError, DataError
 from atoll.domain.models import Skill
 from atoll.node.home import Home
+from atoll.registry.formats.read import read_model
 from atoll.registry.manifest import Upstream
 from atoll.runtimes.contract import Facts, Runtime
 
@@ -28,21 +29,57 @@ def open_runtime(
     """A runtime for a model, not started yet."""
     if form == "gguf":
         from atoll.runtimes.llama import native
-        from atoll.runtimes.llama.runtime import LlamaRuntime
-        from atoll.runtimes.llama.wants import Wants
 
-        context, parallel = room_of(said.context_tokens, options)
-        wants = Wants(
-            name=model,
-            skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
-            context_tokens=context,
-            parallel=parallel,
-            adapters=adapters,
-            library=native.library_in(home.native),
-        )
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)
-        return LlamaRuntime(file, wants, folder=sockets, log=home.logs / f"model-{model}.log")
+        library = native.library_in(home.native)
+        log = home.logs / f"model-{model}.log"
+        return _llama(sockets, log, model, file, said, options, adapters, library)
+    return _onnx(model, form, file)
+
+
+def open_file(path: Path, folder: Path, options: Mapping[str, Any], library: Path | None = None) -> Runtime:
+    """A runtime for files that no node has; what its engine leaves behind is in a folder of the caller's."""
+    found = read_model(path)
+    if not found.skills:
+        raise DataError("model-no-skill", f'cannot serve "{path.name}" by itself')
+    said = Facts(skills=found.skills, memory_bytes=0, context_tokens=found.context_tokens)
+    file = path
+    if found.format == "gguf" and path.is_dir():
+        file = next(path.glob("*.gguf"))
+    elif found.format == "safetensors" and path.is_dir():
+        file = path / "model.safetensors"
+    if found.format == "gguf":
+        return _llama(folder, folder / "engine.log", "model", file, said, options, {}, library)
+    return _onnx("model", found.format, file)
+
+
+def _llama(
+    folder: Path,
+    log: Path,
+    model: str,
+    file: Path,
+    said: Facts,
+    options: Mapping[str, Any],
+    adapters: Mapping[str, Path],
+    library: Path | None,
+) -> Runtime:
+    from atoll.runtimes.llama.runtime import LlamaRuntime
+    from atoll.runtimes.llama.wants import Wants
+
+    context, parallel = room_of(said.context_tokens, options)
+    wants = Wants(
+        name=model,
+        skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
+        context_tokens=context,
+        parallel=parallel,
+        adapters=adapters,
+        library=library,
+    )
+    return LlamaRuntime(file, wants, folder=folder, log=log)
+
+
+def _onnx(model: str, form: str, file: Path) -> Runtime:
     if form in ("onnx", "safetensors"):
         from atoll.runtimes.onnx.runtime import OnnxRuntime
 

@@ -1,0 +1,148 @@
+"""`atoll model add` from a hub, `run` and `bench`, with real engines and the models that come along."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atoll.start import start_models
+from support.fix_home import NodeStarter, atoll, clean_environment, eventually
+from support.hubs import COMMIT, a_hub, a_registry
+
+START = {model.name: model for model in start_models()}
+IMAGE = json.dumps([[[0.5] * 8] * 8])
+
+
+def run_alone(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command without a node and without a home."""
+    return atoll(*arguments, ATOLL_HOME="/nowhere", **environment)
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A command that can be interrupted, however the tests themselves were started."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{code} from atoll.cli.app import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=clean_environment() | environment,
+    )
+
+
+@pytest.mark.slow
+def test_a_file_is_asked_without_a_node_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    told = run_alone("model", "run", str(START["digits"].path), "--input", f"[{IMAGE}]", TMPDIR=str(tmp_path))
+    assert told.returncode == 0, told.stderr
+    (scores,) = json.loads(told.stdout)["probabilities"]
+    assert sum(scores) == pytest.approx(1, abs=1e-3)
+    said = run_alone(
+        "model", "run", str(START["pebble"].path), "What does key-serial mean?", TMPDIR=str(tmp_path)
+    )
+    assert said.returncode == 0, said.stderr
+    assert len(said.stdout.split()) > 3
+    assert not list(tmp_path.glob("atoll-*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_an_answer_and_its_engine(tmp_path: Path) -> None:
+    said = ("model", "run", str(START["pebble"].path), "Tell me of atolls.", "--tokens", "100000")
+    process = start(*said, TMPDIR=str(tmp_path))
+    children = Path(f"/proc/{process.pid}/task")
+    engines: list[int] = []
+
+    def has_engine() -> bool:
+        found = [pid for task in children.glob("*/children") for pid in task.read_text().split()]
+        engines[:] = [int(pid) for pid in found]
+        return bool(engines)
+
+    eventually(has_engine, "an engine is there")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in engines), "no engine is left")
+    assert not list(tmp_path.glob("atoll-*"))
+
+
+@pytest.mark.slow
+async def test_ctrl_c_keeps_what_was_fetched_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    async with a_hub({"digits/model.onnx": START["digits"].path.read_bytes()}) as hub:
+        hub.mischief.silent_after = 64 * 1024
+        command = ("model", "run", "hf:reef/tiny", f"[{IMAGE}]")
+        environment = {"HF_ENDPOINT": hub.base, "XDG_CACHE_HOME": str(tmp_path)}
+        process = start(*command, **environment)
+
+        def has_part() -> bool:
+            return any(part.stat().st_size for part in tmp_path.rglob("*.part"))
+
+        await asyncio.to_thread(eventually, has_part, "a part came")
+        process.send_signal(signal.SIGINT)
+        _, words = await asyncio.to_thread(process.communicate, timeout=60)
+        assert process.returncode == 130
+        assert "goes on from here" in words
+        hub.mischief.silent_after = None
+        told = await asyncio.to_thread(atoll, *command, **environment)
+        assert "probabilities" in json.loads(told.stdout)
+        assert hub.ranges(), "only the rest was asked for"
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_and_the_figures_are_for_programs(tmp_path: Path) -> None:
+    flags = ("--requests", "3", "--concurrency", "2", "--tokens", "8", "--seed", "5", "--json")
+    told = run_alone("model", "bench", str(START["pebble"].path), *flags)
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout)
+    assert found["seed"] == 5
+    assert found["load_seconds"] > 0
+    assert found["memory_bytes"] > START["pebble"].bytes
+    assert [row["callers"] for row in found["results"]] == [1, 2]
+    assert all(row["tokens"] > 3 and row["prompt_tokens_per_second"] > 0 for row in found["results"])
+    table = run_alone("model", "bench", str(START["digits"].path), "--requests", "3")
+    assert "rows/s" in table.stdout
+    assert "seed" in table.stdout
+
+
+@pytest.mark.slow
+async def test_models_of_a_hub_and_a_registry_answer_on_a_node(start_node: NodeStarter) -> None:
+    node = start_node()
+    home = ("--home", str(node.home))
+    files = {"digits/model.onnx": START["digits"].path.read_bytes(), "steal.py": b"evil"}
+    async with (
+        a_hub(files, repo="reef/own-digits-ONNX", licence="apache-2.0") as hub,
+        a_registry() as registry,
+    ):
+        hub.mischief.cut_after, hub.mischief.cuts = 50_000, 1
+        added = await asyncio.to_thread(
+            atoll, "model", "add", "hf:reef/own-digits-ONNX", *home, HF_ENDPOINT=hub.base
+        )
+        assert added.returncode == 0, added.stderr
+        assert hub.ranges(), "it went on after the cut"
+        registry.put("application/vnd.cncf.model.weight.v1.raw", "w", files["digits/model.onnx"], "d.onnx")
+        image = f"oci:{registry.base.removeprefix('http://')}/reef/tiny"
+        other = await asyncio.to_thread(atoll, "model", "add", image, "--name", "other", *home)
+        assert other.returncode == 0, other.stderr
+    shown = json.loads(atoll("model", "show", "own-digits", *home).stdout)[0]["manifest"]
+    assert shown["source"] == f"hf:reef/own-digits-ONNX@{COMMIT} from {hub.base}"
+    assert shown["licence"] == "apache-2.0"
+    assert shown["variants"][0]["files"][0]["path"] == "model.onnx"
+    other_shown = json.loads(atoll("model", "show", "other", *home).stdout)[0]
+    assert other_shown["manifest"]["source"].endswith(f"/reef/tiny@{registry.digest()}")
+    for name in ("own-digits", "other"):
+        told = atoll("model", "run", name, f"[{IMAGE}]", *home)
+        assert told.returncode == 0, told.stderr
+        assert len(json.loads(told.stdout)["probabilities"][0]) == 10
+    assert node.end() == 0
+
+
+def test_a_place_that_is_none_is_explained() -> None:
+    told = run_alone("model", "run", "hf:nothing", PATH=os.environ["PATH"])
+    assert told.returncode == 1
+    assert "code: source-malformed" in told.stderr
