@@ -5,19 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from atoll.start import start_models
 from support.fix_home import NodeStarter, atoll, clean_environment, eventually
+from support.folders import short_folder
 from support.hubs import COMMIT, a_hub, a_registry
 
 START = {model.name: model for model in start_models()}
 IMAGE = json.dumps([[[0.5] * 8] * 8])
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One whose path is short enough for an engine's socket."""
+    path = short_folder("run-")
+    yield path
+    shutil.rmtree(path)
 
 
 def run_alone(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,23 +50,31 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_file_is_asked_without_a_node_and_nothing_is_left_of_it(tmp_path: Path) -> None:
-    told = run_alone("model", "run", str(START["digits"].path), "--input", f"[{IMAGE}]", TMPDIR=str(tmp_path))
+def test_a_file_is_asked_without_a_node_and_nothing_is_left_of_it(folder: Path) -> None:
+    told = run_alone("model", "run", str(START["digits"].path), "--input", f"[{IMAGE}]", TMPDIR=str(folder))
     assert told.returncode == 0, told.stderr
     (scores,) = json.loads(told.stdout)["probabilities"]
     assert sum(scores) == pytest.approx(1, abs=1e-3)
     said = run_alone(
-        "model", "run", str(START["pebble"].path), "What does key-serial mean?", TMPDIR=str(tmp_path)
+        "model", "run", str(START["pebble"].path), "What does key-serial mean?", TMPDIR=str(folder)
     )
     assert said.returncode == 0, said.stderr
     assert len(said.stdout.split()) > 3
-    assert not list(tmp_path.glob("atoll-*"))
+    assert not list(folder.glob("atoll-*"))
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_an_answer_and_its_engine(tmp_path: Path) -> None:
+def test_a_file_is_asked_where_temporary_files_lie_deep(tmp_path: Path) -> None:
+    deep = tmp_path / ("far" * 30)
+    deep.mkdir()
+    said = run_alone("model", "run", str(START["pebble"].path), "Hello", "--tokens", "4", TMPDIR=str(deep))
+    assert said.returncode == 0, said.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_an_answer_and_its_engine(folder: Path) -> None:
     said = ("model", "run", str(START["pebble"].path), "Tell me of atolls.", "--tokens", "100000")
-    process = start(*said, TMPDIR=str(tmp_path))
+    process = start(*said, TMPDIR=str(folder))
     children = Path(f"/proc/{process.pid}/task")
     engines: list[int] = []
 
@@ -69,7 +88,7 @@ def test_ctrl_c_ends_an_answer_and_its_engine(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in engines), "no engine is left")
-    assert not list(tmp_path.glob("atoll-*"))
+    assert not list(folder.glob("atoll-*"))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ while the engine is looked after. Ctrl-C takes back what is being asked; leaving
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
@@ -14,13 +15,14 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from atoll.runtimes.contract import Facts, Runtime
 
 ENDING_SECONDS_MAX = 10.0
+FOLDER_BYTES_MAX = 60  # the path of an engine's socket in a folder below may have 107
 T = TypeVar("T")
 
 
@@ -65,7 +67,8 @@ class Alone:
 def load(path: Path, options: Mapping[str, Any], library: Path | None = None) -> Iterator[Alone]:
     from atoll.node.engines import open_file
 
-    with TemporaryDirectory(prefix="atoll-run-") as folder, _running_loop() as loop:
+    place = gettempdir() if len(os.fsencode(gettempdir())) <= FOLDER_BYTES_MAX else "/tmp"  # noqa: S108
+    with TemporaryDirectory(prefix="atoll-run-", dir=place) as folder, _running_loop() as loop:
         runtime = open_file(path, Path(folder), options, library)
         try:
             began = time.perf_counter()
