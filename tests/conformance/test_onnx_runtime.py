@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +21,7 @@ from atoll.domain.models import Skill, TensorFacts
 from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
+from atoll.start import start_models
 from support import graphs
 
 SEED = 7
@@ -285,3 +290,22 @@ async def test_flipped_bytes_are_loaded_or_refused(tiny_onnx: Path, tmp_path: Pa
         except DataError as error:
             print(number, error.detail)
         await runtime.stop()
+
+
+def test_nothing_is_told_to_the_makers_of_the_engine(tmp_path: Path) -> None:
+    """What it is to report, it would write down first."""
+    model = next(one.path for one in start_models() if one.name == "digits")
+    code = f"""
+        import asyncio
+        from pathlib import Path
+        from atoll.runtimes.onnx.runtime import OnnxRuntime
+        async def run():
+            runtime = OnnxRuntime(Path({str(model)!r}))
+            await runtime.start()
+            await runtime.stop()
+        asyncio.run(run())
+    """
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    told = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=told | places, check=True, timeout=120)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
