@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,26 @@ async def test_what_is_freed_between_what_is_used_goes_back() -> None:
     finally:
         trimming.cancel()
     assert len(kept) == PIECES // 100
+
+
+class Knot:
+    """Refers to itself, as a connection and its protocol do."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(1024)
+        self.knot = self
+
+
+async def test_what_only_the_collector_finds_is_found_soon() -> None:
+    seen = weakref.ref(Knot())
+    was_on = gc.isenabled()
+    gc.disable()
+    trimming = asyncio.create_task(keep_trimmed(None, 0.01))
+    try:
+        async with asyncio.timeout(60):
+            while seen() is not None:
+                await asyncio.sleep(0.01)
+    finally:
+        trimming.cancel()
+        if was_on:
+            gc.enable()

@@ -29,7 +29,7 @@ from atoll.node.applications import Connection, log_in
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.keeping import Keeper, Kept
-from atoll.node.memory import find_trim, keep_trimmed
+from atoll.node.memory import find_trim, keep_trimmed, set_aside
 from atoll.node.mesh import incarnation, membership, moving
 from atoll.node.mesh.standing import Standing
 from atoll.node.model_routes import model_routes
@@ -122,13 +122,13 @@ async def run_node(
             say(f"READY {settings.name} in {time.monotonic() - began:.1f} s{_places(http, settings)}")
 
         supervising = asyncio.create_task(kept.keeper.run())
+        set_aside()
         try:
             async with asyncio.TaskGroup() as services:
                 services.create_task(_until_stopped(stop.asked, supervising))
                 if node.disk is not None:
                     services.create_task(node.disk.run())
-                if (trim := find_trim()) is not None:
-                    services.create_task(keep_trimmed(trim))
+                services.create_task(keep_trimmed(find_trim()))
                 if listener is not None:
                     app = make_app(lambda: node.readiness.reasons, node.metrics.registry, _routes(node))
                     services.create_task(WebServer(app, listener).run())
