@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from support.fix_mesh import Mesh, MeshMaker, MeshNode
+from support.patience import at_start
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -82,3 +83,33 @@ async def test_a_model_is_wanted_on_all_nodes_and_its_next_version_takes_over(
     await mesh.run("model", "place", "tiny", "--on", two.name, "--off", *home)
     await mesh.until(two, "select not exists (select from atoll.model_state where model = 'tiny')")
     assert await ask(two) == 404
+
+
+async def test_rows_that_arrive_wake_a_node_that_looks_only_once_an_hour(
+    make_mesh: MeshMaker, tiny_onnx: Path
+) -> None:
+    mesh = await make_mesh(room=2)
+    one = await mesh.add()
+    two = mesh.plan()
+    names = (("node.models", "LOOK_SECONDS"), ("pipelines.service", "LOOK_SECONDS"))
+    names += (("pipelines.service", "IDLE_SECONDS"), ("node.search", "IDLE_SECONDS"))
+    two.environment = at_start("".join(f"import atoll.{a} as m; m.{b} = 3600\n" for a, b in names))
+    await mesh.join(two, await mesh.invite(one))
+    await mesh.up(two)
+    await mesh.form()
+    home = ("--home", str(one.home))
+
+    await mesh.run("model", "add", str(tiny_onnx), "--name", "tiny", "--on", "all", *home)
+    await mesh.until(two, "select true from atoll.model_state where model = 'tiny' and state = 'empty'")
+    assert await ask(two) == 200
+    await mesh.run("model", "place", "tiny", "--on", two.name, "--off", *home)
+    await mesh.until(two, "select not exists (select from atoll.model_state where model = 'tiny')")
+
+    await mesh.app(one, "create table note (id int primary key, a float8, b float8)")
+    await mesh.app(one, "select atoll.share('note')")
+    await mesh.until_known("note")
+    declared = "select atoll.add_pipeline('marks', 'note', 'array[a, b, a, b]', 'tiny', 'mark')"
+    await mesh.app(one, declared)
+    await mesh.until(
+        two, "select true from atoll.pipeline_state where pipeline = 'marks' and problem is null"
+    )

@@ -156,6 +156,20 @@ class RunningNode:
         return owners
 
 
+def engines_of(node: RunningNode) -> list[int]:
+    """The processes of the node that run language models."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = Path("/proc", entry, "stat").read_text().rsplit(")", 1)[1].split()
+            command = Path("/proc", entry, "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(stat[1]) == node.pid and b"llama" in command:
+            found.append(int(entry))
+    return found
+
+
 NodeStarter = Callable[..., RunningNode]
 
 

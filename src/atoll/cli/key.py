@@ -35,7 +35,6 @@ def add(
     key = f"atoll-{secrets.token_urlsafe(KEY_BYTES)}"
     if not fetch(postgres, "keys", "add", (name, hash_key(key), may_read)):
         raise DataError("key-exists", f'there is a key "{name}" already', hint="Choose another name.")
-    fetch(postgres, "keys", "wake", ())
     typer.echo(key)
 
 
@@ -74,5 +73,4 @@ def rm(
     postgres = running_postgres(find_home(home))
     if not fetch(postgres, "keys", "revoke", (name,)):
         raise DataError("key-unknown", f'there is no key "{name}"', hint="See: atoll key list")
-    fetch(postgres, "keys", "wake", ())
     typer.echo(f"{name} is revoked")

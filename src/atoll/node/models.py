@@ -32,7 +32,8 @@ from atoll.serving.service import Serving, Word
 from atoll.sql import query
 from atoll.web.keys import APP, hash_key
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 60.0
+MISSING_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
@@ -103,22 +104,21 @@ class Models:
             group.create_task(self._scrub.run(lambda: self._catalog.files))
 
     async def _follow(self) -> None:
-        """Look at what is wanted, now and whenever it may have changed."""
+        """Look at what is wanted, now and whenever rows that say so change here or arrive."""
         while True:
             try:
                 async with await self._postgres.connect() as connection:
                     await connection.execute("listen atoll_models")
                     while True:
-                        more_comes = await self._look(connection)
-                        pause = 0.0 if more_comes else LOOK_SECONDS
+                        pause = await self._look(connection)
                         async for _ in connection.notifies(timeout=pause, stop_after=1):
                             pass
             except (psycopg.Error, OSError) as error:
                 log.debug("models wait for the database: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _look(self, connection: Connection) -> bool:
-        """Make true what is wanted now; says whether files are on their way."""
+    async def _look(self, connection: Connection) -> float:
+        """Make true what is wanted now; in how many seconds to look again if nothing happens."""
         keys = await (await connection.execute(query("keys", "hashes"))).fetchall()
         own = hash_key(credentials.password(self._home))
         self._key_hashes = {own: APP} | {sha256: name for sha256, name, _ in keys}
@@ -130,7 +130,9 @@ class Models:
             self._read = read
             await self._want(rows, adapters)
         missing = [file for problem in self._problems.values() for file in problem.missing]
-        return await self._parcels.fetch(missing)
+        if await self._parcels.fetch(missing):
+            return 0.0  # more is on its way
+        return MISSING_SECONDS if missing else LOOK_SECONDS
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(

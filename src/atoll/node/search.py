@@ -30,6 +30,7 @@ SEARCHES_MAX = 8
 SECONDS_MAX = 30
 SESSION = f"-c default_transaction_read_only=on -c statement_timeout={SECONDS_MAX}s"
 LOOK_EVERY_SECONDS = 5.0
+IDLE_SECONDS = 60.0  # where nothing is declared, and what comes is noticed
 log = logging.getLogger(__name__)
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -73,16 +74,21 @@ class SearchIndexes:
         while True:
             try:
                 async with await self._postgres.connect() as connection:
+                    await connection.execute("listen atoll_search")
                     while True:
-                        await work(connection)
-                        await asyncio.sleep(LOOK_EVERY_SECONDS)
+                        pause = LOOK_EVERY_SECONDS if await work(connection) else IDLE_SECONDS
+                        async for _ in connection.notifies(timeout=pause, stop_after=1):
+                            pass
             except (psycopg.Error, OSError) as error:
                 log.debug("making indexes for search waits: %s", str(error).strip())
                 await asyncio.sleep(LOOK_EVERY_SECONDS)
 
 
-async def work(on: Connection) -> None:
-    """Whatever is to be done now. An index that cannot be made keeps its reason and is tried again later."""
+async def work(on: Connection) -> bool:
+    """Whatever is to be done now, and whether anything is declared.
+
+    An index that cannot be made keeps its reason and is tried again later.
+    """
     await on.execute(query("search", "gently"))
     for name, statement in await (await on.execute(query("search", "work"))).fetchall():
         problem = None
@@ -94,3 +100,4 @@ async def work(on: Connection) -> None:
             problem = error.diag.message_primary or str(error)
             log.warning("could not run %s: %s", statement, problem)
         await on.execute(query("search", "note"), (name, problem))
+    return await (await on.execute(query("search", "declared"))).fetchone() is not None

@@ -17,6 +17,7 @@ from atoll.serving.service import Serving
 from atoll.sql import query
 
 LOOK_SECONDS = 5.0
+IDLE_SECONDS = 60.0  # where none is declared, and one that comes is noticed
 AGAIN_SECONDS = 1.0
 COUNT_EVERY = 3  # looks
 log = logging.getLogger(__name__)
@@ -52,13 +53,14 @@ class Pipelines:
             await connection.execute(query("pipelines", "embed"))
             rows = await (await connection.execute(query("pipelines", "wanted"))).fetchall()
             await self._man({row[0]: Job(*row) for row in rows}, group)
-            if looks % COUNT_EVERY == 0:
+            if looks % COUNT_EVERY == 0 or not self._listing:
                 cursor = connection.cursor(row_factory=dict_row)
                 self._listing = await (await cursor.execute(query("pipelines", "listing"))).fetchall()
                 if any(row["waiting"] for row in self._listing):
                     await connection.execute(query("pipelines", "tidy"))
             looks += 1
-            async for _ in connection.notifies(timeout=LOOK_SECONDS, stop_after=1):
+            pause = LOOK_SECONDS if self._listing else IDLE_SECONDS
+            async for _ in connection.notifies(timeout=pause, stop_after=1):
                 pass
 
     async def _man(self, jobs: dict[str, Job], group: asyncio.TaskGroup) -> None:

@@ -16,6 +16,7 @@ from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
 EVERY_SECONDS = 2.0
+IDLE_SECONDS = 60.0  # where none is declared, and one that comes is noticed
 NOTES_AT_ONCE_MAX = 10_000
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,18 @@ class Rollups:
         while True:
             try:
                 async with await self._postgres.connect() as connection:
+                    await connection.execute("listen atoll_rollups")
                     while True:
                         began = time.monotonic()
                         asked = (NOTES_AT_ONCE_MAX,)
                         row = await (await connection.execute(query("rollups", "tend"), asked)).fetchone()
-                        is_behind = row is not None and row[0] >= NOTES_AT_ONCE_MAX
-                        # Behind, it works for half of a core at most.
-                        await asyncio.sleep(time.monotonic() - began if is_behind else EVERY_SECONDS)
+                        done, is_any = row or (0, False)
+                        if done >= NOTES_AT_ONCE_MAX:
+                            await asyncio.sleep(time.monotonic() - began)  # half of a core at most
+                            continue
+                        pause = EVERY_SECONDS if is_any else IDLE_SECONDS
+                        async for _ in connection.notifies(timeout=pause, stop_after=1):
+                            pass
             except (psycopg.Error, OSError) as error:
                 log.debug("rollups wait: %s", str(error).strip())
                 await asyncio.sleep(EVERY_SECONDS)

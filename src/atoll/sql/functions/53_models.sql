@@ -48,7 +48,6 @@ begin
     insert into atoll.model (name, version, manifest, signature, certificate, added_by)
     values (add_model.manifest->>'name', add_model.version, add_model.manifest, add_model.signature, add_model.certificate, atoll.me())
     on conflict (name, version) do update set added_at = clock_timestamp() where excluded.name like '%:%';
-    notify atoll_models;
 end $$;
 
 create or replace function atoll.want_model(of_model text, of_version text, at_place text, of_variant text default null, keep boolean default false, with_options jsonb default '{}') returns text
@@ -65,7 +64,6 @@ begin
     end if;
     insert into atoll.desired_model (model, place, version, variant, is_kept, options) values (of_model, named, of_version, of_variant, keep, with_options)
     on conflict (model, place) do update set version = excluded.version, variant = excluded.variant, is_kept = excluded.is_kept, options = excluded.options;
-    notify atoll_models;
     return named;
 end $$;
 
@@ -82,6 +80,5 @@ begin
     end if;
     delete from atoll.model m where starts_with(m.name, of_model || ':') and not exists (select from atoll.model o where o.name = of_model);
     delete from atoll.desired_model d where d.model = of_model and d.version = coalesce(of_version, d.version);
-    notify atoll_models;
     return removed;
 end $$;

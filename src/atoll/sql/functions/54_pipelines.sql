@@ -241,7 +241,6 @@ begin
     delete from atoll.pipeline x where x.name = p.name;
     insert into atoll.pipeline select p.*;
     perform atoll.install_pipelines(p.name);
-    notify atoll_pipelines;
     return p.name;
 end $$;
 
@@ -266,7 +265,6 @@ language plpgsql security definer set search_path = pg_catalog as $$
 begin
     perform atoll.own_pipeline(pipeline);
     update atoll.pipeline x set is_paused = paused where x.name = pipeline and x.is_paused <> paused;
-    notify atoll_pipelines;
 end $$;
 comment on function atoll.pause_pipeline(text, boolean) is 'stops scoring, or with false goes on; rows wait meanwhile';
 
@@ -276,7 +274,6 @@ begin
     perform atoll.own_pipeline(pipeline);
     delete from atoll.pipeline x where x.name = pipeline;
     perform atoll.install_pipelines();
-    notify atoll_pipelines;
 end $$;
 comment on function atoll.drop_pipeline(text) is 'ends a pipeline on every node; what it wrote stays';
 

@@ -23,6 +23,7 @@ begin
     perform atoll.grant_rights();
     perform atoll.render_dispatch();
     perform atoll.set_wake();
+    perform atoll.set_node_wakes();
     perform atoll.set_relay();
     if atoll.me() = 0 then
         return;

@@ -10,5 +10,5 @@ select name, made_at, revoked_at, may_read from atoll.api_key order by revoked_a
 -- revoke: a key is good no more
 update atoll.api_key set revoked_at = clock_timestamp() where name = %s and revoked_at is null returning name;
 
--- wake: tells the node process to look
+-- wake: tells the node's process that it was given a key, which is no row
 notify atoll_models;

@@ -1,6 +1,6 @@
 -- find: the rows of a table that fit words, a vector or both best
 select rank, score, "table", key, "row", snippet, scope, keyword_rank, vector_distance
-  from atoll.search(%(table)s, %(query)s, %(vector)s::double precision[], %(k)s, %(filter)s, %(keyword_weight)s, %(vector_weight)s, %(version)s);
+  from atoll.search(%(table)s, %(query)s, %(vector)s::double precision[], %(k)s::integer, %(filter)s, %(keyword_weight)s, %(vector_weight)s, %(version)s);
 
 -- model: which model makes the vectors of queries for a table
 select model, version, is_behind from atoll.query_model(%s);
@@ -22,3 +22,6 @@ select atoll.note_search_work(%s, %s);
 
 -- gently: settings for making an index beside everything else
 select set_config('maintenance_work_mem', '256MB', false), set_config('max_parallel_maintenance_workers', '0', false), set_config('lock_timeout', '0', false);
+
+-- declared: whether there is anything to be searched
+select from atoll.search_rule limit 1;
