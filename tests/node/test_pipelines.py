@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from atoll.node import credentials
 from atoll.node.home import open_home
-from support.fix_home import NodeStarter, RunningNode, atoll, eventually
+from support.fix_home import NodeStarter, RunningNode, atoll, engines_of, eventually
 
 pytestmark = pytest.mark.slow
 TABLE = "create table reading (id bigint primary key, a float8, b float8, c float8, d float8)"
@@ -130,3 +132,59 @@ def test_rows_wait_for_a_model_that_is_away_and_for_a_pause_to_end(
         eventually(lambda: app.execute("select from verdict").rowcount == 2502, "the scores of all")
         run(node, "pipeline", "drop", "alerts")
         assert json.loads(run(node, "pipeline", "list", "--json")) == []
+
+
+def test_no_score_is_lost_or_doubled_when_node_engine_and_database_are_killed_in_turns(
+    node: RunningNode, start_node: NodeStarter
+) -> None:
+    """A language model's scores, into a table that would show it if a row were scored twice."""
+    rows = 240
+    with connect(node) as app:
+        app.execute("create table note (id int primary key, body text)")
+        app.execute("create table said (id int, words text, model_version text)")
+        told = {"source": "note", "input": "body", "model": "pebble", "output": "said", "kind": "text"}
+        options = '{"max_tokens": 3, "temperature": 0}'
+        columns = "r.id, result->>'text' as words"
+        add(app, **told, task="generate", options=options, columns=columns)
+        app.execute("insert into note select i, 'Row ' || i from generate_series(1, %s) i", [rows])
+
+    at_kills = []
+    for what in ("engine", "database", "node") * 2:
+        goes_on = min(scored(node) + 8, rows)
+        eventually(partial(lambda on, least: scored(on) >= least, node, goes_on), "it goes on")
+        at_kills.append((what, scored(node)))
+        node = strike(what, node, start_node)
+    print(f"scored at each kill: {at_kills}")
+    eventually(lambda: scored(node) >= rows, "every row is scored")
+    with connect(node) as app:
+        eventually(lambda: state(app, "waiting") == 0, "an empty queue")
+        assert state(app, "dead") == 0
+        found = app.execute("select id, words from said order by id").fetchall()
+        assert [number for number, _ in found] == list(range(1, rows + 1)), "each row once"
+        assert all(words is not None for _, words in found)
+
+
+def scored(node: RunningNode) -> int:
+    """How many scores there are; none that can be seen while the database is away."""
+    try:
+        with connect(node) as app:
+            return len(app.execute("select from said").fetchall())
+    except psycopg.OperationalError:
+        return -1
+
+
+def strike(what: str, node: RunningNode, start_node: NodeStarter) -> RunningNode:
+    """kill -9."""
+    if what == "node":
+        node.end(signal.SIGKILL)
+        return start_node()
+    found: list[int] = []
+
+    def is_there() -> bool:
+        pid = node.home / "data" / "postmaster.pid"
+        found[:] = engines_of(node) if what == "engine" else list(map(int, pid.read_text().split()[:1]))
+        return bool(found)
+
+    eventually(is_there, f"there is a {what} to be killed")
+    os.kill(found[0], signal.SIGKILL)
+    return node
