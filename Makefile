@@ -79,7 +79,7 @@ test: $(READY)
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \
 		tests/unit/test_state_laws.py tests/database/test_*histories.py tests/database/test_scopes.py \
-		tests/mesh/test_faults.py $(ARGS)
+		tests/mesh/test_faults.py tests/conformance/test_interfaces.py $(ARGS)
 
 faults: $(READY)
 	@ATOLL_FAULT_NODES=$(if $(filter command%,$(origin NODES)),$(NODES),3) $(PYTEST) -q -s tests/mesh/test_faults_everywhere.py $(ARGS)

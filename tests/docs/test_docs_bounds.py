@@ -37,7 +37,7 @@ BOUNDS = {
     "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
     "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
     "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",
-    "HTTP connections": str(app.CONNECTIONS_MAX),
+    "HTTP connections": f"{app.CONNECTIONS_MAX}; {app.HEAD_SECONDS_MAX:g} s; {app.STILL_SECONDS_MAX:g} s",
     "one step of tending a subscription": f"{reconcile.STEP_SECONDS_MAX:g} s",
     "pause before dialling": f"{LINK.backoff_first_seconds:g} s, doubling to {LINK.backoff_last_seconds:g} s",
     "a silent peer": f"{LINK.silent_after_seconds:g} s, asked every {LINK.ping_every_seconds:g} s",

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import socket
+from typing import Any, cast
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from atoll.domain.errors import ConfigError
 from atoll.node import listen
 from atoll.node.values import Address
 from atoll.observe.metrics import Metrics, counter, gauge
+from atoll.web import app as app_of_node
+from atoll.web import bodies
 from atoll.web.app import WebServer, make_app
+from atoll.web.callers import while_there
+from atoll.web.questions import question_route
 
 
 async def ask(address: Address, path: str) -> tuple[int, str]:
@@ -63,3 +74,103 @@ def test_what_is_answered_is_sent_at_once() -> None:
         WebServer(make_app(dict, Metrics().registry), listener)
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def served(*routes: Route) -> tuple[asyncio.Task[None], Address]:
+    listener = listen.bind(Address("127.0.0.1", 0), "--http")
+    server = WebServer(make_app(dict, Metrics().registry, routes), listener)
+    return asyncio.create_task(server.run()), listen.bound(listener)
+
+
+async def end(serving: asyncio.Task[None]) -> None:
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGE"])
+async def test_who_sends_no_request_gets_no_place_for_long(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.2)
+    serving, address = await served()
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(sent)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(60):
+            await reader.read()
+    writer.close()
+    assert (await ask(address, "/healthz"))[0] == 200
+    await end(serving)
+
+
+async def test_who_takes_nothing_of_an_answer_does_not_hold_what_makes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_of_node, "STILL_SECONDS_MAX", 0.2)
+    has_ended = asyncio.Event()
+
+    class Endless(Response):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await while_there(receive, self._go_on(send))
+
+        async def _go_on(self, send: Send) -> None:
+            try:
+                await send({"type": "http.response.start", "status": 200})
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+                    await asyncio.sleep(0)  # as whoever waits for an engine's next word
+            finally:
+                has_ended.set()
+
+    async def endless(request: Request) -> Response:
+        return Endless()
+
+    serving, address = await served(Route("/endless", endless))
+    _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(60):
+        await has_ended.wait()
+    writer.close()
+    await end(serving)
+
+
+async def test_a_body_that_does_not_come_to_its_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS_MAX", 0.2)
+    route = question_route(cast("Any", None), lambda: "secret")
+    serving, address = await served(route)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    login = base64.b64encode(b"app:secret").decode()
+    head = f"POST /query HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\nContent-Length: 100\r\n\r\n{{"
+    writer.write(head.encode())
+    async with asyncio.timeout(60):
+        answer = await reader.readuntil(b"}")
+    assert b" 503 " in answer
+    assert b"did not come to its end" in answer
+    writer.close()
+    await end(serving)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/x", {"error": ["message", "type", "param", "code"]}),
+        ("/v2/x", {"error": None, "code": None}),
+        ("/x", {"error": ["code", "message", "detail", "hint"]}),
+    ],
+)
+async def test_a_fault_of_our_own_is_told_in_the_words_of_the_protocol(
+    path: str, shape: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(request: Request) -> Response:
+        raise ZeroDivisionError
+
+    serving, address = await served(Route(path, fails))
+    status, body = await ask(address, path)
+    assert status == 500
+    told = json.loads(body)
+    assert list(told) == list(shape)
+    if isinstance(told["error"], dict):
+        assert list(told["error"]) == shape["error"]
+    assert "ZeroDivisionError" in caplog.text
+    await end(serving)

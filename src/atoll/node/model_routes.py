@@ -1,25 +1,35 @@
-"""What may be asked of this node's models over HTTP, wired: whether that needs a key."""
+"""What may be asked of this node's models over HTTP, wired: whether that needs a key.
+
+The description of all that a node speaks is read by the same rules, and is there without models too.
+"""
 
 from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
+from atoll.node import credentials
 from atoll.node.config import Settings
+from atoll.node.home import Home
 from atoll.node.models import Models
-from atoll.web.keys import LOOPBACK, Keys
+from atoll.web.keys import APP, LOOPBACK, Keys, hash_key
 from atoll.web.language import language_routes
+from atoll.web.openapi import openapi_route
 from atoll.web.retrieving import Retriever
 from atoll.web.search import Search
 from atoll.web.tensors import tensor_routes
 
 
-def model_routes(models: Models, settings: Settings, search: Search) -> list[BaseRoute]:
+def model_routes(models: Models | None, home: Home, settings: Settings, search: Search) -> list[BaseRoute]:
     http = settings.http
     is_near = http is not None and http.host in LOOPBACK
     is_open = settings.keys == "off" or (settings.keys == "auto" and is_near)
-    keys = Keys(models.key_hashes, is_needed=not is_open)
+    if models is None:
+        own = Keys(lambda: {hash_key(credentials.password(home)): APP}, is_needed=not is_open)
+        return [openapi_route(own.check)]
+    check = Keys(models.key_hashes, is_needed=not is_open).check
     retriever = Retriever(search, models.readers)
     return [
-        *language_routes(models.serving, keys.check, retriever),
-        *tensor_routes(models.serving, keys.check),
+        openapi_route(check),
+        *language_routes(models.serving, check, retriever),
+        *tensor_routes(models.serving, check),
     ]

@@ -130,7 +130,7 @@ async def run_node(
                     services.create_task(node.disk.run())
                 services.create_task(keep_trimmed(find_trim()))
                 if listener is not None:
-                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry, _routes(node))
+                    app = make_app(lambda: node.readiness.reasons, node.metrics.registry, http_routes(node))
                     services.create_task(WebServer(app, listener).run())
                 services.create_task(bring_up(services))
         except* _Stopped:
@@ -142,7 +142,7 @@ async def run_node(
             await supervising
 
 
-def _routes(node: Node) -> list[BaseRoute]:
+def http_routes(node: Node) -> list[BaseRoute]:
     """What applications may ask over HTTP."""
 
     def password() -> str:
@@ -158,9 +158,7 @@ def _routes(node: Node) -> list[BaseRoute]:
         feed_route(follow, password),
         search_route(search, password),
     ]
-    if models is not None:
-        routes += model_routes(models, node.settings, search)
-    return routes
+    return routes + model_routes(models, node.home, node.settings, search)
 
 
 async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None]) -> tuple[Node, Kept]:

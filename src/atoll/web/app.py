@@ -18,8 +18,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from atoll.web import strays
 
 CONNECTIONS_MAX = 256
+HEAD_SECONDS_MAX = 30.0
+STILL_SECONDS_MAX = 60.0
 GRACEFUL_SECONDS_MAX = 2
 
 
@@ -39,10 +44,69 @@ def make_app(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Starlette(routes=[*own, *routes])
+    app = Starlette(
+        routes=[*own, *routes],
+        exception_handlers={404: strays.refuse, 405: strays.refuse, Exception: strays.confess},
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 UVICORN_TICKS = 5
+
+
+class _Connection(H11Protocol):
+    """Breaks off where no head of a request comes, or nothing of an answer is taken.
+
+    uvicorn by itself would wait for good; places are few, and an engine may be held meanwhile.
+    """
+
+    _head: asyncio.TimerHandle | None = None
+    _still: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait_for_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_reader(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._still)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _cancel(self._head)
+        _cancel(self._still)
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        _cancel(self._head)
+        self._head = self.loop.call_later(HEAD_SECONDS_MAX, self._look_for_head)
+
+    def _look_for_head(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+    def _wait_for_reader(self, left: int) -> None:
+        self._still = self.loop.call_later(STILL_SECONDS_MAX, self._look_for_reader, left)
+
+    def _look_for_reader(self, left_before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < left_before:
+            self._wait_for_reader(left)
+        else:
+            self.transport.abort()
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -71,7 +135,7 @@ class WebServer:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=_Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -1,8 +1,9 @@
-"""Reading the body of a request: bounded, and where it has to be, a JSON object."""
+"""Reading the body of a request: bounded in size and time, and where it has to be, a JSON object."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import codecs
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,30 +11,62 @@ from starlette.requests import ClientDisconnect, Request
 from atoll.domain.errors import DataError, LinkError
 
 BODY_BYTES_MAX = 16 * 1024**2
+BODY_SECONDS_MAX = 60.0
+LEVELS_MAX = 64
 
 
 async def read_body(request: Request, bytes_max: int, code: str, what: str) -> bytes:
-    """`code` and `what` say what is wrong with a body that is too long."""
+    """`code` and `what` say what is wrong with a body that is too long.
+
+    Of one that is, the rest is read and forgotten, up to as much again: a caller that is still sending would
+    see the connection break, and not the reason.
+    """
     parts: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > bytes_max:
-                raise DataError(code, f"{what} has {bytes_max // 1024} kB at most")
-            parts.append(chunk)
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > 2 * bytes_max:
+                    break
+                if size > bytes_max:
+                    parts.clear()
+                else:
+                    parts.append(chunk)
     except ClientDisconnect as error:
         raise LinkError("connection-lost", "the asker hung up") from error
+    except TimeoutError as error:
+        raise LinkError("connection-lost", "the request did not come to its end in time") from error
+    if size > bytes_max:
+        raise DataError(code, f"{what} has {bytes_max // 1024} kB at most")
     return b"".join(parts)
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """What is asked of a model."""
+    """What is asked of a model. How deep it may be is the runtime's to say."""
     body = await read_body(request, BODY_BYTES_MAX, "request-too-large", "a request")
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        found = _parse(body)
+    except ValueError as error:
         raise DataError("request-malformed", "the request is not JSON", detail=f"{error}.") from error
     if not isinstance(found, dict):
         raise DataError("request-malformed", "the request is not a JSON object")
     return found
+
+
+def load(body: bytes) -> Any:
+    """JSON of few levels; ValueError where it is none."""
+    found = layer = [_parse(body)]
+    for _ in range(LEVELS_MAX):
+        nests = [one for one in layer if isinstance(one, dict | list)]
+        layer = [inner for one in nests for inner in (one.values() if isinstance(one, dict) else one)]
+        if not layer:
+            return found[0]
+    raise ValueError(f"it has more than {LEVELS_MAX} levels")
+
+
+def _parse(body: bytes) -> Any:
+    """Strictly: what passes for JSON elsewhere (NaN, half of a surrogate pair) cannot be told to others."""
+    import orjson
+
+    return orjson.loads(body.removeprefix(codecs.BOM_UTF8))

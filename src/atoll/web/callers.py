@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import math
 from collections.abc import Coroutine
@@ -32,6 +31,8 @@ STATUSES = {
     "feed-exists": 409,
     "question-crowded": 429,
     "feed-crowded": 429,
+    "path-unknown": 404,
+    "method-wrong": 405,
 }
 FAMILIES = ((PolicyDenied, 403), (DataError, 400), (LinkError, 503), (ConfigError, 501))
 
@@ -40,7 +41,7 @@ def check_login(request: Request, password: str) -> None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     try:
         found = base64.b64decode(given, validate=True) if scheme.lower() == "basic" else b""
-    except binascii.Error:
+    except ValueError:
         found = b""
     if not hmac.compare_digest(found, f"{USER}:{password}".encode()):
         raise PolicyDenied(
@@ -51,7 +52,9 @@ def check_login(request: Request, password: str) -> None:
 
 
 def failure(error: AtollError) -> Response:
-    headers = {"WWW-Authenticate": 'Basic realm="atoll"'} if error.code == "login-wrong" else None
+    headers = retry_headers(error)
+    if error.code == "login-wrong":
+        headers["WWW-Authenticate"] = 'Basic realm="atoll"'
     return JSONResponse({"error": told(error)}, status_code=status_of(error), headers=headers)
 
 

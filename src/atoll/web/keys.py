@@ -53,12 +53,19 @@ def _key_of(request: Request) -> str:
 
 def _check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
-    named = [request.headers.get("host", "")] + ([urlsplit(origin).netloc] if origin is not None else [])
+    named = [f"//{request.headers.get('host', '')}"] + ([origin] if origin is not None else [])
     for place in named:
-        if urlsplit(f"//{place}").hostname not in LOOPBACK:
+        if _host_of(place) not in LOOPBACK:
             raise PolicyDenied(
                 "origin-foreign",
-                f'without a key, requests may not come from "{place}"',
+                f'without a key, requests may not come from "{place.removeprefix("//")}"',
                 detail="A page in a browser could otherwise ask the models of this machine.",
                 hint="Send an API key: atoll key add NAME",
             )
+
+
+def _host_of(place: str) -> str | None:
+    try:
+        return urlsplit(place).hostname
+    except ValueError:
+        return None

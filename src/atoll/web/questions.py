@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from atoll.analytics.question import NodeReport, Question
 from atoll.analytics.service import Outcome
 from atoll.domain.errors import AtollError, DataError
-from atoll.web.bodies import read_body
+from atoll.web.bodies import load, read_body
 from atoll.web.callers import check_login, failure, told, while_there
 
 BODY_BYTES_MAX = 256 * 1024
@@ -115,7 +115,7 @@ async def _line(send: Send, found: dict[str, Any]) -> None:
 
 def _read(body: bytes) -> tuple[Question, bool]:
     try:
-        told = json.loads(body)
+        told = load(body)
         on = told.get("on", [])
         question = Question(
             sql=_typed(told["sql"], str),
@@ -126,7 +126,7 @@ def _read(body: bytes) -> tuple[Question, bool]:
         )
         if unknown := sorted(set(told) - FIELDS):
             raise ValueError(f"unknown field {unknown[0]}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             "question-malformed",
             "cannot understand the question",

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from atoll.domain.errors import AtollError, DataError
-from atoll.web.bodies import read_body
+from atoll.web.bodies import load, read_body
 from atoll.web.callers import check_login, failure
 
 BODY_BYTES_MAX = 256 * 1024
@@ -82,14 +82,14 @@ def search_route(search: Search, password: Callable[[], str]) -> Route:
 def read(body: bytes) -> Asked:
     """A search as it was sent: a field that is null counts as left away."""
     try:
-        told = {name: value for name, value in json.loads(body).items() if value is not None}
+        told = {name: value for name, value in load(body).items() if value is not None}
         for name, value in told.items():
             if not isinstance(value, TYPES[name]) or isinstance(value, bool):
                 raise TypeError(name)
         if not all(type(number) in (int, float) for number in told.get("vector", ())):
             raise TypeError("vector")
         return Asked(**told)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             "search-malformed",
             "cannot understand the search",

@@ -118,11 +118,12 @@ def parts(content: Any) -> None:
     if not isinstance(content, list):
         raise refused("the content of a message has to be a text or a list")
     for part in content:
-        if not isinstance(part, dict) or part.get("type") not in PARTS:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind not in PARTS:
             raise refused("a message holds something that is not a text", "This model only reads texts.")
         if not isinstance(part.get("text", ""), str):
             raise refused("the text of a message has to be a text")
-        if part["type"] == "tool_result":
+        if kind == "tool_result":
             parts(part.get("content"))
 
 
