@@ -21,7 +21,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 .PHONY: help .venv new-venv lock check format quick test fuzz faults soak fleet simulate bench models demo clean
 
 help:
-	@echo "make demo     three nodes on this machine: cut one off, heal, converge"
+	@echo "make demo     three sites on this machine: decide, cut one off, heal, converge"
 	@echo "make test     every test, as CI runs them"
 	@echo "make quick    the tests that take less than a minute"
 	@echo "make check    lint, format, types, layers"

@@ -1,4 +1,4 @@
-"""`atoll demo`: three nodes on this machine, one of them cut off and healed, shown live and proved."""
+"""`atoll demo`: three sites that decide beside their data, one of them cut off and healed, and proved."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def demo(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="End when all is proved, instead of staying up.")
     ] = False,
-    writes: Annotated[int, typer.Option(min=1, max=WRITES_MAX, help="Writes a second on each node.")] = 40,
+    writes: Annotated[int, typer.Option(min=1, max=WRITES_MAX, help="Writes a second on each node.")] = 16,
     seconds: Annotated[
         float, typer.Option(min=1, max=SECONDS_MAX, help="How long one node is cut off.")
     ] = 8.0,
@@ -25,9 +25,9 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Run three nodes on this machine, cut one off, heal, and prove that they converge.
+    """Run three nodes that decide beside their data, cut one off, heal, and prove what Atoll promises.
 
-    It exits with 1 where they did not.
+    It exits with 1 where a promise was not kept.
     """
     import asyncio
     import shutil

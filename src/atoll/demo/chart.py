@@ -46,6 +46,8 @@ def draw_map(view: View) -> Text:
         style = f"bold {COLOURS[site.name]}" if site.is_up else "dim"
         canvas.put(x, y, "●" if site.is_up else "○", style)
         canvas.put(name_x, name_y, site.name, style)
+        trade = (name_x + len(site.name) + 1, name_y) if name_y == 0 else (name_x, name_y - 1)
+        canvas.put(*trade, site.site.trade, "dim")
     if view.is_playing:
         _label(canvas, view.road(top, left), x=LEFT + 3, y=2, is_left=True)
         _label(canvas, view.road(top, right), x=RIGHT - 2, y=2, is_left=False)

@@ -29,14 +29,14 @@ class Mark:
 
     at: float
     orders: int
-    readings: int
+    decisions: int
 
     def is_seen(self, seen: Seen, site: str) -> bool:
-        return seen.orders.get(site, 0) >= self.orders and seen.readings.get(site, 0) >= self.readings
+        return seen.orders.get(site, 0) >= self.orders and seen.decisions.get(site, 0) >= self.decisions
 
 
 def mark(account: Account, at: float) -> Mark:
-    return Mark(at, account.orders, account.readings)
+    return Mark(at, account.orders, account.decided)
 
 
 def measure(
@@ -46,7 +46,7 @@ def measure(
     found = {}
     for writer, before in marks.items():
         if writer != reader:
-            waiting = max(0, before.orders + before.readings - seen.rows_of(writer))
+            waiting = max(0, before.orders + before.decisions - seen.rows_of(writer))
             lag = accounts[writer].behind(seen.rows_of(writer), before.at)
             found[Way(writer, reader)] = Gap(lag, waiting)
     return found

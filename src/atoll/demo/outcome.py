@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from atoll.demo.ledger import Account
-from atoll.demo.scenario import PRICES, STAR, START_QTY
+from atoll.demo.asking import Answer
+from atoll.demo.ledger import Account, Spread
+from atoll.demo.scenario import PRICES, STAR, START_QTY, Site
 from atoll.demo.watch import Conflict, Item, Seen
 
 
@@ -34,14 +35,43 @@ class CutFacts:
     writes: Mapping[str, int]
     took_before_seconds: float | None
     took_seconds: float | None
+    decided: int
+    deciding_before: Spread | None
+    deciding: Spread | None
+    answer: Answer
     waiting_most: int
     lag_most_seconds: float
     converged_seconds: float | None
 
 
 @dataclass(frozen=True)
+class SiteFact:
+    """What a site wrote and its model decided, and how much of it left."""
+
+    site: Site
+    rows: int
+    right: int
+    deciding: Spread | None
+    raw_bytes: int
+    decision_bytes: int
+    """Of a decision, on average."""
+    crossed_bytes: int
+    decided: Mapping[str, int]
+    """Its decisions, on each node."""
+    raw_rows: Mapping[str, int]
+    """Its raw rows, on each node."""
+    rolled_up: int
+    """Windows of all nodes, as its rollup counts them."""
+
+    @property
+    def raw_rows_elsewhere(self) -> int:
+        return sum(rows for node, rows in self.raw_rows.items() if node != self.site.name)
+
+
+@dataclass(frozen=True)
 class Outcome:
     cut: CutFacts
+    sites: tuple[SiteFact, ...]
     writes: int
     given_way: int
     tables: tuple[TableFact, ...]
@@ -56,6 +86,12 @@ class Outcome:
     def has_converged(self) -> bool:
         is_same = all(table.is_same for table in self.tables)
         return is_same and not self.silent and not self.complaints and self.cut.converged_seconds is not None
+
+
+def tell_answer(found: Answer) -> str:
+    if not found.titles:
+        return "No document of Osaka answers that."
+    return f"Osaka answers from its own document {found.titles[0]}, without any link."
 
 
 def choose_sample(conflicts: Sequence[Conflict]) -> Conflict | None:
@@ -80,12 +116,12 @@ def find_complaints(
     for node, here in seen.items():
         for site, account in accounts.items():
             pairs = (
-                ("orders", here.orders.get(site, 0), account.orders),
-                ("readings", here.readings.get(site, 0), account.readings),
+                ("orders", here.orders.get(site, 0), account.orders, "were acknowledged"),
+                ("decisions", here.decisions.get(site, 0), account.observed, "rows wanted one"),
             )
             found += [
-                f"{node} has {have} {what} of {site}, and {promised} were acknowledged"
-                for what, have, promised in pairs
+                f"{node} has {have} {what} of {site}, and {promised} {why}"
+                for what, have, promised, why in pairs
                 if have != promised
             ]
     for node, stock in stocks.items():

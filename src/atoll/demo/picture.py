@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from atoll.demo import words
+from atoll.demo.asking import Answer
 from atoll.demo.chart import COLOURS, HEIGHT, WIDTH, draw_map, spark
-from atoll.demo.scenario import STAR, STEPS
-from atoll.demo.view import View
+from atoll.demo.scenario import ASK, AWAY, BUILD, CALM, CUT, STAR, STEPS
+from atoll.demo.view import SiteView, View
 from atoll.demo.watch import Conflict
 
 WIDTH_MIN, HEIGHT_MIN = 80, 24
@@ -46,7 +47,7 @@ def _header(view: View, width: int) -> RenderableType:
     line = Table.grid(expand=True)
     line.add_column()
     line.add_column(justify="right")
-    title = Text.assemble((" Atoll ", "bold reverse"), "  three sites, one set of tables")
+    title = Text.assemble((" Atoll ", "bold reverse"), "  AI where the data is: three sites")
     line.add_row(title, Text(f"{words.clock(view.seconds)}  Ctrl-C ends it ", "dim"))
     return Group(line, _steps(view.step))
 
@@ -83,21 +84,25 @@ def _build_story(view: View) -> Text:
 
 def _numbers(view: View, width: int) -> RenderableType:
     gap = (0, 1 if width < WIDTH_MAX else 3, 0, 0)
-    work = Table(box=None, pad_edge=False, padding=gap, header_style="dim")
-    for title in ("", "writes/s", "latency", "orders", "readings"):
-        work.add_column(title, justify="right" if title else "left", no_wrap=True)
-    row = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in (f"{STAR} at", "quantity", "price", "tags"):
-        row.add_column(title, justify="right" if title in ("quantity", "price") else "left", no_wrap=True)
+    work = _grid(gap, "", "model", "rows", "decided", "p50", "p99")
+    room = _grid(gap, "", "stayed", "crossed", STAR, "price")
     style = "green" if len({site.star for site in view.sites}) == 1 else "yellow"
     for site in view.sites:
         name = Text(site.name, COLOURS[site.name])
-        rate = f"{site.writes_per_second:.0f}"
-        work.add_row(name, rate, words.latency(site.took_seconds), f"{site.orders:,}", f"{site.readings:,}")
-        star = site.star
-        cells = ("", "", "") if star is None else (f"{star.qty:,}", f"{star.price}", star.tags or "-")
-        row.add_row(name, *(Text(cell, style) for cell in cells))
-    return Group(work, Text(), row)
+        took = site.deciding
+        times = ("-", "-") if took is None else (words.duration(took.p50), words.duration(took.p99))
+        work.add_row(name, site.site.model, words.short(site.rows), words.short(site.decided), *times)
+        star = ("", "") if site.star is None else (f"{site.star.qty:,}", f"{site.star.price}")
+        sizes = (Text(words.size(site.raw_bytes), "green"), words.size(site.crossed_bytes))
+        room.add_row(name, *sizes, *(Text(cell, style) for cell in star))
+    return Group(work, Text(), room)
+
+
+def _grid(gap: tuple[int, int, int, int], *titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=gap, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("", "model") else "right", no_wrap=True)
+    return table
 
 
 def _story(view: View, most: int) -> RenderableType:
@@ -117,15 +122,47 @@ def _story(view: View, most: int) -> RenderableType:
 
 
 def _below(view: View, height: int) -> RenderableType:
-    title = f"conflicts: {view.conflict_count:,}"
-    if not view.is_playing:
+    """What the step is about."""
+    step = STEPS[view.step]
+    body: RenderableType
+    if step is BUILD:
         title, body = "what comes", _what_comes()
+    elif step is ASK and view.answer is not None:
+        title, body = f"asked in {AWAY}, which is cut off", _answered(view.answer)
+    elif step in (CALM, CUT, ASK):
+        title, body = "decided last, each on its own node", _decisions(view.sites, height - 2)
     elif not view.conflict_count:
-        body = Text(NO_CONFLICT, "dim")
+        title, body = "conflicts: 0", Text(NO_CONFLICT, "dim")
     else:
+        title = f"conflicts: {view.conflict_count:,} · the later write stays, the other is kept"
         body = _conflicts(view.conflicts, max(1, height - 2))
-        title += " · the later write stays, the other is kept"
     return Panel(body, title=title, title_align="left", border_style="dim", padding=(0, 1))
+
+
+def _decisions(sites: tuple[SiteView, ...], most: int) -> RenderableType:
+    table = Table.grid(padding=(0, 2), expand=True)
+    for justify, ratio in (("left", None), ("left", None), ("left", 1), ("right", None), ("right", None)):
+        table.add_column(justify=justify, ratio=ratio, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    for site in sites:
+        for made in site.latest[: max(1, most // len(sites))]:
+            score = "" if made.score is None else f"{made.score:.2f}"
+            label = Text(" ".join(made.label.split()), "bold")
+            table.add_row(
+                Text(site.name, COLOURS[site.name]),
+                made.about,
+                label,
+                score,
+                words.duration(made.took_seconds),
+            )
+    return table
+
+
+def _answered(answer: Answer) -> RenderableType:
+    return Group(
+        Text(answer.question, "bold"),
+        Text(answer.text),
+        Text(f"from its documents: {words.listed(answer.titles) or 'none'}", "dim"),
+    )
 
 
 def _what_comes() -> RenderableType:

@@ -15,16 +15,17 @@ from types import TracebackType
 from rich.console import Console
 
 from atoll.demo import epilogue, stage
+from atoll.demo.promises import are_kept
 from atoll.demo.scenario import SITES, Pace
 from atoll.demo.screen import choose_screen
 from atoll.demo.show import Show
 from atoll.demo.stage import Stage
 
-CONVERGED, DIFFERENT, INTERRUPTED = 0, 1, 130
+KEPT, BROKEN, INTERRUPTED = 0, 1, 130
 
 
 async def run_demo(pace: Pace, folder: Path | None, console: Console, command: str, *, waits: bool) -> int:
-    """The exit code: whether the nodes converged, or that somebody ended it before that was known."""
+    """The exit code: whether every promise was kept, or that somebody ended it before that was known."""
     code = INTERRUPTED
     with _Ending() as ending:
         try:
@@ -32,7 +33,7 @@ async def run_demo(pace: Pace, folder: Path | None, console: Console, command: s
                 ending.stage = nodes
                 try:
                     code = await _perform(nodes, pace, console)
-                    if waits and code == CONVERGED:
+                    if waits and code == KEPT:
                         _tell(console, epilogue.addresses(nodes, command, is_kept=folder is not None))
                         await nodes.watch()
                 finally:
@@ -51,7 +52,7 @@ async def _perform(nodes: Stage, pace: Pace, console: Console) -> int:
     with choose_screen(console) as screen:
         outcome = await Show(nodes, pace, screen).play()
     _tell(console, epilogue.summary(outcome))
-    return CONVERGED if outcome.has_converged else DIFFERENT
+    return KEPT if are_kept(outcome) else BROKEN
 
 
 def _tell(console: Console, lines: Iterable[str]) -> None:

@@ -13,17 +13,35 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Site:
+    """Who takes part, what is written there, and which model decides about it."""
+
     name: str
     region: str
+    trade: str
+    model: str
+    table: str
+    noun: str
+    share: float
+    """Of its writes, those that a model decides about."""
+    most_per_second: float
 
     @property
     def title(self) -> str:
         return self.name.capitalize()
 
 
-SITES = (Site("lisbon", "europe"), Site("nairobi", "africa"), Site("osaka", "asia"))
+SITES = (
+    Site("lisbon", "europe", "factory", "bearing", "vibration", "window", share=0.8, most_per_second=50),
+    Site("nairobi", "africa", "shop", "digits", "shelf", "photo", share=0.7, most_per_second=25),
+    Site("osaka", "asia", "help desk", "pebble", "ticket", "question", share=0.25, most_per_second=5),
+)
 FOUNDER, _, AWAY = (site.name for site in SITES)
-TABLES = ("stock", "orders", "readings")
+# Whose readings are rolled up.
+FACTORY = next(site.name for site in SITES if site.trade == "factory")
+# What every node has, and what none has of another.
+TABLES = ("stock", "orders", "decision")
+RAW_TABLES = tuple(site.table for site in SITES)
+QUESTION = "The restore says backup-version. What do I do next?"
 
 # The row that the picture follows. Nobody changes its price by chance, only the scenario does.
 STAR = "figs"
@@ -43,7 +61,7 @@ PRICES = {
     "walnuts": Decimal("9.30"),
 }
 
-Kind = Literal["sell", "measure", "reprice"]
+Kind = Literal["sell", "reprice"]
 
 
 @dataclass(frozen=True)
@@ -56,12 +74,15 @@ class Write:
     value: Decimal = Decimal(0)
 
 
-def choose_write(rng: random.Random) -> Write:
-    """What a site writes next: mostly sales and readings, now and then a new price."""
-    dice = rng.random()
-    if dice < 0.50:
-        return Write("measure", value=Decimal(rng.randrange(180, 260)) / 10)
-    if dice < 0.98:
+def is_observation(number: int, site: Site, writes_per_second: int) -> bool:
+    """Whether a site's write of this number is one that a model decides about: evenly, not by chance."""
+    share = min(site.share, site.most_per_second / writes_per_second)
+    return int((number + 1) * share) > int(number * share)
+
+
+def choose_trade(rng: random.Random) -> Write:
+    """What a site writes otherwise: mostly sales, now and then a new price."""
+    if rng.random() < 0.96:
         # One sale in three is of the row that is watched.
         item = STAR if rng.random() < 0.33 else rng.choice(list(PRICES))
         return Write("sell", item, qty=rng.randint(1, 5))
@@ -80,6 +101,8 @@ class Act:
     tag: str | None = None
 
 
+# However little is written: the site that is cut off has something to decide.
+SURELY = Act(0.0, AWAY)
 ACTS = (
     Act(0.25, AWAY, price=Decimal("3.10")),
     Act(0.40, AWAY, tag="local"),
@@ -112,16 +135,21 @@ BUILD = Step(
     " but what they send each other over mutual TLS.",
 )
 CALM = Step(
-    "calm",
-    "writes on every site reach the others within moments",
-    "Everybody writes. Each site sells and measures in its own database, and the other two have it"
-    " within moments.",
+    "decide",
+    "models score rows where they are; decisions reach the others",
+    "Everybody writes, and a model beside each database decides. Raw rows stay where they are;"
+    " decisions are everywhere within moments.",
 )
 CUT = Step(
     "cut off",
-    "Osaka loses every link, and all three go on reading and writing",
-    "Osaka's cables are cut. Everybody goes on reading and writing, Osaka too: no site asks another"
+    "Osaka loses every link, and all three go on writing and deciding",
+    "Osaka's cables are cut. Everybody goes on writing and deciding, Osaka too: no site asks another"
     " for permission.",
+)
+ASK = Step(
+    "ask",
+    "Osaka, still cut off, answers a question from its own documents",
+    f'Still cut off, somebody in Osaka asks: "{QUESTION}"',
 )
 HEALED = Step(
     "healed",
@@ -134,16 +162,17 @@ PROOF = Step(
     "every row on every node is compared, by hash",
     "Writing stops. Now every row on every node is compared, by hash.",
 )
-STEPS = (BUILD, CALM, CUT, HEALED, PROOF)
+STEPS = (BUILD, CALM, CUT, ASK, HEALED, PROOF)
 
 
 @dataclass(frozen=True)
 class Pace:
     """How much is written and how long things last."""
 
-    writes_per_second: int = 40
+    writes_per_second: int = 16
     cut_seconds: float = 8.0
-    calm_seconds: float = 4.0
+    calm_seconds: float = 5.0
+    answer_seconds: float = 4.0
     after_seconds: float = 1.0
     conflict_seconds: float = 3.0
     proof_seconds: float = 2.0

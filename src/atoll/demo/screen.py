@@ -11,7 +11,7 @@ from rich.live import Live
 
 from atoll.demo import words
 from atoll.demo.picture import HEIGHT_MIN, WIDTH_MIN, draw
-from atoll.demo.view import View
+from atoll.demo.view import SiteView, View
 
 LINE_EVERY_SECONDS = 2.0
 
@@ -72,13 +72,22 @@ class PlainLines:
 
 def numbers(view: View) -> str:
     """Everything that moves, in one line."""
-    rates = ", ".join(f"{site.name} {site.writes_per_second:.0f}" for site in view.sites)
+    decided = ", ".join(f"{site.name} {site.decided:,} in {_half(site)}" for site in view.sites)
     behind = ", ".join(f"{road.one}-{road.other} {words.lag(road.lag_seconds)}" for road in view.roads)
     waiting = sum(road.waiting for road in view.roads)
+    stayed, crossed = (words.size(sum(sizes)) for sizes in zip(*map(_sizes, view.sites), strict=True))
     return (
-        f"[{view.seconds:5.1f} s]   writes/s: {rates}; lag: {behind};"
+        f"[{view.seconds:5.1f} s]   decided: {decided}; {stayed} stayed, {crossed} crossed; lag: {behind};"
         f" {words.count(waiting, 'row')} waiting; {words.count(view.conflict_count, 'conflict')}"
     )
+
+
+def _half(site: SiteView) -> str:
+    return "-" if site.deciding is None else words.duration(site.deciding.p50)
+
+
+def _sizes(site: SiteView) -> tuple[int, int]:
+    return site.raw_bytes, site.crossed_bytes
 
 
 def choose_screen(console: Console) -> Screen:

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from atoll.demo.asking import Answer
 from atoll.demo.gap import Gap, Way
-from atoll.demo.ledger import Account
-from atoll.demo.scenario import BUILD, SITES, STEPS
-from atoll.demo.watch import Conflict, Item, Seen
+from atoll.demo.ledger import Account, Spread
+from atoll.demo.scenario import BUILD, SITES, STEPS, Site
+from atoll.demo.watch import Conflict, Decision, Item, Seen
 
-LATELY_WRITES = 50
+LATELY_DECIDED = 200
 
 
 @dataclass(frozen=True)
 class SiteView:
-    name: str
+    site: Site
     is_up: bool = False
-    writes_per_second: float = 0.0
-    took_seconds: float | None = None
-    orders: int = 0
-    readings: int = 0
+    rows: int = 0
+    decided: int = 0
+    deciding: Spread | None = None
+    """Of the decisions that were made lately."""
+    raw_bytes: int = 0
+    crossed_bytes: int = 0
+    latest: tuple[Decision, ...] = ()
     star: Item | None = None
+
+    @property
+    def name(self) -> str:
+        return self.site.name
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class View:
     text: str
     sites: tuple[SiteView, ...]
     roads: tuple[RoadView, ...]
+    answer: Answer | None = None
     conflicts: tuple[Conflict, ...] = ()
     conflict_count: int = 0
     story: tuple[Told, ...] = ()
@@ -70,19 +79,21 @@ class View:
 
 
 def view_sites(
-    accounts: Mapping[str, Account], seen: Mapping[str, Seen], up: Sequence[str], now: float
+    accounts: Mapping[str, Account], seen: Mapping[str, Seen], crossed: Mapping[str, int], up: Sequence[str]
 ) -> tuple[SiteView, ...]:
     found = []
     for site in SITES:
         account, here = accounts.get(site.name, Account()), seen.get(site.name, Seen())
         found.append(
             SiteView(
-                site.name,
+                site,
                 is_up=site.name in up,
-                writes_per_second=account.rate(now),
-                took_seconds=account.took(LATELY_WRITES),
-                orders=sum(here.orders.values()),
-                readings=sum(here.readings.values()),
+                rows=here.raw_rows,
+                decided=here.decisions.get(site.name, 0),
+                deciding=account.deciding(LATELY_DECIDED),
+                raw_bytes=here.raw_bytes,
+                crossed_bytes=crossed.get(site.name, 0),
+                latest=here.latest,
                 star=here.star,
             )
         )

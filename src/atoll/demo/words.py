@@ -16,6 +16,15 @@ def latency(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
 
 
+def size(number: int) -> str:
+    """850 B, 12 kB, 3.4 MB."""
+    if number < 1000:
+        return f"{number} B"
+    if number < 999_500:
+        return f"{number / 1000:.0f} kB"
+    return f"{number / 1_000_000:.1f} MB"
+
+
 def lag(seconds: float) -> str:
     return "in step" if seconds <= 0 else duration(seconds)
 
