@@ -13,6 +13,8 @@ pytest_plugins = [
     "support.fix_foreign",
     "support.fix_tensors",
     "support.fix_models",
+    "support.fix_link",
+    "support.fix_peers",
     "support.fix_runtimes",
 ]
 

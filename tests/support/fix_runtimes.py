@@ -1,4 +1,4 @@
-"""Runtimes that run: llama.cpp with a tiny model, an upstream in front of it, and the echo."""
+"""Runtimes that run: llama.cpp with a tiny model, an upstream in front of it, the echo, and a peer's echo."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Patience, Wants
 from atoll.runtimes.upstream import Address, UpstreamRuntime
 from support.fix_models import TinyModel
+from support.fix_peers import MakeStrand
 from support.folders import short_folder
 
 DEADLINE_SECONDS = 60.0
-RUNTIMES = ("llama", "upstream", "echo")
+RUNTIMES = ("llama", "upstream", "echo", "peer")
 CHAT = "/v1/chat/completions"
 CONTEXT = 512
 
@@ -106,15 +107,17 @@ StartRuntime = Callable[..., Awaitable[Running]]
 
 
 @pytest.fixture
-async def start_runtime(start_llama: StartLlama) -> AsyncIterator[StartRuntime]:
+async def start_runtime(start_llama: StartLlama, make_strand: MakeStrand) -> AsyncIterator[StartRuntime]:
     """Starts a runtime of any kind with `parallel` places and `waiting` more that wait."""
     made: list[Runtime] = []
 
     async def start(
         kind: str, parallel: int = 2, waiting: int = 32, skill: Skill = Skill.GENERATE
     ) -> Running:
-        if kind == "echo":
+        if kind in ("echo", "peer"):
             echo = EchoRuntime(context_tokens=CONTEXT, at_once=parallel, waiting=waiting, event_seconds=0.001)
+            if kind == "peer":
+                return Running((await make_strand(echo)).runtime(), await echo.start())
             made.append(echo)
             return Running(echo, await echo.start())
         pooling = "mean" if skill is Skill.EMBED else "model"

@@ -13,7 +13,7 @@ import pytest
 
 from atoll.domain.errors import DataError
 from atoll.web import tensor_wire
-from atoll.web.tensor_data import DTYPES, NAMES, from_bytes, from_json, to_bytes, to_json
+from atoll.runtimes.tensor_data import DTYPES, NAMES, from_bytes, from_json, to_bytes, to_json
 from atoll.web.tensor_wire import read_inference, write_answer
 
 SEED = 5

@@ -329,13 +329,16 @@ class Framed(asyncio.BufferedProtocol):
         self._timer = self._loop.call_at(self._watch_due, self._watch)
 
     def _pause_transport(self) -> None:
-        if self._transport is not None and self._transport.is_reading():
-            self._transport.pause_reading()
+        # A TLS transport that was closed from both sides does not even say whether it reads.
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading():
+            transport.pause_reading()
 
     def _resume_transport(self) -> None:
-        if self._transport is not None and not self._transport.is_reading():
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and not transport.is_reading():
             self._heard_at = self._loop.time()
-            self._transport.resume_reading()
+            transport.resume_reading()
 
     def _close_transport(self) -> None:
         if self._transport is not None and not self._done:

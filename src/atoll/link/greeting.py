@@ -24,6 +24,7 @@ VERSION_MAX = 1
 class Purpose(StrEnum):
     CONTROL = "control"
     STREAM = "stream"
+    MODEL = "model"
     ANSWER = "answer"
     AUTHORITY = "authority"
     JOIN = "join"

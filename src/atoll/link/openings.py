@@ -1,6 +1,7 @@
 """Opens streams to peers and takes those that peers open, whichever side is able to dial.
 
 Where only the peer can dial, it is asked over the control connection and names the stream when it connects.
+A stream is for one purpose, each with a service of its own: PostgreSQL, or the models of a node.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from atoll.link.stream import Stream
 log = logging.getLogger("atoll.link")
 
 ServeStream = Callable[[PeerIdentity, Stream], Awaitable[None]]
+# What is asked of a peer that has to dial. One that does not know a purpose says so.
+REQUESTS = {Purpose.STREAM: "stream.answer", Purpose.MODEL: "model.answer"}
 
 
 class Openings:
@@ -32,7 +35,7 @@ class Openings:
         self._settings = settings
         self._dialler = dialler
         self._awaited: dict[str, tuple[int, asyncio.Future[Framed]]] = {}
-        self._serve: ServeStream | None = None
+        self._serve: dict[Purpose, ServeStream] = {}
         self._serving: set[asyncio.Future[None]] = set()
 
     @property
@@ -40,42 +43,51 @@ class Openings:
         """Streams that a peer was asked to dial and has not dialled yet."""
         return len(self._awaited)
 
-    def serve_with(self, serve: ServeStream) -> None:
-        self._serve = serve
+    def serve_with(self, serve: ServeStream, purpose: Purpose) -> None:
+        self._serve[purpose] = serve
 
     async def stop(self) -> None:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
-    async def open(self, slot: Slot, control: ControlLink) -> Stream:
+    async def open(self, slot: Slot, control: ControlLink, purpose: Purpose) -> Stream:
         """Over the direction that is known to work, else the other."""
         slot.reserve(self._settings.streams_max)
         try:
             dialled_by_us = control.dialled_by == self._me.number
             try:
-                framed = await (self._dial(slot) if dialled_by_us else self._ask(slot, control))
+                framed = await (
+                    self._dial(slot, purpose) if dialled_by_us else self._ask(slot, control, purpose)
+                )
             except LinkError as first:
                 try:
-                    framed = await (self._ask(slot, control) if dialled_by_us else self._dial(slot))
+                    framed = await (
+                        self._ask(slot, control, purpose) if dialled_by_us else self._dial(slot, purpose)
+                    )
                 except LinkError:
                     raise first from None
             return slot.make_stream(framed, control.peer)
         finally:
             slot.release()
 
-    async def _dial(self, slot: Slot) -> Framed:
-        return await self._dialler.connect(slot, Purpose.STREAM)
+    async def _dial(self, slot: Slot, purpose: Purpose) -> Framed:
+        return await self._dialler.connect(slot, purpose)
 
-    async def _ask(self, slot: Slot, control: ControlLink) -> Framed:
+    async def _ask(self, slot: Slot, control: ControlLink, purpose: Purpose) -> Framed:
         stream = secrets.token_hex(16)
         answer: asyncio.Future[Framed] = asyncio.get_running_loop().create_future()
         self._awaited[stream] = (slot.peer.number, answer)
         deadline = 2 * self._settings.dial_seconds_max
         try:
             async with asyncio.timeout(deadline):
-                await control.request("stream.answer", {"stream": stream}, deadline)
+                await control.request(REQUESTS[purpose], {"stream": stream}, deadline)
                 return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled():
+                # It came at the same moment, and nobody would ever end it.
+                answer.result().close(LinkError("asker-left", "nobody waits for this stream any more"))
+            raise
         except TimeoutError as error:
             name = slot.peer.name
             raise LinkError("dial-timeout", f'node "{name}" did not dial back in time') from error
@@ -92,23 +104,26 @@ class Openings:
             raise LinkError("stream-unknown", "nobody waits for this stream any more")
         return answer
 
-    async def answer(self, slot: Slot, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
+    async def answer(
+        self, slot: Slot, peer: PeerIdentity, payload: dict[str, Any], purpose: Purpose
+    ) -> dict[str, Any]:
         """The peer wants a stream and cannot dial us: dial it."""
         slot.reserve(self._settings.streams_max)
         try:
             framed = await self._dialler.connect(slot, Purpose.ANSWER, str(payload.get("stream", "")))
-            self.take(slot, framed, peer)
+            self.take(slot, framed, peer, purpose)
         finally:
             slot.release()
         return {}
 
-    def take(self, slot: Slot, framed: Framed, peer: PeerIdentity) -> None:
-        if self._serve is None:
+    def take(self, slot: Slot, framed: Framed, peer: PeerIdentity, purpose: Purpose) -> None:
+        serve = self._serve.get(purpose)
+        if serve is None:
             error = LinkError("no-service", f'node "{self._me.name}" takes no streams yet')
             framed.close(error)
             raise error
         stream = slot.make_stream(framed, peer)
-        task = asyncio.ensure_future(self._serve(peer, stream))
+        task = asyncio.ensure_future(serve(peer, stream))
         self._serving.add(task)
         task.add_done_callback(self._forget)
 

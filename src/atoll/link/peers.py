@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError, PolicyDenied
@@ -18,7 +19,7 @@ from atoll.link.dialler import Dialler
 from atoll.link.frame import Framed
 from atoll.link.greeting import VERSION_MAX, Hello, Purpose
 from atoll.link.join import Invitations, answer_stranger
-from atoll.link.openings import Openings, ServeStream
+from atoll.link.openings import REQUESTS, Openings, ServeStream
 from atoll.link.renumber import METHOD, Renumbering
 from atoll.link.report import LinkReport, Peer
 from atoll.link.server import IsRevoked, Listener
@@ -60,7 +61,9 @@ class Links:
         self._rng = rng or random.Random()  # noqa: S311
         self._refusals = Refusals()
         self._slots: dict[int, Slot] = {}
-        self._handlers: dict[str, Handler] = {"stream.answer": self._answer_with_stream}
+        self._handlers: dict[str, Handler] = {
+            method: partial(self._answer_with_stream, purpose) for purpose, method in REQUESTS.items()
+        }
         self._renumbering = Renumbering(self._slots, invitations, self._refuse_twin)
         self._handlers[METHOD] = self._renumbering.passed_on
         self._watching: asyncio.Task[None] | None = None
@@ -117,9 +120,9 @@ class Links:
         """Answer the request `name` from any peer with `handler`."""
         self._handlers[name] = handler
 
-    def serve_streams(self, serve: ServeStream) -> None:
-        """Streams that peers open go to `serve`, one task each."""
-        self._openings.serve_with(serve)
+    def serve_streams(self, serve: ServeStream, purpose: Purpose = Purpose.STREAM) -> None:
+        """Streams that peers open for this purpose go to `serve`, one task each."""
+        self._openings.serve_with(serve, purpose)
 
     def set_peers(self, peers: Sequence[Peer]) -> None:
         """These are the peers now: dial those that are new, leave those that are gone."""
@@ -145,10 +148,10 @@ class Links:
         """Ask a peer over its control connection. Without a link: LinkError `link-down`, at once."""
         return await self._control(number).request(method, payload, timeout_seconds)
 
-    async def open_stream(self, number: int) -> Stream:
-        """A new stream to the peer's PostgreSQL, over the direction that is known to work, else the other."""
+    async def open_stream(self, number: int, purpose: Purpose = Purpose.STREAM) -> Stream:
+        """A new stream to the peer's PostgreSQL or models, over the direction that is known to work."""
         control = self._control(number)
-        return await self._openings.open(self._slots[number], control)
+        return await self._openings.open(self._slots[number], control, purpose)
 
     async def until_up(self, number: int) -> None:
         """Wait, without a deadline of its own, until there is a link to the peer."""
@@ -156,6 +159,10 @@ class Links:
 
     def report(self) -> list[LinkReport]:
         return [slot.report() for _, slot in sorted(self._slots.items())]
+
+    def link(self, number: int) -> LinkReport | None:
+        slot = self._slots.get(number)
+        return slot.report() if slot is not None else None
 
     def refusals(self) -> dict[str, int]:
         return self._refusals.counts()
@@ -234,11 +241,11 @@ class Links:
             self._welcome(framed)
             slot.identity, slot.peer_boot = peer, hello.boot
             self._settle(slot, framed, dialled_by=peer.number)
-        elif hello.purpose is Purpose.STREAM:
+        elif hello.purpose in REQUESTS:
             slot.reserve(self.settings.streams_max)
             try:
                 self._welcome(framed)
-                self._openings.take(slot, framed, peer)
+                self._openings.take(slot, framed, peer, hello.purpose)
             finally:
                 slot.release()
         else:
@@ -250,8 +257,11 @@ class Links:
         welcome = {"welcome": VERSION_MAX, "release": self._release, "boot": self._boot}
         framed.send_message(welcome | {"number": self.me.number})
 
-    async def _answer_with_stream(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        return await self._openings.answer(self._slot(Peer(peer.number, peer.name)), peer, payload)
+    async def _answer_with_stream(
+        self, purpose: Purpose, peer: PeerIdentity, payload: dict[str, Any]
+    ) -> dict[str, Any]:
+        slot = self._slot(Peer(peer.number, peer.name))
+        return await self._openings.answer(slot, peer, payload, purpose)
 
     async def _answer_stranger(self, purpose: Purpose, message: dict[str, Any]) -> dict[str, Any]:
         if purpose is Purpose.RENUMBER:

@@ -21,6 +21,7 @@ from atoll.node.applications import log_in
 from atoll.node.catalog import Catalog, Problem, Rows
 from atoll.node.config import Settings
 from atoll.node.home import Home
+from atoll.node.peers import Peers
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
@@ -58,6 +59,7 @@ class Models:
         self._problems: dict[str, Problem] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
+        self.peers = Peers(self.serving, settings, self._options)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
         )
@@ -72,6 +74,7 @@ class Models:
     def attach(self, links: Links) -> None:
         """From now on there are peers."""
         self._parcels.attach(links)
+        self.peers.attach(links)
 
     def numbers(self) -> Iterable[Metric]:
         words = self.serving.models()
@@ -129,10 +132,14 @@ class Models:
         if read != self._read or any(problem.missing for problem in self._problems.values()):
             self._read = read
             await self._want(rows, adapters)
+        await self.peers.look(connection)
         missing = [file for problem in self._problems.values() for file in problem.missing]
         if await self._parcels.fetch(missing):
             return 0.0  # more is on its way
         return MISSING_SECONDS if missing else LOOK_SECONDS
+
+    def _options(self) -> dict[str, Mapping[str, Any]]:
+        return {model: one.options for model, one in self._wanted_now.items()}
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(

@@ -33,6 +33,8 @@ class Ask:
     body: Mapping[str, Any]  # as the caller sent it; `model` and `stream` do not matter here
     adapter: str | None = None
     scopes: frozenset[str] = frozenset()  # of the rows that are quoted in it: where it may go
+    deadline_seconds: float | None = None  # what is left until nobody waits any more
+    hops: int = 0  # nodes that have passed it on
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from atoll.domain.errors import DataError
-from atoll.web.tensor_data import DTYPES, NAMES, Array, from_bytes, from_json, reject, to_bytes, to_json
+from atoll.runtimes.tensor_data import DTYPES, NAMES, Array, from_bytes, from_json, reject, to_bytes, to_json
 
 JSON_BYTES_MAX = 8 * 1024**2
 JSON_ELEMENTS_MAX = 1_000_000

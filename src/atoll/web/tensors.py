@@ -7,8 +7,7 @@ the first request for an inference.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill, TensorFacts
+from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
 
@@ -34,7 +34,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def tensor_routes(serving: Serving, check: Check) -> list[Route]:
     """`check` says whether somebody may ask; probes of health may always."""
-    room = _Room()
+    room = Room(BODIES_BYTES_MAX)
 
     async def server(request: Request) -> Response:
         return JSONResponse({"name": "atoll", "version": __version__, "extensions": EXTENSIONS})
@@ -89,36 +89,12 @@ def refusal(error: AtollError) -> Response:
     return JSONResponse(told, status_code=status_of(error), headers=retry_headers(error))
 
 
-class _Room:
-    """How much memory the bodies of all requests together may take."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-
-    @contextmanager
-    def hold(self) -> Iterator[Callable[[int], None]]:
-        mine = 0
-
-        def take(count: int) -> None:
-            nonlocal mine
-            if self._taken + count > BODIES_BYTES_MAX:
-                held = f"the requests that are here take {BODIES_BYTES_MAX // 1024**2} MB already"
-                raise LinkError("runtime-crowded", held, hint="Try again in a moment.")
-            self._taken += count
-            mine += count
-
-        try:
-            yield take
-        finally:
-            self._taken -= mine
-
-
 class _Answer:
     """An answer that is worked on for as long as its caller is there."""
 
     background = None
 
-    def __init__(self, serving: Serving, room: _Room) -> None:
+    def __init__(self, serving: Serving, room: Room) -> None:
         self._serving = serving
         self._room = room
 

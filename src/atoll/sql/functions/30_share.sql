@@ -9,7 +9,8 @@ begin atomic
            ('atoll.tie', 'merge', null), ('atoll.absence', 'merge', null), ('atoll.schema_change', 'append', null),
            ('atoll.orphan_rule', 'merge', null), ('atoll.model', 'merge', null), ('atoll.desired_model', 'merge', null),
            ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
-           ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null);
+           ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
+           ('atoll.offer', 'merge', null);
 end;
 
 create or replace function atoll.qualified(t regclass) returns text

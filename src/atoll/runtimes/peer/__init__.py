@@ -1,0 +1,1 @@
+"""Models of other nodes, asked over the link."""
