@@ -35,6 +35,11 @@ async def said(runtime: Any, ask: Ask) -> list[bytes]:
         return [event async for event in events]
 
 
+async def read(events: AsyncIterator[bytes], heard: list[bytes]) -> None:
+    async for event in events:
+        heard.append(event)
+
+
 class Firehose(EchoRuntime):
     """Says large events for as long as somebody takes them."""
 
@@ -101,16 +106,19 @@ async def test_errors_come_as_the_peer_says_them_and_with_when_to_ask_again(make
     strand = await make_strand(Busy(fails_at_event=3))
     with pytest.raises(LinkError) as caught:
         await strand.runtime().embed(["text"])
-    assert (caught.value.code, caught.value.detail, caught.value.hint) == ("runtime-crowded", "Full.", "Wait.")
+    assert (caught.value.code, caught.value.detail, caught.value.hint) == (
+        "runtime-crowded",
+        "Full.",
+        "Wait.",
+    )
     assert caught.value.retry_after_seconds == 7.0
     with pytest.raises(DataError) as refused:
         await said(strand.runtime(), saying("word", max_tokens=0))
     assert refused.value.code == "request-refused"
-    heard = []
-    with pytest.raises(LinkError) as broke:
-        async with strand.runtime().generate(saying("one two three four")) as events:
-            async for event in events:
-                heard.append(event)
+    heard: list[bytes] = []
+    async with strand.runtime().generate(saying("one two three four")) as events:
+        with pytest.raises(LinkError) as broke:
+            await read(events, heard)
     assert broke.value.code == "runtime-broken"
     assert len(heard) == 3
     assert strand.asker.report()[0].streams_opened == 1, "an error ends the request, not the stream"
@@ -289,12 +297,11 @@ async def test_without_a_link_the_answer_is_a_broken_engine_and_comes_at_once(
     make_strand: MakeStrand,
 ) -> None:
     strand = await make_strand(EchoRuntime(event_seconds=0.05))
-    with pytest.raises(LinkError) as caught:
-        async with strand.runtime().generate(saying("word " * 3000)) as events:
-            await anext(events)
-            await strand.answerer.stop()
-            async for _ in events:
-                pass
+    async with strand.runtime().generate(saying("word " * 3000)) as events:
+        await anext(events)
+        await strand.answerer.stop()
+        with pytest.raises(LinkError) as caught:
+            await read(events, [])
     assert caught.value.code == "runtime-broken"
     await eventually(lambda: strand.asker.report()[0].state != "up")
     with pytest.raises(LinkError) as after:

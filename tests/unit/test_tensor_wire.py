@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from atoll.domain.errors import DataError
-from atoll.web import tensor_wire
 from atoll.runtimes.tensor_data import DTYPES, NAMES, from_bytes, from_json, to_bytes, to_json
+from atoll.web import tensor_wire
 from atoll.web.tensor_wire import read_inference, write_answer
 
 SEED = 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atoll.cli import model_bench, model_run
+from atoll.cli import model_bench, model_offers, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
 from atoll.domain.models import Skill
 
@@ -173,10 +173,11 @@ def _wish(
     keep: bool = False,
     context: int | None = None,
     parallel: int | None = None,
+    terms: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     from psycopg.types.json import Jsonb
 
-    options = {"context_tokens": context, "parallel": parallel}
+    options = {"context_tokens": context, "parallel": parallel, **(terms or {})}
     return {
         "model": model,
         "version": version,
@@ -197,21 +198,34 @@ def place(
     off: Annotated[bool, typer.Option("--off", help="Not there, whatever is said of wider places.")] = False,
     context: Annotated[int | None, typer.Option(min=64, max=1_048_576, help="Tokens of context.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=64, help="Callers at the same time.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Let other nodes ask an upstream through those nodes.")
+    ] = False,
+    region: Annotated[str | None, typer.Option(help="The region that an upstream's server is in.")] = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN/OUT", help="What an upstream takes per million tokens.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Say where a model is wanted, in which version; nodes fetch its files from each other."""
     from atoll.cli.rows import fetch
 
+    terms = model_offers.terms(shared, region, price)
     postgres = running_postgres(find_home(home))
     found = _of(fetch(postgres, "models", "listing"), model)
+    if terms and found[0]["manifest"]["kind"] != "upstream":
+        raise typer.BadParameter("only an upstream's model has a region and a price of its own")
     chosen = None if off else version or found[0]["version"]
-    wish = _wish(model, chosen, on, variant, keep, context, parallel)
+    wish = _wish(model, chosen, on, variant, keep, context, parallel, terms)
     where = fetch(postgres, "models", "want", wish)[0]["place"]
     typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
 
 
 @group.command("list")
 def list_models(
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="What all nodes offer, and the way to each.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     home: HomeOption = None,
 ) -> None:
@@ -219,6 +233,13 @@ def list_models(
     from atoll.cli.rows import fetch, print_table
 
     postgres = running_postgres(find_home(home))
+    if everywhere:
+        offers = fetch(postgres, "offers", "everywhere")
+        if as_json:
+            typer.echo(json.dumps(offers, indent=1, default=str))
+        else:
+            model_offers.print_offers(offers)
+        return
     found = fetch(postgres, "models", "listing")
     states = {row["model"]: row for row in fetch(postgres, "models", "states")}
     known = {row["name"] for row in found}

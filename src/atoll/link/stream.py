@@ -1,8 +1,8 @@
 """The bytes of one PostgreSQL connection, or of requests to models, on their own TLS connection.
 
-Data both ways, half-close, back-pressure. Whoever uses it attaches a `Sink`, as the gateway does, or reads and
-writes like a file through `Pipe`. It compresses by policy and keeps to the link's rate; it does not know what
-the bytes mean.
+Data both ways, half-close, back-pressure. Whoever uses it attaches a `Sink`, as the gateway does, or reads
+and writes like a file through `Pipe`. It compresses by policy and keeps to the link's rate; it does not know
+what the bytes mean.
 """
 
 from __future__ import annotations
