@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,14 @@ async def test_streams_open_in_both_directions(shore: Shore, opener: int, both_d
     data = bytes(range(256)) * 8192
     assert await exchange(Pipe(await links.open_stream(3 - opener)), data) == data
     await eventually(lambda: one.report()[0].streams == two.report()[0].streams == 0)
+
+
+async def test_small_answers_are_not_held_back_for_larger_ones(shore: Shore) -> None:
+    one, two = await two_nodes(shore)
+    await Pipe(await one.open_stream(2)).write(b"x")
+    await eventually(lambda: two.report()[0].streams == 1)
+    for framed in [*one._live, *two._live]:
+        assert framed.transport_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_node_that_does_not_listen_still_gets_streams_both_ways(shore: Shore) -> None:
