@@ -101,7 +101,8 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
         talk, upstream = found["talk"], found["far"]
         assert (talk.node, talk.name, talk.region, talk.price) == (2, "n2", "eu", None)
         assert (talk.context_tokens, talk.skills) == (512, {Skill.GENERATE})
-        assert (upstream.region, upstream.price, upstream.is_upstream) == ("us", (0.5, 1.5), True)
+        assert (upstream.region, upstream.node_region, upstream.is_upstream) == ("us", "eu", True)
+        assert upstream.price == (0.5, 1.5)
 
         ask = Ask("/v1/completions", {"prompt": "low tide"})
         async with here.peers.runtime(2, "talk").generate(ask) as events:

@@ -42,6 +42,7 @@ def an_offer(model: str = "talk", **changes: Any) -> Offer:
         "tokens_per_second": None,
         "is_upstream": False,
         "region": "eu",
+        "node_region": "eu",
         "price": None,
     }
     return Offer(**facts | changes)

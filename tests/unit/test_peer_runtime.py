@@ -19,6 +19,8 @@ from atoll.runtimes.contract import Ask
 from atoll.runtimes.echo import EchoRuntime
 from atoll.runtimes.peer import messages, pool
 from atoll.runtimes.peer.messages import Channel, Kind, encode, encode_head
+from atoll.runtimes.room import Room
+from atoll.serving import answering
 from support.fix_link import FAST, Shore, eventually
 from support.fix_peers import MakeStrand, an_offer
 
@@ -130,10 +132,10 @@ async def test_errors_come_as_the_peer_says_them_and_with_when_to_ask_again(make
         ({"global"}, None),
         ({"region:eu"}, None),
         ({"node:2", "global", "region:eu"}, None),
-        ({"local"}, "scope-elsewhere"),
-        ({"node:1"}, "scope-elsewhere"),
-        ({"global", "region:us"}, "scope-elsewhere"),
-        ({""}, "scope-elsewhere"),
+        ({"local"}, "scope-forbids"),
+        ({"node:1"}, "scope-forbids"),
+        ({"global", "region:us"}, "scope-forbids"),
+        ({""}, "scope-forbids"),
     ],
 )
 async def test_what_may_not_be_there_is_refused_there(
@@ -225,6 +227,23 @@ async def test_nonsense_is_refused_and_the_stream_goes_on(make_strand: MakeStran
     await raw.write(b"\x01\xff\xff\xff" + b"x" * 10)
     with pytest.raises(LinkError, match="16777215 bytes"):
         await raw.read()
+
+
+async def test_what_is_too_much_is_read_to_its_end_and_refused(
+    make_strand: MakeStrand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strand = await make_strand(EchoRuntime())
+    much, little = {"x": np.zeros(300_000)}, {"x": np.zeros(3)}
+    strand.answering._room = Room(1_000_000)
+    with pytest.raises(LinkError) as crowded:
+        await strand.runtime().infer(much)
+    assert crowded.value.code == "runtime-crowded"
+    monkeypatch.setattr(answering, "BODY_BYTES_MAX", 1_000_000)
+    with pytest.raises(DataError) as large:
+        await strand.runtime().infer(much)
+    assert large.value.code == "request-too-large"
+    assert await strand.runtime().infer(little)
+    assert strand.asker.report()[0].streams_opened == 1
 
 
 async def test_a_node_from_before_refuses_the_question_and_keeps_its_link(

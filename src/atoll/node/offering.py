@@ -54,6 +54,7 @@ def own_offers(
             tokens_per_second=speeds.get(word.model),
             is_upstream=is_upstream,
             region=region,
+            node_region=me.region,
             price=price,
         )
     return found

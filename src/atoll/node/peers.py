@@ -147,7 +147,7 @@ def _values(offer: Offer) -> dict[str, Any]:
 
 def _offer(row: tuple[Any, ...]) -> Offer:
     node, name, tier, model, version, variant, skills, adapters, context, state, queue, speed, *rest = row
-    is_upstream, region, price_in, price_out = rest
+    is_upstream, region, node_region, price_in, price_out = rest
     known = frozenset(Skill(skill) for skill in skills if skill in list(Skill))
     price = (price_in, price_out) if price_in is not None and price_out is not None else None
     return Offer(
@@ -165,5 +165,6 @@ def _offer(row: tuple[Any, ...]) -> Offer:
         speed,
         is_upstream,
         region,
+        node_region,
         price,
     )

@@ -37,7 +37,7 @@ from atoll.serving.service import Serving
 STREAMS_MAX = 64  # of one peer
 BODY_BYTES_MAX = 64 * 1024**2
 BODIES_BYTES_MAX = 256 * 1024**2
-BODY_SECONDS_MAX = 60.0
+PIECE_SECONDS_MAX = 60.0
 IDLE_SECONDS = 120.0  # twice as long as the asker keeps a stream
 STALL_SECONDS_MAX = 120.0
 ANSWER_SECONDS_MAX = 3600.0
@@ -223,22 +223,24 @@ async def _write(channel: Channel, *messages: bytes) -> None:
 async def _body(channel: Channel, take: Callable[[int], None]) -> tuple[bytearray, AtollError | None]:
     """All pieces; where there is no room for them they are read all the same, and the error told after."""
     body, trouble = bytearray(), None
-    async with asyncio.timeout(BODY_SECONDS_MAX):
-        while (found := await channel.next()) is not None:
-            kind, content = found
-            if kind is Kind.DONE:
-                return body, trouble
-            if kind is not Kind.PIECE:
-                raise LinkError("protocol", f"the peer sent a {kind.name} in the middle of a request")
-            try:
-                if len(body) + len(content) > BODY_BYTES_MAX:
-                    raise DataError("request-too-large", "the request is too long")
-                if trouble is None:
-                    take(len(content))
-                    body += content
-            except AtollError as error:
-                trouble = error
-    raise LinkError("stream-ended", "the peer ended the stream in the middle of a request")
+    while True:
+        async with asyncio.timeout(PIECE_SECONDS_MAX):
+            found = await channel.next()
+        if found is None:
+            raise LinkError("stream-ended", "the peer ended the stream in the middle of a request")
+        kind, content = found
+        if kind is Kind.DONE:
+            return body, trouble
+        if kind is not Kind.PIECE:
+            raise LinkError("protocol", f"the peer sent a {kind.name} in the middle of a request")
+        try:
+            if len(body) + len(content) > BODY_BYTES_MAX:
+                raise DataError("request-too-large", "the request is too long")
+            if trouble is None:
+                take(len(content))
+                body += content
+        except AtollError as error:
+            trouble = error
 
 
 def _json(body: bytearray, kind: type) -> Any:

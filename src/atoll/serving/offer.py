@@ -29,6 +29,7 @@ class Offer:
     tokens_per_second: float | None  # of one answer, as measured there
     is_upstream: bool  # the node passes it on to somebody else's server
     region: str  # of the node, or of that server
+    node_region: str
     price: tuple[float, float] | None  # per million tokens in and out; none costs nothing
 
 
@@ -40,7 +41,7 @@ def check_scopes(scopes: Collection[str], number: int, region: str, offer: Offer
     for scope in sorted(scopes):
         if scope not in admitted:
             raise PolicyDenied(
-                "scope-elsewhere",
+                "scope-forbids",
                 f'cannot answer with model "{offer.model}" of node "{offer.name}": scope {scope}',
                 detail="What has that scope may not go there.",
                 hint="Ask where the rows are, or a model of their region.",

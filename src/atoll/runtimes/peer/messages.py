@@ -16,7 +16,7 @@ from atoll.link.stream import Pipe, Stream
 from atoll.link.wire import HEADER_BYTES, LENGTH_MASK, decode_message, encode_message
 from atoll.runtimes.events import EVENT_BYTES_MAX
 
-PIECE_BYTES = 1024**2
+PIECE_BYTES = 256 * 1024
 BYTES_MAX = EVENT_BYTES_MAX + 64 * 1024  # of one message
 HEAD_BYTES_MAX = 256 * 1024
 

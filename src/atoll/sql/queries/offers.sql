@@ -1,6 +1,6 @@
 -- others: what the other members offer
 select o.node, n.name, n.tier, o.model, o.version, o.variant, o.skills, o.adapters, o.context_tokens, o.state, o.queue,
-       o.tokens_per_second, o.is_upstream, o.region, o.price_in, o.price_out
+       o.tokens_per_second, o.is_upstream, o.region, n.region, o.price_in, o.price_out
   from atoll.offer o join atoll.peers() n on n.number = o.node order by o.node, o.model;
 
 -- members: how many nodes there are
