@@ -91,9 +91,9 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
     async with await one as near, await two as far:
 
         async def exchange() -> None:
-            await there.peers.look(far)
+            await there.peers.tell(far)
             await asyncio.to_thread(nodes.sync)
-            await here.peers.look(near)
+            await here.peers.read(near)
 
         await exchange()
         found = {offer.model: offer for offer in here.peers.offers()}
@@ -113,10 +113,10 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
         count = "select count(*) from atoll.change where tbl = 'atoll.offer'"
         before = nodes[1].owner(count)
         for _ in range(3):
-            await there.peers.look(far)
+            await there.peers.tell(far)
         assert nodes[1].owner(count) == before, "nothing has changed, so nothing is written"
         there.peers.attach(links[1])
-        await there.peers.look(far)
+        await there.peers.tell(far)
         assert nodes[1].owner(count) == before, "nor is it after a start"
 
         await there.want(wanted("talk"))
@@ -124,14 +124,14 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
         assert [offer.model for offer in here.peers.offers()] == ["talk"]
         await links[1].stop()
         await eventually(lambda: not here.peers.offers(), "offers of a node that is away going")
-        await here.peers.look(near)
+        await here.peers.read(near)
         assert nodes[0].value("select count(*) from atoll.offer") == 1, "its row stays for when it comes back"
         nodes[0].owner(
             "insert into atoll.node (number, name, region, tier, revoked_at) values (2, 'n2', 'eu', 'edge', now())"
         )
         here.peers.attach(links[0])
         await here.want(wanted("mine"))
-        await here.peers.look(near)
+        await here.peers.tell(near)
         assert nodes[0].run("select node, model from atoll.offer") == [(1, "mine")]
 
 

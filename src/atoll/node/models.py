@@ -33,6 +33,8 @@ from atoll.serving.service import Serving, Word
 from atoll.sql import query
 from atoll.web.keys import APP, hash_key
 
+MODELS, OFFERS = "atoll_models", "atoll_offers"
+OFFERS_SECONDS, OFFERS_PAUSE_SECONDS = 5.0, 0.2
 LOOK_SECONDS = 60.0
 MISSING_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
@@ -112,10 +114,9 @@ class Models:
             try:
                 async with await self._postgres.connect() as connection:
                     await connection.execute("listen atoll_models")
+                    await connection.execute("listen atoll_offers")
                     while True:
-                        pause = await self._look(connection)
-                        async for _ in connection.notifies(timeout=pause, stop_after=1):
-                            pass
+                        await self._wait(connection, await self._look(connection))
             except (psycopg.Error, OSError) as error:
                 log.debug("models wait for the database: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -132,11 +133,23 @@ class Models:
         if read != self._read or any(problem.missing for problem in self._problems.values()):
             self._read = read
             await self._want(rows, adapters)
-        await self.peers.look(connection)
+        await self.peers.read(connection)
         missing = [file for problem in self._problems.values() for file in problem.missing]
         if await self._parcels.fetch(missing):
             return 0.0  # more is on its way
         return MISSING_SECONDS if missing else LOOK_SECONDS
+
+    async def _wait(self, connection: Connection, seconds: float) -> None:
+        """Until models are to be looked at again. Meanwhile nodes tell each other what they offer."""
+        loop = asyncio.get_running_loop()
+        end, heard = loop.time() + seconds, set[str]()
+        while MODELS not in heard and (left := end - loop.time()) > 0:
+            await self.peers.tell(connection)
+            pause = min(left, OFFERS_SECONDS)
+            heard = {note.channel async for note in connection.notifies(timeout=pause, stop_after=1)}
+            if heard == {OFFERS}:
+                await asyncio.sleep(OFFERS_PAUSE_SECONDS)  # more are on their way where one is
+                await self.peers.read(connection)
 
     def _options(self) -> dict[str, Mapping[str, Any]]:
         return {model: one.options for model, one in self._wanted_now.items()}

@@ -105,10 +105,13 @@ class Peers:
         me = Me(self._links.me.number, settings.name, settings.tier, settings.region)
         return own_offers(me, self._serving.models(), self._options(), self._answering.speeds)
 
-    async def look(self, connection: Connection) -> None:
-        """Read what others offer; tell them what this node does, where that has changed."""
+    async def read(self, connection: Connection) -> None:
+        """What others offer now."""
         rows = await (await connection.execute(query("offers", "others"))).fetchall()
         self._others = [_offer(row) for row in rows]
+
+    async def tell(self, connection: Connection) -> None:
+        """What this node offers, where that has changed."""
         now = asyncio.get_running_loop().time()
         if self._links is None or now < self._tell_at:
             return
