@@ -32,6 +32,7 @@ EXPECTED = tuple(
         r"^canceling statement due to (user request|lock timeout|statement timeout)",
         # The server starts, stops, or was killed.
         r"^the database system is (starting up|shutting down|in recovery mode|not yet accepting connections)",
+        r"^canceling authentication due to timeout$",  # somebody logs in while it stops
         r"^lock file .* is empty",
         r"^could not (create lock file|write lock file)",
         r"^terminating connection because of crash of another server process",

@@ -110,7 +110,7 @@ language sql volatile set search_path = pg_catalog
 return not exists (
     select from pg_replication_slots s
      where s.slot_name = 'atoll_to_' || peer
-       and (not s.active or pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn) > 64 * 1024 * 1024));
+       and (not s.active or pg_wal_lsn_diff(pg_current_wal_lsn(), s.confirmed_flush_lsn) > 32 * 1024 * 1024));
 
 -- Writes a whole copy, no faster than the peer takes it in. Who stops taking for a minute gets the rest when it asks again.
 create or replace procedure atoll.seed(for_peer integer)
