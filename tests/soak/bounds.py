@@ -28,8 +28,8 @@ class Bound:
 
 # wal_keep is 64 MB in a soak, and PostgreSQL recycles up to max_wal_size (1 GB) of segments. Beside wal_keep
 # it keeps min_wal_size (80 MB) of them, once that much was written, which takes longer than the warm-up.
-# A copy for a peer lies in the log until the peer has it, 32 MB and a stretch at most; three peers may need one at
-# once. The room is used again, but the file seldom becomes shorter: at every time some change lies at its end.
+# A copy for a peer lies in the log until the peer has it, 32 MB and a stretch at most; three peers may need
+# one at once. The room is used again, but the file seldom becomes shorter: some change lies at its end.
 COPY_MB = 32 + 8
 BOUNDS: Mapping[str, Bound] = {
     "WAL, MB": Bound(1024 + 64 + 48, 0.5, 64 + 80),
