@@ -34,6 +34,7 @@ from atoll.cli import (
     query,
     repair,
     rollups,
+    route,
     runtime,
     scope,
     search,
@@ -84,6 +85,7 @@ app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)
 app.add_typer(key.group, name="key")
+app.add_typer(route.group, name="route")
 app.add_typer(runtime.group, name="runtime")
 app.command()(rollups.rollups)
 app.command()(sql.sql)

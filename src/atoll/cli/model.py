@@ -70,6 +70,15 @@ def add(
         list[Skill] | None, typer.Option(help="What an upstream's model is for; generate, unless said.")
     ] = None,
     insecure: InsecureOption = False,
+    region: Annotated[
+        str | None, typer.Option(help="The region that an upstream's server is in, for routes.")
+    ] = None,
+    price_in: Annotated[
+        float | None, typer.Option(min=0, max=999_999, help="What an upstream takes for a million tokens in.")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, max=999_999, help="What it takes for a million tokens out.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
@@ -78,8 +87,13 @@ def add(
     from atoll.registry.store import Store
 
     is_upstream = source.startswith(UPSTREAM)
-    if not is_upstream and (model or key_file or key_env or skill or insecure):
-        raise typer.BadParameter(f"only a source that begins with {UPSTREAM} has a model, a key or a skill")
+    has_terms = region is not None or price_in is not None or price_out is not None
+    if not is_upstream and (model or key_file or key_env or skill or insecure or has_terms):
+        raise typer.BadParameter(
+            f"only a source that begins with {UPSTREAM} has a model, a key, a skill, a region or a price"
+        )
+    if (price_in is None) is not (price_out is None):
+        raise typer.BadParameter("a price has --price-in and --price-out")
     if adapter_of is not None and (on, keep, context, parallel, variant) != ("here", False, None, None, None):
         raise typer.BadParameter("an adapter is where its model is, and loaded with it")
     if is_upstream and (model is None or file or variant or context or parallel or adapter_of):
@@ -102,6 +116,8 @@ def add(
             key_file=key_file,
             key_env=key_env,
             is_insecure=insecure,
+            region=region,
+            price=None if price_in is None or price_out is None else (price_in, price_out),
         )
     else:
         with files_of(source, Store(found.models), file, variant) as files:

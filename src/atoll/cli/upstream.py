@@ -26,6 +26,8 @@ def take_upstream(
     key_file: Path | None,
     key_env: str | None,
     is_insecure: bool,
+    region: str | None = None,
+    price: tuple[float, float] | None = None,
 ) -> Manifest:
     """Try it, and keep its key in the home."""
     from atoll.node import upstream_keys
@@ -36,7 +38,9 @@ def take_upstream(
     if not is_insecure:
         upstreams.check_private(base)
     secret, key = upstream_keys.given(base, key_file, key_env)
-    manifest = upstreams.upstream_manifest(base, model, name=name, skills=skills, needs_key=key is not None)
+    manifest = upstreams.upstream_manifest(
+        base, model, name=name, skills=skills, needs_key=key is not None, region=region, price=price
+    )
     asyncio.run(try_upstream(base, key, model))
     if secret is not None:
         upstream_keys.keep(home, manifest.name, secret)

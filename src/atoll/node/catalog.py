@@ -150,11 +150,13 @@ class Catalog:
         """One of somebody else's server; with another key it is opened anew."""
         key = upstream_keys.key_for(self._home, manifest.name, upstream.base) if upstream.needs_key else None
         skills = frozenset(manifest.skills)
+        price = list(upstream.price) if upstream.price is not None else None
+        said = {"region": upstream.region, "price": price}
         return Wanted(
             manifest.name,
             manifest.version,
             "upstream",
-            {**options, "key": hashlib.sha256((key or "").encode()).hexdigest()},
+            {**said, **options, "key": hashlib.sha256((key or "").encode()).hexdigest()},
             Facts(skills, 0),
             is_kept,
             lambda: open_upstream(upstream, skills, key),

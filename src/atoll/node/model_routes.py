@@ -15,6 +15,7 @@ from atoll.web.keys import APP, LOOPBACK, Keys, hash_key
 from atoll.web.language import language_routes
 from atoll.web.openapi import openapi_route
 from atoll.web.retrieving import Retriever
+from atoll.web.routed import routing_routes
 from atoll.web.search import Search
 from atoll.web.tensors import tensor_routes
 
@@ -30,6 +31,7 @@ def model_routes(models: Models | None, home: Home, settings: Settings, search: 
     retriever = Retriever(search, models.readers)
     return [
         openapi_route(check),
-        *language_routes(models.serving, check, retriever),
-        *tensor_routes(models.serving, check),
+        *language_routes(models.serving, check, retriever, models.router),
+        *tensor_routes(models.serving, check, models.router),
+        *routing_routes(models.router, check, lambda: credentials.password(home)),
     ]

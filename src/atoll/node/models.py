@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from prometheus_client.core import Metric
 from psycopg import AsyncConnection
+from psycopg.rows import dict_row
 
 from atoll.link.peers import Links
 from atoll.node import credentials, upstream_keys
@@ -23,11 +24,14 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.peers import Peers
 from atoll.node.postgres.server import Postgres
+from atoll.node.terms import terms_of
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
 from atoll.registry.parcels import Parcels
 from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
+from atoll.router.places import Terms
+from atoll.router.service import Router
 from atoll.serving.decide import State
 from atoll.serving.service import Serving, Word
 from atoll.sql import query
@@ -62,6 +66,7 @@ class Models:
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.peers = Peers(self.serving, settings, self._options)
+        self.router = Router(self.serving, settings.region, self._terms, self.peers)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
         )
@@ -129,6 +134,8 @@ class Models:
         self._readers = frozenset(name for _, name, may_read in keys if may_read)
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
+        routes = await connection.cursor(row_factory=dict_row).execute(query("routes", "all"))
+        self.router.set_routes(await routes.fetchall())
         read = rows, adapters, upstream_keys.changed_at(self._home)
         if read != self._read or any(problem.missing for problem in self._problems.values()):
             self._read = read
@@ -153,6 +160,11 @@ class Models:
 
     def _options(self) -> dict[str, Mapping[str, Any]]:
         return {model: one.options for model, one in self._wanted_now.items()}
+
+    def _terms(self, model: str) -> Terms:
+        """What rows say of a model here."""
+        wanted = self._wanted_now.get(model)
+        return terms_of(wanted) if wanted is not None else Terms()
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(

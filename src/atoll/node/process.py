@@ -178,6 +178,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     if models is not None:
         metrics.add(models.numbers)
+        metrics.add(models.router.numbers)
     return node, kept
 
 

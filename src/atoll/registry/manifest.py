@@ -20,6 +20,8 @@ from atoll.domain.models import Skill, TensorFacts
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ADAPTER_NAME = re.compile(f"{NAME.pattern}:{NAME.pattern}")
 FILE_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,4}")
+REGION = re.compile(r"[a-z][a-z0-9-]{0,63}")
+PRICE_MAX = 1e6
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION_LETTERS = 12
 MANIFEST_BYTES_MAX = 256 * 1024
@@ -67,6 +69,8 @@ class Upstream:
     base: str  # up to, not including, /v1
     model: str  # what it is called there
     needs_key: bool
+    region: str | None = None  # where its server is; not known, nothing of a route goes there
+    price: tuple[float, float] | None = None  # per million tokens in and out
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Manifest:
     def version(self) -> str:
         files: list[Any] = sorted((v.name, f.path, f.sha256) for v in self.variants for f in v.files)
         if self.upstream is not None:
-            files.append([asdict(self.upstream), *sorted(self.skills)])
+            told = {name: value for name, value in asdict(self.upstream).items() if value is not None}
+            files.append([told, *sorted(self.skills)])
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:VERSION_LETTERS]
 
     def choose(self, memory_max_bytes: int, tokens: int = 0, wanted: str | None = None) -> Variant:
@@ -172,10 +177,20 @@ def _variant(told: Mapping[str, Any]) -> Variant:
 def _upstream(told: Mapping[str, Any] | None) -> Upstream | None:
     if told is None:
         return None
-    found = Upstream(**told)
+    price = told.get("price")
+    found = Upstream(**{**told, "price": None if price is None else _price(price)})
+    if not (found.region is None or (isinstance(found.region, str) and REGION.fullmatch(found.region))):
+        raise ValueError("its upstream is in no region")
     if not (found.base.startswith(("http://", "https://")) and found.model and type(found.needs_key) is bool):
         raise ValueError("its upstream is none")
     return found
+
+
+def _price(told: Any) -> tuple[float, float]:
+    price = tuple(told)
+    if len(price) != 2 or not all(type(one) in (int, float) and 0 <= one < PRICE_MAX for one in price):
+        raise ValueError("its upstream's price is none")
+    return float(price[0]), float(price[1])
 
 
 def _tensor(told: Mapping[str, Any]) -> TensorFacts:

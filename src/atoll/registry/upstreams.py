@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from atoll.domain.errors import ConfigError, LinkError
 from atoll.domain.models import Skill
-from atoll.registry.manifest import Kind, Manifest, Upstream, check_name, name_from
+from atoll.registry.manifest import REGION, Kind, Manifest, Upstream, check_name, name_from
 
 PREFIX = "upstream:"
 LENGTH_MAX = 500
@@ -58,14 +58,27 @@ def check_private(base: str, addresses_of: Callable[[str], Iterable[str]] | None
 
 
 def upstream_manifest(
-    base: str, model: str, *, name: str | None, skills: Collection[Skill], needs_key: bool
+    base: str,
+    model: str,
+    *,
+    name: str | None,
+    skills: Collection[Skill],
+    needs_key: bool,
+    region: str | None = None,
+    price: tuple[float, float] | None = None,
 ) -> Manifest:
+    if region is not None and not REGION.fullmatch(region):
+        raise ConfigError(
+            "upstream-address",
+            f'cannot use region "{region}"',
+            hint="A region is a small letter, then up to 63 small letters, digits or hyphens.",
+        )
     return Manifest(
         name=check_name(name or name_from(model)),
         kind=Kind.UPSTREAM,
         variants=(),
         skills=tuple(sorted(skills)),
-        upstream=Upstream(base, model, needs_key),
+        upstream=Upstream(base, model, needs_key, region, price),
         source=f"{PREFIX}{base}{API}",
     )
 

@@ -26,6 +26,8 @@ STATUSES = {
     "request-too-large": 413,
     "runtime-crowded": 429,
     "model-too-large": 503,
+    "deadline-passed": 504,
+    "decision-unknown": 404,
     "feed-unknown": 404,
     "feed-position": 409,
     "feed-exists": 409,

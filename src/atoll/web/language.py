@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
+from atoll.router.service import Router
 from atoll.runtimes.contract import STREAMED
 from atoll.runtimes.events import content as content_of
 from atoll.serving import asking
@@ -27,31 +28,39 @@ from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.retrieving import Prepared, Retriever
+from atoll.web.routed import Routed, asked_in, headers_of
 
 MESSAGES = "/v1/messages"
 TEXTS_MAX = 2048
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
 
 
-def language_routes(serving: Serving, check: Check, retriever: Retriever) -> list[Route]:
+def language_routes(
+    serving: Serving, check: Check, retriever: Retriever, router: Router | None = None
+) -> list[Route]:
     """`check` refuses those who may not ask, and says who the others are."""
+
+    def listed() -> list[dict[str, Any]]:
+        names = router.names() if router is not None else []
+        own = [one for word in serving.models() for one in _model_words(word) if one["id"] not in names]
+        return own + [_route_words(name) for name in names]
 
     async def list_models(request: Request) -> Response:
         try:
             check(request)
         except AtollError as error:
             return refusal(error, request.url.path)
-        data = [one for word in serving.models() for one in _model_words(word)]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": listed()})
 
     async def one_model(request: Request) -> Response:
         try:
             check(request)
             name = request.path_params["model"]
-            found = [one for word in serving.models() for one in _model_words(word) if one["id"] == name]
+            found = [one for one in listed() if one["id"] == name]
             if not found:
                 raise DataError("model-unknown", f'this node has no model "{name}"')
         except AtollError as error:
@@ -66,25 +75,39 @@ def language_routes(serving: Serving, check: Check, retriever: Retriever) -> lis
             if body.get("retrieve") is not None:
                 retriever.check(caller, path)
             model = _model_of(body, serving, Skill.GENERATE)
+            if router is not None and router.has(model):
+                asked = asked_in(request, Skill.GENERATE, model, body, caller)
+                return cast("Response", _Answer(Routed(router, retriever, asked, body), model, path, body))
         except AtollError as error:
             return refusal(error, path)
-        return cast("Response", _Answer(serving, retriever, model, path, body))
+        source = _Own(serving, retriever, router, model, path, body)
+        return cast("Response", _Answer(source, model, path, body))
 
     async def embeddings(request: Request) -> Response:
+        headers: dict[str, str] = {}
         try:
-            check(request)
+            caller = check(request)
             body = await read_object(request)
             model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
-            found = await asking.embed(serving, model, texts)
+            if router is not None and router.has(model):
+                chain = router.embed(asked_in(request, Skill.EMBED, model, body, caller), texts)
+                try:
+                    async with chain.answer() as found:
+                        pass
+                finally:
+                    headers = headers_of(chain.trip)
+            else:
+                found = await asking.embed(serving, model, texts)
         except AtollError as error:
-            return refusal(error, request.url.path)
+            return refusal(error, request.url.path, headers)
         is_packed = body.get("encoding_format") == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _pack(row) if is_packed else row.tolist()}
             for index, row in enumerate(found.vectors)
         ]
         usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-        return JSONResponse({"object": "list", "model": model, "data": data, "usage": usage})
+        told = {"object": "list", "model": model, "data": data, "usage": usage}
+        return JSONResponse(told, headers=headers)
 
     return [
         Route("/v1/models", list_models, methods=["GET"]),
@@ -94,12 +117,48 @@ def language_routes(serving: Serving, check: Check, retriever: Retriever) -> lis
     ]
 
 
+class _Source(Protocol):
+    """Where an answer comes from."""
+
+    def headers(self) -> dict[str, str]: ...
+    async def prepared(self) -> Prepared: ...
+    def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A model of this node, asked by its name."""
+
+    serving: Serving
+    retriever: Retriever
+    router: Router | None
+    model: str
+    path: str
+    body: Mapping[str, Any]
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    async def prepared(self) -> Prepared:
+        if self.body.get("retrieve") is None:
+            return Prepared(self.body)
+        base, _ = asking.split(self.model)
+        async with self.serving.use(base):
+            loaded = self.serving.loaded(base)
+        found = await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
+        if found.scopes and self.router is not None:
+            self.router.check_quotes(self.model, found.scopes)
+        return found
+
+    def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return asking.generate(self.serving, self.model, self.path, prepared.body, prepared.scopes)
+
+
 @dataclass(frozen=True)
 class _Answer:
     """A response that works for as long as its reader is there."""
 
-    serving: Serving
-    retriever: Retriever
+    source: _Source
     model: str
     path: str
     body: Mapping[str, Any]
@@ -110,36 +169,27 @@ class _Answer:
         answer = self._stream if self.body.get("stream") is True else self._whole
         await while_there(receive, answer(scope, receive, send))
 
-    async def _prepared(self) -> Prepared:
-        if self.body.get("retrieve") is None:
-            return Prepared(self.body)
-        base, _ = asking.split(self.model)
-        async with self.serving.use(base):
-            loaded = self.serving.loaded(base)
-        return await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
-
-    def _events(self, asked: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return asking.generate(self.serving, self.model, self.path, asked.body, asked.scopes)
-
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.runtimes.answers import gather
 
         try:
-            asked = await self._prepared()
-            async with self._events(asked) as events:
+            asked = await self.source.prepared()
+            async with self.source.events(asked) as events:
                 found = gather(self.path, [event async for event in events])
-            response: Response = JSONResponse({**found, "model": self.model, **asked.beside})
+            told = {**found, "model": self.model, **asked.beside}
+            response: Response = JSONResponse(told, headers=self.source.headers())
         except AtollError as error:
-            response = refusal(error, self.path)
+            response = refusal(error, self.path, self.source.headers())
         await response(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
         try:
-            asked = await self._prepared()
+            asked = await self.source.prepared()
             beside = asked.beside
-            async with self._events(asked) as events:
-                await send({"type": "http.response.start", "status": 200, "headers": HEAD})
+            async with self.source.events(asked) as events:
+                more = [(name.encode(), value.encode()) for name, value in self.source.headers().items()]
+                await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
                 has_begun = True
                 async for event in events:
                     if beside and (content := content_of(event)) is not None:
@@ -147,7 +197,7 @@ class _Answer:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except AtollError as error:
             if not has_begun:
-                await refusal(error, self.path)(scope, receive, send)
+                await refusal(error, self.path, self.source.headers())(scope, receive, send)
                 return
             told = json.dumps(_told(error, self.path)).encode()
             name = b"event: error\n" if self.path == MESSAGES else b""
@@ -160,9 +210,10 @@ def _event(content: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
-def refusal(error: AtollError, path: str) -> Response:
+def refusal(error: AtollError, path: str, headers: Mapping[str, str] = NONE) -> Response:
     """An error in the words of the protocol."""
-    return JSONResponse(_told(error, path), status_code=status_of(error), headers=retry_headers(error))
+    told = {**retry_headers(error), **headers}
+    return JSONResponse(_told(error, path), status_code=status_of(error), headers=told)
 
 
 def _told(error: AtollError, path: str) -> dict[str, Any]:
@@ -206,6 +257,10 @@ def _texts_of(body: Mapping[str, Any]) -> list[str]:
 
 def _pack(row: Any) -> str:
     return base64.b64encode(row.astype("<f4").tobytes()).decode()
+
+
+def _route_words(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "atoll", "state": "route"}
 
 
 def _model_words(word: Word) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ the first request for an inference.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,9 +19,13 @@ from starlette.types import Receive, Scope, Send
 from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill, TensorFacts
+from atoll.router.chain import Chain
+from atoll.router.service import Router
+from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
+from atoll.web.routed import asked_in, headers_of
 
 BODY_BYTES_MAX = 64 * 1024**2
 BODIES_BYTES_MAX = 256 * 1024**2
@@ -29,10 +34,11 @@ PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
 Check = Callable[[Request], object]
+Routed = Callable[[Mapping[str, Array], list[str]], Chain[dict[str, Array]]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def tensor_routes(serving: Serving, check: Check) -> list[Route]:
+def tensor_routes(serving: Serving, check: Check, router: Router | None = None) -> list[Route]:
     """`check` says whether somebody may ask; probes of health may always."""
     room = Room(BODIES_BYTES_MAX)
 
@@ -63,7 +69,10 @@ def tensor_routes(serving: Serving, check: Check) -> list[Route]:
         return JSONResponse({"name": found.model, "ready": _is_ready(found)}, status_code=status)
 
     async def infer(request: Request) -> Response:
-        return cast("Response", _Answer(serving, room))
+        if router is None or not router.has(request.path_params["model"]):
+            return cast("Response", _Answer(serving, room))
+        asked = asked_in(request, Skill.INFER, request.path_params["model"], {}, check(request))
+        return cast("Response", _Answer(serving, room, partial(router.infer, asked)))
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
@@ -94,9 +103,11 @@ class _Answer:
 
     background = None
 
-    def __init__(self, serving: Serving, room: Room) -> None:
+    def __init__(self, serving: Serving, room: Room, routed: Routed | None = None) -> None:
         self._serving = serving
         self._room = room
+        self._routed = routed
+        self._headers: dict[str, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -115,6 +126,7 @@ class _Answer:
             response = await self._infer(request, body)
         except AtollError as error:
             response = refusal(error)
+        response.headers.update(self._headers)
         await response(request.scope, request.receive, send)
 
     async def _infer(self, request: Request, body: bytearray) -> Response:
@@ -123,8 +135,8 @@ class _Answer:
         name, version = request.path_params["model"], request.path_params.get("version")
         asked = read_inference(body, _json_length(request))
         try:
-            async with asyncio.timeout(asked.seconds_max), self._serving.use(name, version) as runtime:
-                outputs = await runtime.infer(asked.inputs, list(asked.wanted))
+            async with asyncio.timeout(asked.seconds_max):
+                outputs = await self._outputs(name, version, asked.inputs, list(asked.wanted))
         except TimeoutError as error:
             raise LinkError(
                 "runtime-slow", f"the model could not answer within {asked.seconds_max:g} seconds"
@@ -134,6 +146,19 @@ class _Answer:
             return Response(content, media_type="application/json")
         headers = {JSON_LENGTH: str(json_length)}
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+    async def _outputs(
+        self, name: str, version: str | None, inputs: Mapping[str, Array], wanted: list[str]
+    ) -> dict[str, Array]:
+        if self._routed is None or version is not None:
+            async with self._serving.use(name, version) as runtime:
+                return await runtime.infer(inputs, wanted)
+        chain = self._routed(inputs, wanted)
+        try:
+            async with chain.answer() as outputs:
+                return outputs
+        finally:
+            self._headers = headers_of(chain.trip)
 
 
 async def _body(request: Request, take: Callable[[int], None]) -> bytearray:

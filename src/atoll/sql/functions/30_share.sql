@@ -10,7 +10,7 @@ begin atomic
            ('atoll.orphan_rule', 'merge', null), ('atoll.model', 'merge', null), ('atoll.desired_model', 'merge', null),
            ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
            ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
-           ('atoll.offer', 'merge', null);
+           ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null);
 end;
 
 create or replace function atoll.qualified(t regclass) returns text

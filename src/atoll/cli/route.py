@@ -1,0 +1,193 @@
+"""`atoll route`: where requests for a name may be answered, and where one would go now."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from atoll.cli.home import HomeOption, find_home, running_postgres
+from atoll.domain.models import Skill
+
+group = typer.Typer(help="Routes: where requests for a name may be answered.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(help="Name of the route.")]
+OWN = ("here", "peer", "hub")
+KINDS = (*OWN, "cloud")
+
+
+@group.command("set")
+def set_route(
+    name: NameArgument,
+    model: Annotated[
+        list[str],
+        typer.Option(metavar="[KIND=]MODEL", help="Which model answers, or for one kind of place only."),
+    ],
+    prefer: Annotated[
+        str,
+        typer.Option(
+            metavar="PLACES",
+            help="here, peer, hub, cloud, a node's name or cloud:NAME, best first; no other.",
+        ),
+    ] = ",".join(OWN),
+    deadline: Annotated[float, typer.Option(metavar="SECONDS", help="Until the answer's end.")] = 300.0,
+    first_token: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Until a place's first word, else the next.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="What one request may cost.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SCOPE", help="Requests so labelled stay in the scope.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only who shows this key may use it.")
+    ] = None,
+    hedge_after: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Ask a second place where the first is so late.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Say where requests for a name may be answered, on every node. What was said before is replaced."""
+    from psycopg.types.json import Jsonb
+
+    from atoll.cli.rows import fetch
+
+    places = [word.strip() for word in prefer.split(",") if word.strip()]
+    wish = {
+        "name": name,
+        "models": Jsonb(_models(model)),
+        "prefer": places,
+        "deadline_seconds": deadline,
+        "first_token_seconds": first_token,
+        "max_cost": max_cost,
+        "labels": Jsonb(dict(_pair(one) for one in label or ())),
+        "hedge_after_seconds": hedge_after,
+        "keys": key or [],
+    }
+    fetch(running_postgres(find_home(home)), "routes", "set", wish)
+    typer.echo(f"{name}: {', then '.join(places)}")
+
+
+def _models(given: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in given:
+        kind, is_said, model = one.partition("=")
+        for place in (kind,) if is_said else OWN:
+            found.setdefault(place, []).append(model if is_said else one)
+    return found
+
+
+def _pair(given: str) -> tuple[str, str]:
+    name, _, scope = given.partition("=")
+    if not name or not scope:
+        raise typer.BadParameter(f'"{given}" is not NAME=SCOPE', param_hint="--label")
+    return name, scope
+
+
+@group.command("list")
+def list_routes(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """List the routes."""
+    from atoll.cli.rows import fetch, print_table
+
+    found = fetch(running_postgres(find_home(home)), "routes", "all")
+    if as_json:
+        typer.echo(json.dumps([_shown(row) for row in found], indent=1))
+        return
+    titles = ("route", "prefers", "models", "deadline", "cost", "labels", "keys")
+    print_table(titles, [_cells(row) for row in found], ("deadline", "cost"))
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "me"}
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    by_models: dict[str, list[str]] = {}
+    for kind, models in row["models"].items():
+        by_models.setdefault(", ".join(models), []).append(kind)
+    is_one = len(by_models) == 1
+    models = [said if is_one else f"{'/'.join(kinds)}: {said}" for said, kinds in by_models.items()]
+    return [
+        row["name"],
+        ", ".join(row["prefer"]),
+        "; ".join(models),
+        f"{row['deadline_seconds']:g} s",
+        "" if row["max_cost"] is None else f"{row['max_cost']:g}",
+        ", ".join(f"{label}={scope}" for label, scope in row["labels"].items()),
+        ", ".join(row["options"].get("keys", [])),
+    ]
+
+
+@group.command()
+def show(name: NameArgument, home: HomeOption = None) -> None:
+    """Show everything that a route says, as JSON."""
+    from atoll.cli.rows import fetch
+    from atoll.domain.errors import DataError
+
+    rows = fetch(running_postgres(find_home(home)), "routes", "all")
+    found = next((row for row in rows if row["name"] == name), None)
+    if found is None:
+        raise DataError("route-unknown", f'there is no route "{name}"', hint="See: atoll route list")
+    typer.echo(json.dumps(_shown(found), indent=1))
+
+
+@group.command()
+def rm(name: NameArgument, home: HomeOption = None) -> None:
+    """Remove a route, on all nodes."""
+    from atoll.cli.rows import fetch
+
+    fetch(running_postgres(find_home(home)), "routes", "remove", (name,))
+    typer.echo(f"{name} is removed")
+
+
+@group.command()
+def explain(
+    name: NameArgument,
+    tokens_in: Annotated[int, typer.Option(min=0, help="About how much is asked.")] = 500,
+    tokens_out: Annotated[
+        int | None, typer.Option(min=1, help="The request's max_tokens; it says none, if not given.")
+    ] = None,
+    skill: Annotated[Skill, typer.Option(help="What is asked for.")] = Skill.GENERATE,
+    need: Annotated[
+        list[str] | None, typer.Option(help="What else: tools, schema, logprobs or image.")
+    ] = None,
+    scope: Annotated[list[str] | None, typer.Option(help="The scope of a row that is quoted in it.")] = None,
+    label: Annotated[str | None, typer.Option(help="The request's label.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="NAME", help="The key that is shown.")] = None,
+    place: Annotated[str | None, typer.Option(help="The places that the request is for.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="What it may cost.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Show where a request would go now, in which order, and why not elsewhere."""
+    from atoll.cli.asking import asked
+    from atoll.cli.rows import print_table
+
+    wish = {
+        "route": name,
+        "skill": skill,
+        "tokens_in": tokens_in,
+        "tokens_out": tokens_out,
+        "needs": need or [],
+        "scopes": scope or [],
+        "label": label,
+        "key": key,
+        "place": place,
+        "max_cost": max_cost,
+    }
+    with asked(find_home(home), "/api/routes/explain", wish) as answer:
+        found = json.loads(answer.read())
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    rows = [
+        [str(number), one["place"], one["model"], f"{one['expected_seconds']:.2f} s", f"{one['cost']:g}", ""]
+        for number, one in enumerate(found["places"], 1)
+    ]
+    rows += [["-", one["place"], one["model"], "", "", "; ".join(one["why"])] for one in found["out"]]
+    if not rows:
+        typer.echo("no place has a model of this route")
+        return
+    print_table(("", "place", "model", "expected", "cost", "why not"), rows, ("expected", "cost"))

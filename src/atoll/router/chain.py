@@ -1,0 +1,258 @@
+"""Asks the places of a decision, one after the other, under one deadline and one cost cap.
+
+Before every try it is decided anew where the request may go. Another place is tried only before the first
+word, and only where the place was the trouble and not the request. A route that hedges asks a second place
+when the first is late; whoever begins first answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
+from atoll.router.asked import Asked
+from atoll.router.course import Course
+from atoll.router.decide import Decision, decide
+from atoll.router.place import Place
+from atoll.router.record import Records, Trip
+from atoll.router.route import Route
+from atoll.router.score import cost
+
+TRIES_MAX = 8
+LATE_SECONDS = 0.005  # two clocks do not strike at the same moment
+# Errors of the caller stay errors wherever they are asked; these say that the place does not have the model.
+LACKING = ("model-unknown", "model-unusable", "skill-missing")
+T = TypeVar("T")
+Open = Callable[[Place, float], AbstractAsyncContextManager[T]]
+Look = Callable[[], Sequence[Place]]
+
+
+class Chain(Generic[T]):
+    """One request. `open_at` asks a place, given the seconds left, and is entered at its first word."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        route: Route,
+        look: Look,
+        course: Course,
+        open_at: Open[T],
+        records: Records,
+    ) -> None:
+        self._asked = asked
+        self._route = route
+        self._look = look
+        self._course = course
+        self._open_at = open_at
+        own = asked.deadline_seconds
+        self._seconds = route.deadline_seconds if own is None else min(own, route.deadline_seconds)
+        self._ends_at = course.clock() + self._seconds
+        self._spent = 0.0
+        self._seen: set[object] = set()
+        self._errors: list[AtollError] = []
+        self._records = records
+        self.trip = Trip(decide(asked, route, look()))
+        records.keep(self.trip)
+
+    @asynccontextmanager
+    async def answer(self) -> AsyncIterator[T]:
+        """What the first place says that begins. Whoever leaves the block frees the engine."""
+        try:
+            async with asyncio.timeout(self._seconds) as limit, AsyncExitStack() as stack:
+                self.trip.place, found = await self._first(stack)
+                yield found
+            self.trip.end = "answered"
+        except TimeoutError:
+            self.trip.end = "broken"
+            if limit.expired():
+                raise _late(self._seconds) from None
+            raise
+        except AtollError:
+            self.trip.end = "refused" if self.trip.place is None else "broken"
+            raise
+        except BaseException:
+            self.trip.end = "left"
+            raise
+        finally:
+            self._records.count(self.trip)
+
+    async def _first(self, stack: AsyncExitStack) -> tuple[Place, T]:
+        while order := self._order():
+            found = await self._try(order[0], len(order) > 1, stack)
+            if found is not None:
+                return found
+            if self._is_late():
+                raise _late(self._seconds)
+        raise nobody(self._decide(), self._errors, self._course)
+
+    def _order(self) -> list[Place]:
+        """Where it may go now: with what is left of the cap, and without places that were tried."""
+        if (self._seen and not self._asked.hints.allow_fallbacks) or len(self._seen) >= TRIES_MAX:
+            return []
+        return [place for place in self._decide().order if place.key not in self._seen]
+
+    def _decide(self) -> Decision:
+        asked, route = self._asked, self._route
+        if not self._spent:
+            return decide(asked, route, self._look())
+        cap = min((one for one in (asked.max_cost, route.max_cost) if one is not None), default=math.inf)
+        left = replace(asked, max_cost=max(0.0, cap - self._spent))
+        return decide(left, route, self._look())
+
+    async def _try(self, place: Place, has_others: bool, stack: AsyncExitStack) -> tuple[Place, T] | None:
+        """Ask a place, and where the route hedges a second; nothing where they failed."""
+        hedge = self._route.hedge_after_seconds
+        if hedge is None or not has_others:
+            try:
+                return place, await stack.enter_async_context(self._attempt(place, has_others))
+            except AtollError as error:
+                self._judge(error)
+                return None
+        return await self._hedged(place, hedge, stack)
+
+    async def _hedged(self, place: Place, hedge: float, stack: AsyncExitStack) -> tuple[Place, T] | None:
+        asking = [_Held(place, self._attempt(place, True))]
+        stack.push_async_callback(_let_go, asking)
+        await asyncio.wait({asking[0].opened}, timeout=hedge)
+        if not asking[0].opened.done() and (order := self._order()):
+            asking.append(_Held(order[0], self._attempt(order[0], len(order) > 1)))
+        waiting = {held.opened for held in asking}
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for held in (held for held in asking if held.opened in done):
+                error = held.opened.exception()
+                if error is None:
+                    for other in asking:
+                        other.give_up(unless=held)
+                    return held.place, held.opened.result()
+                if not isinstance(error, AtollError):
+                    raise error
+                self._judge(error)
+        return None
+
+    @asynccontextmanager
+    async def _attempt(self, place: Place, has_others: bool) -> AsyncIterator[T]:
+        course, began = self._course, self._course.clock()
+        self._seen.add(place.key)
+        left = self._ends_at - began
+        self._spent += (price := cost(self._asked, place))
+        course.begun(place)
+        problem: BaseException | None = None
+        found: T | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(self._patience(left, has_others)):
+                        found = await stack.enter_async_context(self._open_at(place, left))
+                except TimeoutError:
+                    raise LinkError("runtime-slow", "could not begin in time") from None
+                self.trip.tried(place, course.clock() - began, None)
+                course.came(place, course.clock() - began, self._asked.tokens_in)
+                yield found
+        except BaseException as error:
+            problem = error
+            if found is None:
+                if isinstance(error, asyncio.CancelledError) and self._is_late():
+                    problem = _late(left)
+                self.trip.tried(place, course.clock() - began, problem)
+                if getattr(error, "code", None) == "runtime-crowded":
+                    self._spent -= price  # it was not even begun
+            raise
+        finally:
+            course.over(place, problem)
+
+    def _patience(self, left: float, has_others: bool) -> float:
+        """Seconds until the first word; where another place could still answer, that gets its time, too."""
+        own = self._route.first_token_seconds
+        usual = left / 2 if has_others else left
+        return min(left, usual if own is None else own)
+
+    def _judge(self, error: AtollError) -> None:
+        if isinstance(error, DataError) and error.code not in LACKING:
+            raise error
+        self._errors.append(error)
+
+    def _is_late(self) -> bool:
+        return self._course.clock() >= self._ends_at - LATE_SECONDS
+
+
+def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> AtollError:
+    """Nobody could: was it forbidden, impossible, or may it be tried again?"""
+    name = decision.route.name
+    verdicts = [verdict for _, verdict in decision.out]
+    why = "; ".join(f"{place.label}: {', '.join(verdict.all)}" for place, verdict in decision.out[:TRIES_MAX])
+    failed = "; ".join(error.message for error in errors)
+    detail = ". ".join(part for part in (failed, why) if part)
+    words = {"detail": f"{detail}." if detail else "No node has a model that it names.", "hint": HINT % name}
+    if not errors and verdicts and all(verdict.forbidden for verdict in verdicts):
+        return PolicyDenied("no-place", f'route "{name}" lets this request go nowhere', **words)
+    if not errors and verdicts and all(verdict.forbidden or verdict.unfit for verdict in verdicts):
+        return DataError("no-place", f'no place of route "{name}" can answer this request', **words)
+    seconds = [course.seconds_left(place) for place, verdict in decision.out if verdict.away]
+    soonest = min((one for one in seconds if one > 0), default=1.0)
+    is_busy = all(error.code == "runtime-crowded" for error in errors) and (
+        bool(errors) or any(course.is_busy(place) for place, verdict in decision.out if verdict.away)
+    )
+    code = "runtime-crowded" if is_busy else "no-place"
+    message = (
+        f'all places of route "{name}" are busy' if is_busy else f'no place of route "{name}" answers now'
+    )
+    found = LinkError(code, message, **words)
+    found.retry_after_seconds = soonest
+    return found
+
+
+HINT = "See why: atoll route explain %s"
+
+
+def _late(seconds: float) -> LinkError:
+    return LinkError(
+        "deadline-passed",
+        f"could not answer within {seconds:g} seconds",
+        hint="Allow more time, or ask for less.",
+    )
+
+
+class _Held(Generic[T]):
+    """An attempt in a task of its own, held open until it is let go."""
+
+    def __init__(self, place: Place, attempt: AbstractAsyncContextManager[T]) -> None:
+        self.place = place
+        self.opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
+        self._leave = asyncio.Event()
+        self._task = asyncio.create_task(self._hold(attempt))
+
+    async def _hold(self, attempt: AbstractAsyncContextManager[T]) -> None:
+        try:
+            async with attempt as found:
+                self.opened.set_result(found)
+                await self._leave.wait()
+        except BaseException as error:
+            if not self.opened.done():
+                self.opened.set_exception(error) if isinstance(error, Exception) else self.opened.cancel()
+            if not isinstance(error, AtollError):
+                raise
+
+    def give_up(self, unless: _Held[T] | None = None) -> None:
+        """End it without waiting for that: whoever was first is not to wait for the others' ends."""
+        if unless is self:
+            return
+        is_open = self.opened.done() and not self.opened.cancelled() and self.opened.exception() is None
+        self._leave.set() if is_open else self._task.cancel()
+
+    async def over(self) -> None:
+        self.give_up()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _let_go(asking: Sequence[_Held[T]]) -> None:
+    for held in asking:
+        held.give_up()
+    for held in asking:
+        await held.over()

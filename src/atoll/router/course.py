@@ -1,0 +1,81 @@
+"""What is learned of places as they are asked: their breakers and how they answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from atoll.domain.errors import ConfigError, LinkError
+from atoll.router.breaker import Breaker
+from atoll.router.feel import PLACES_MAX, Feels
+from atoll.router.place import Kind, Place
+
+RoundTrip = Callable[[int], float | None]
+
+
+class Course:
+    def __init__(self, round_trip: RoundTrip, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._round_trip = round_trip
+        self._breakers: dict[object, Breaker] = {}  # of those places only that are in trouble
+        self._feels = Feels()
+
+    def known(self, place: Place) -> Place:
+        """The place with what was learned of it."""
+        now = self.clock()
+        feel = self._feels.of(place.key, now, self._trip(place), place.feel.queue)
+        if feel.tokens_per_second is None:
+            feel = replace(feel, tokens_per_second=place.feel.tokens_per_second)
+        breaker = self._breakers.get(place.key)
+        return replace(place, feel=feel, is_up=place.is_up and (breaker is None or breaker.lets_in(now)))
+
+    def begun(self, place: Place) -> None:
+        self._set(place, self._of(place).begun(self.clock()))
+
+    def came(self, place: Place, seconds: float, tokens_in: int) -> None:
+        """Its first word. Whatever happens now, it is there."""
+        self._set(place, Breaker())
+        self._feels.began(place.key, self.clock(), seconds, tokens_in, self._trip(place))
+
+    def ended(self, place: Place, events: int, seconds: float) -> None:
+        self._feels.ended(place.key, self.clock(), events, seconds)
+
+    def over(self, place: Place, problem: BaseException | None) -> None:
+        breaker = self._of(place)
+        if isinstance(problem, LinkError) and problem.code == "runtime-crowded":
+            self._set(place, breaker.busy(self.clock(), problem.retry_after_seconds or 0.0))
+        elif isinstance(problem, LinkError | ConfigError):
+            self._set(place, breaker.failed(self.clock()))
+        elif problem is None:
+            self._set(place, Breaker())
+        else:
+            self._set(place, breaker.left())
+
+    def is_busy(self, place: Place) -> bool:
+        return self._of(place).busy_until > self.clock()
+
+    def seconds_left(self, place: Place) -> float:
+        return self._of(place).seconds_left(self.clock())
+
+    def paused(self) -> int:
+        """Places that are left alone at the moment."""
+        now = self.clock()
+        return sum(not breaker.lets_in(now) for breaker in self._breakers.values())
+
+    def _trip(self, place: Place) -> float | None:
+        if place.kind is Kind.HERE:
+            return 0.0
+        if place.kind is Kind.CLOUD or place.node is None:
+            return None
+        return self._round_trip(place.node)
+
+    def _of(self, place: Place) -> Breaker:
+        return self._breakers.get(place.key, Breaker())
+
+    def _set(self, place: Place, breaker: Breaker) -> None:
+        self._breakers.pop(place.key, None)
+        if breaker != Breaker():
+            self._breakers[place.key] = breaker
+        while len(self._breakers) > PLACES_MAX:
+            del self._breakers[next(iter(self._breakers))]

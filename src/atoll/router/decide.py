@@ -1,0 +1,57 @@
+"""A decision: which places may answer a request, best first, and why the others may not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.router.asked import Asked
+from atoll.router.eligible import Verdict, judge, scopes_of
+from atoll.router.place import Place
+from atoll.router.route import Route
+from atoll.router.score import cost, expected_seconds, score
+
+
+@dataclass(frozen=True)
+class Decision:
+    asked: Asked
+    route: Route
+    order: tuple[Place, ...]
+    out: tuple[tuple[Place, Verdict], ...]
+
+    def told(self) -> dict[str, Any]:
+        asked = self.asked
+        return {
+            "route": self.route.name,
+            "request": {
+                "path": asked.path,
+                "skill": asked.skill,
+                "needs": sorted(asked.needs),
+                "tokens_in": asked.tokens_in,
+                "tokens_out": asked.tokens_out,
+                "scopes": sorted(scopes_of(asked, self.route)),
+                "label": asked.label,
+                "max_cost": asked.max_cost,
+            },
+            "places": [
+                {
+                    **_told(place),
+                    "expected_seconds": round(expected_seconds(asked, place), 3),
+                    "cost": cost(asked, place),
+                }
+                for place in self.order
+            ],
+            "out": [{**_told(place), "why": list(verdict.all)} for place, verdict in self.out],
+        }
+
+
+def decide(asked: Asked, route: Route, places: Sequence[Place]) -> Decision:
+    judged = [(place, judge(asked, route, place)) for place in places]
+    may = [place for place, verdict in judged if not verdict.all]
+    may.sort(key=lambda place: (score(asked, route, place), place.label, place.model))
+    return Decision(asked, route, tuple(may), tuple((p, verdict) for p, verdict in judged if verdict.all))
+
+
+def _told(place: Place) -> dict[str, Any]:
+    return {"place": place.label, "kind": place.kind, "region": place.region, "model": place.model}

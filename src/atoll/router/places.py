@@ -1,0 +1,93 @@
+"""The places that a route speaks of: this node's models, and what other nodes offer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from atoll.domain.models import Skill
+from atoll.router.peers import Offered
+from atoll.router.place import FREE, OWN_ENGINES, Feel, Kind, Need, Place, Price
+from atoll.router.route import Route
+from atoll.serving.decide import State
+from atoll.serving.service import Word
+
+UPSTREAM = "upstream"
+HUBS = ("hub", "cloud")  # tiers
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Me:
+    number: int
+    region: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a row says of a model on this node: where its server is, what it costs, how much it reads."""
+
+    region: str | None = None
+    price: Price | None = None
+    context_tokens: int | None = None
+
+
+TermsOf = Callable[[str], Terms]
+
+
+def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -> Iterator[Place]:
+    by_name = {word.model: word for word in words}
+    for kind in (Kind.HERE, Kind.CLOUD):
+        for named in route.models.get(kind, ()):
+            base, _, adapter = named.partition(":")
+            word = by_name.get(base)
+            is_cloud = kind is Kind.CLOUD
+            if word is None or (word.variant == UPSTREAM) is not is_cloud:
+                continue
+            if adapter and adapter not in word.adapters:
+                continue
+            terms = terms_of(base)
+            context = word.facts.context_tokens
+            if word.state is not State.READY and terms.context_tokens is not None:
+                context = terms.context_tokens
+            place = Place(
+                kind,
+                me.number,
+                named if is_cloud else "here",
+                terms.region if is_cloud else me.region,
+                named,
+                word.version,
+                word.variant,
+                word.facts.skills,
+                context,
+                terms.price if is_cloud else FREE,
+                Feel(queue=word.asking),
+                word.problem is None or word.state is State.READY,
+            )
+            yield replace(place, needs=frozenset(Need)) if is_cloud else place
+
+
+def peer_places(offers: Iterable[Offered], route: Route) -> Iterator[Place]:
+    for offer in offers:
+        kind = Kind.CLOUD if offer.is_upstream else Kind.HUB if offer.tier in HUBS else Kind.PEER
+        for named in route.models.get(kind, ()):
+            base, _, adapter = named.partition(":")
+            if base != offer.model or (adapter and adapter not in offer.adapters):
+                continue
+            is_cloud = kind is Kind.CLOUD
+            price = Price(*offer.price) if offer.price is not None else None
+            yield Place(
+                kind,
+                offer.node,
+                f"{named}@{offer.name}" if is_cloud else offer.name,
+                offer.region,
+                named,
+                offer.version,
+                offer.variant,
+                frozenset(Skill(skill) for skill in offer.skills),
+                offer.context_tokens,
+                price if is_cloud else FREE,
+                Feel(queue=offer.queue, tokens_per_second=offer.tokens_per_second),
+                needs=frozenset(Need) if is_cloud else OWN_ENGINES,
+                passing=UNKNOWN if is_cloud else None,
+            )

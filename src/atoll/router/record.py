@@ -1,0 +1,75 @@
+"""What became of the requests that were routed: the last of them whole, and how many there were."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.router.decide import Decision
+from atoll.router.place import Place
+
+KEPT_MAX = 256
+ERROR_LETTERS_MAX = 200
+
+
+@dataclass
+class Trip:
+    """One request: what was decided first, where it was tried, and who answered."""
+
+    decision: Decision
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    at: float = field(default_factory=time.time)
+    tries: list[dict[str, Any]] = field(default_factory=list)
+    place: Place | None = None
+    end: str = "asked"  # then answered, broken, refused or left
+
+    @property
+    def header(self) -> str:
+        where = "none" if self.place is None else self.place.label
+        return f"{where}; route={self.decision.route.name}; id={self.id}"
+
+    def tried(self, place: Place, seconds: float, problem: BaseException | None) -> None:
+        told = None if problem is None else getattr(problem, "code", "left")
+        words = str(problem)[:ERROR_LETTERS_MAX] if told else None
+        one = {"place": place.label, "model": place.model, "seconds": round(seconds, 4)}
+        self.tries.append(one if told is None else {**one, "code": told, "problem": words})
+
+    def told(self) -> dict[str, Any]:
+        place = self.place
+        answered = (
+            None if place is None else {"place": place.label, "model": place.model, "version": place.version}
+        )
+        return {
+            "id": self.id,
+            "at": round(self.at, 3),
+            "end": self.end,
+            "answered_by": answered,
+            "tries": self.tries,
+            **self.decision.told(),
+        }
+
+
+class Records:
+    def __init__(self) -> None:
+        self._trips: OrderedDict[str, Trip] = OrderedDict()
+        self.answers: Counter[tuple[str, str, str]] = Counter()  # by route, kind of place and end
+
+    def keep(self, trip: Trip) -> None:
+        self._trips[trip.id] = trip
+        while len(self._trips) > KEPT_MAX:
+            self._trips.popitem(last=False)
+
+    def count(self, trip: Trip) -> None:
+        kind = "none" if trip.place is None else str(trip.place.kind)
+        self.answers[trip.decision.route.name, kind, trip.end] += 1
+
+    def forget_routes_but(self, names: Container[str]) -> None:
+        for words in [words for words in self.answers if words[0] not in names]:
+            del self.answers[words]
+
+    def find(self, name: str) -> Trip | None:
+        return self._trips.get(name)

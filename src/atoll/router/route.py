@@ -1,0 +1,94 @@
+"""A route: what the owner of the atoll has said about one name that is asked for. Pure.
+
+Rows come from other nodes too, so nothing in them is believed to be well-formed. One that makes no sense
+sends requests nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from atoll.domain.errors import DataError
+from atoll.router.place import Kind, Place
+
+SECONDS_USUAL = 300.0
+SECONDS_MAX = 3600.0
+WORDS_MAX = 32
+OWN = (Kind.HERE, Kind.PEER, Kind.HUB)
+SCOPE = re.compile(r"local|global|node:[0-9]{1,9}|region:[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Route:
+    name: str
+    models: Mapping[Kind, Sequence[str]]  # which model answers in places of a kind
+    prefer: Sequence[str] = OWN  # kinds, names of nodes, cloud:NAME; nowhere else
+    deadline_seconds: float = SECONDS_USUAL
+    first_token_seconds: float | None = None
+    max_cost: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)  # each with its scope
+    hedge_after_seconds: float | None = None
+    keys: Sequence[str] = ()  # that may use it; all, where none is named
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def rank(self, place: Place) -> int | None:
+        """How early the place comes in what is preferred; None where the route does not lead there."""
+        own = place.name if place.kind in (Kind.PEER, Kind.HUB) else None
+        words = (str(place.kind), place.label if place.kind is Kind.CLOUD else own)
+        return next((number for number, word in enumerate(self.prefer) if word in words), None)
+
+
+def from_row(row: Mapping[str, Any]) -> Route:
+    try:
+        return _read(row)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            "route-malformed",
+            f'cannot use route "{row.get("name")}"',
+            detail=f"{error}.",
+            hint="Set it anew: atoll route set",
+        ) from error
+
+
+def _read(row: Mapping[str, Any]) -> Route:
+    models = {Kind(kind): tuple(map(_text, named)) for kind, named in row["models"].items()}
+    prefer, labels, options = tuple(map(_text, row["prefer"])), dict(row["labels"]), dict(row["options"])
+    if not prefer or max(map(len, (prefer, labels, *models.values()))) > WORDS_MAX:
+        raise ValueError("it prefers no place, or says too much")
+    for scope in labels.values():
+        if not SCOPE.fullmatch(scope):
+            raise ValueError(f'"{scope}" is no scope')
+    keys = options.get("keys", [])
+    if not isinstance(keys, list):
+        raise ValueError("its keys are no list")
+    deadline = _number(row["deadline_seconds"], SECONDS_MAX)
+    return Route(
+        _text(row["name"]),
+        models,
+        prefer,
+        SECONDS_USUAL if deadline is None else deadline,
+        _number(row["first_token_seconds"], SECONDS_MAX),
+        _number(row["max_cost"], math.inf),
+        labels,
+        _number(row["hedge_after_seconds"], SECONDS_MAX),
+        tuple(map(_text, keys)),
+        options,
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _number(value: Any, most: float) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is out of bounds")
+    return float(value)

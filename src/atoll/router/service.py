@@ -1,0 +1,242 @@
+"""The router of a node: requests whose model is the name of a route are answered where the route says.
+
+Who may is decided in eligible.py, who is best in score.py, the asking is the chain's. Other names are none of
+its business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any, TypeAlias, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, Metric
+
+from atoll.domain.errors import DataError, LinkError, PolicyDenied
+from atoll.observe.metrics import gauge
+from atoll.router.asked import Asked
+from atoll.router.chain import Chain
+from atoll.router.course import Course
+from atoll.router.decide import Decision, decide
+from atoll.router.eligible import GLOBAL, REGION, scopes_of
+from atoll.router.peers import Peers
+from atoll.router.place import Place
+from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
+from atoll.router.record import KEPT_MAX, Records
+from atoll.router.route import Route, from_row
+from atoll.runtimes.contract import Array, Ask, Embeddings, Runtime
+from atoll.serving import asking
+from atoll.serving.service import Serving
+
+Body = Mapping[str, Any]
+Scopes = frozenset[str]
+T = TypeVar("T")
+Opening: TypeAlias = AbstractAsyncContextManager[T]
+
+
+class Router:
+    def __init__(
+        self,
+        serving: Serving,
+        region: str,
+        terms_of: TermsOf,
+        peers: Peers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Without `peers` nobody else is asked. `terms_of` says what rows say of a model on this node."""
+        self._serving = serving
+        self._me = Me(0, region)
+        self._terms_of = terms_of
+        self._peers = peers
+        self._routes: dict[str, Route | DataError] = {}
+        self._course = Course(self._round_trip, clock)
+        self._records = Records()
+
+    # Routes
+
+    def set_routes(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """These are the routes now. Requests for one that makes no sense are refused."""
+        found: dict[str, Route | DataError] = {}
+        for row in rows:
+            self._me = Me(row["me"], self._me.region)
+            try:
+                found[str(row["name"])] = from_row(row)
+            except DataError as error:
+                found[str(row["name"])] = error
+        self._routes = found
+        self._records.forget_routes_but(found)
+
+    def names(self) -> list[str]:
+        return sorted(self._routes)
+
+    def has(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._routes
+
+    def route(self, name: str) -> Route:
+        found = self._routes.get(name)
+        if found is None:
+            raise DataError("route-unknown", f'there is no route "{name}"', hint="See: atoll route list")
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def context_tokens(self, asked: Asked) -> int | None:
+        """The least that any place reads that may answer."""
+        known = [place.context_tokens for place in self.explain(asked).order]
+        return min((one for one in known if one is not None), default=None)
+
+    # Requests: each is asked when its chain's `answer` is entered
+
+    def generate(self, asked: Asked, body: Body) -> Chain[AsyncIterator[bytes]]:
+        """The events of an answer."""
+        sent = {name: value for name, value in body.items() if name != "provider"}
+
+        def ask(place: Place, left: float, scopes: Scopes) -> Opening[AsyncIterator[bytes]]:
+            return self._events(asked.path, sent, place, left, scopes)
+
+        return self._chain(asked, ask)
+
+    def embed(self, asked: Asked, texts: list[str]) -> Chain[Embeddings]:
+        @asynccontextmanager
+        async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[Embeddings]:
+            runtime = self._runtime(place, left, scopes)
+            if runtime is None:
+                yield await asking.embed(self._serving, place.model, texts)
+            else:
+                yield await runtime.embed(texts)
+
+        return self._chain(asked, ask)
+
+    def infer(
+        self, asked: Asked, inputs: Mapping[str, Array], wanted: Sequence[str] = ()
+    ) -> Chain[dict[str, Array]]:
+        @asynccontextmanager
+        async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[dict[str, Array]]:
+            runtime = self._runtime(place, left, scopes)
+            if runtime is None:
+                async with self._serving.use(place.model) as own:
+                    yield await own.infer(inputs, wanted)
+            else:
+                yield await runtime.infer(inputs, wanted)
+
+        return self._chain(asked, ask)
+
+    def check_quotes(self, model: str, scopes: Collection[str]) -> None:
+        """May rows of these scopes be quoted to a model of this node that is asked without a route?"""
+        base = asking.split(model)[0]
+        for word in self._serving.models():
+            if word.model == base and word.variant == UPSTREAM:
+                region = self._terms_of(base).region
+                kept = [scope for scope in sorted(scopes) if scope not in (GLOBAL, f"{REGION}{region}")]
+                if kept:
+                    raise PolicyDenied(
+                        "no-place",
+                        f'cannot quote rows of scope {kept[0]} to model "{model}": it is somebody else\'s',
+                        hint="Ask a model of this node, or a route that leads to one.",
+                    )
+
+    # What is told
+
+    def explain(self, asked: Asked) -> Decision:
+        """Where a request would go now."""
+        route = self._checked(asked)
+        return decide(asked, route, self._look(route))
+
+    def decision(self, name: str) -> Mapping[str, Any]:
+        """One of the last."""
+        trip = self._records.find(name)
+        if trip is None:
+            raise DataError(
+                "decision-unknown", f'there is no decision "{name}"', detail=f"The last {KEPT_MAX} are kept."
+            )
+        return trip.told()
+
+    def numbers(self) -> Iterable[Metric]:
+        answers = CounterMetricFamily(
+            "atoll_route_requests", "Requests that were routed.", labels=["route", "place", "end"]
+        )
+        for words, count in self._records.answers.items():
+            answers.add_metric(list(words), count)
+        yield answers
+        yield gauge("atoll_route_places_paused", "Places left alone for a while.", self._course.paused())
+
+    # How places are found and asked
+
+    def _chain(self, asked: Asked, ask: Callable[[Place, float, Scopes], Opening[T]]) -> Chain[T]:
+        route = self._checked(asked)
+        scopes = scopes_of(asked, route)
+        return Chain(
+            asked,
+            route,
+            lambda: self._look(route),
+            self._course,
+            lambda place, left: ask(place, left, scopes),
+            self._records,
+        )
+
+    def _checked(self, asked: Asked) -> Route:
+        route = self.route(asked.model)
+        if asked.label is not None and asked.label not in route.labels:
+            known = ", ".join(sorted(route.labels))
+            raise DataError(
+                "label-unknown",
+                f'route "{route.name}" has no label "{asked.label}"',
+                hint=f"It has: {known}." if known else "It has none.",
+            )
+        return route
+
+    def _look(self, route: Route) -> list[Place]:
+        found = list(own_places(self._me, self._serving.models(), self._terms_of, route))
+        if self._peers is not None:
+            found += peer_places(self._peers.offers(), route)
+        return [self._course.known(place) for place in found]
+
+    def _round_trip(self, node: int) -> float | None:
+        return self._peers.round_trip(node) if self._peers is not None else None
+
+    def _runtime(self, place: Place, left: float, scopes: Scopes) -> Runtime | None:
+        """Of another node; what this one has, Serving gives."""
+        if place.node is None or place.node == self._me.number:
+            return None
+        if self._peers is None:
+            raise LinkError("runtime-broken", "could not ask another node: there are no links")
+        return self._peers.runtime(place.node, asking.split(place.model)[0], scopes, left)
+
+    @asynccontextmanager
+    async def _events(
+        self, path: str, body: Body, place: Place, left: float, scopes: Scopes
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        runtime = self._runtime(place, left, scopes)
+        answer = (
+            asking.generate(self._serving, place.model, path, body, scopes)
+            if runtime is None
+            else runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
+        )
+        async with answer as events:
+            first = await anext(events, None)
+            if first is None:
+                raise LinkError("runtime-broken", "could not answer: there was not a word")
+            async with aclosing(self._counted(place, first, events)) as counted:
+                yield counted
+
+    async def _counted(
+        self, place: Place, first: bytes, rest: AsyncIterator[bytes]
+    ) -> AsyncGenerator[bytes, None]:
+        yield first
+        events, took, clock = 0, 0.0, self._course.clock
+        began = clock()
+        async for event in rest:
+            took += clock() - began
+            events += 1
+            yield event
+            began = clock()
+        self._course.ended(place, events, took)

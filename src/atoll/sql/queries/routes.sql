@@ -1,0 +1,10 @@
+-- all: every route, and who this node is
+select atoll.me() as me, name, models, prefer, deadline_seconds, first_token_seconds, max_cost, labels, hedge_after_seconds, options
+  from atoll.route order by name;
+
+-- set: what a route is from now on
+select atoll.set_route(%(name)s, %(models)s, %(prefer)s, %(deadline_seconds)s, %(first_token_seconds)s, %(max_cost)s, %(labels)s,
+                       %(hedge_after_seconds)s, %(keys)s) as name;
+
+-- remove: a route
+select atoll.drop_route(%s);

@@ -1,0 +1,137 @@
+"""Requests whose model is a route, as the interfaces answer them; and why each went where it did.
+
+`GET /api/decisions/ID` tells of one of the last requests, `POST /api/routes/explain` where one would go now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from atoll.domain.errors import AtollError, DataError
+from atoll.domain.models import Skill
+from atoll.router.asked import Asked, read_asked, weigh
+from atoll.router.place import Need
+from atoll.router.record import Trip
+from atoll.router.service import Router
+from atoll.web.bodies import read_object
+from atoll.web.callers import check_login, failure
+from atoll.web.retrieving import Prepared, Retriever
+
+HEADER = "x-atoll-decision"
+Check = Callable[[Request], object]
+
+
+def asked_in(request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object) -> Asked:
+    name = caller if isinstance(caller, str) else None
+    return read_asked(request.url.path, skill, model, body, request.headers, name)
+
+
+def headers_of(trip: Trip | None) -> dict[str, str]:
+    return {} if trip is None else {HEADER: trip.header}
+
+
+class Routed:
+    """A request for text, answered where its route says."""
+
+    def __init__(self, router: Router, retriever: Retriever, asked: Asked, body: Mapping[str, Any]) -> None:
+        self._router = router
+        self._retriever = retriever
+        self._asked = asked
+        self._body = body
+        self._trip: Trip | None = None
+
+    def headers(self) -> dict[str, str]:
+        return headers_of(self._trip)
+
+    async def prepared(self) -> Prepared:
+        if self._body.get("retrieve") is None:
+            return Prepared(self._body)
+        return await self._retriever.prepare(self._body, self._router.context_tokens(self._asked))
+
+    @asynccontextmanager
+    async def events(self, prepared: Prepared) -> AsyncIterator[AsyncIterator[bytes]]:
+        asked = self._asked
+        if prepared.scopes:
+            size, _ = weigh(prepared.body)
+            asked = replace(asked, scopes=asked.scopes | prepared.scopes, bytes_in=size)
+        chain = self._router.generate(asked, prepared.body)
+        self._trip = chain.trip
+        async with chain.answer() as found:
+            yield found
+
+
+def routing_routes(router: Router, check: Check, password: Callable[[], str]) -> list[Route]:
+    """`check` refuses those who may not ask models; the application's role may in any case."""
+
+    def admit(request: Request) -> None:
+        if request.headers.get("authorization", "").lower().startswith("basic "):
+            check_login(request, password())
+        else:
+            check(request)
+
+    async def decision(request: Request) -> Response:
+        try:
+            admit(request)
+            return JSONResponse(router.decision(request.path_params["id"]))
+        except AtollError as error:
+            return failure(error)
+
+    async def explain(request: Request) -> Response:
+        try:
+            admit(request)
+            asked = _wished(await read_object(request))
+            return JSONResponse(router.explain(asked).told())
+        except AtollError as error:
+            return failure(error)
+
+    return [
+        Route("/api/decisions/{id}", decision, methods=["GET"]),
+        Route("/api/routes/explain", explain, methods=["POST"]),
+    ]
+
+
+FIELDS: Mapping[str, tuple[type, ...]] = {
+    "route": (str,),
+    "skill": (str,),
+    "tokens_in": (int,),
+    "tokens_out": (int,),
+    "needs": (list,),
+    "scopes": (list,),
+    "label": (str,),
+    "key": (str,),
+    "place": (str,),
+    "max_cost": (int, float),
+    "provider": (dict,),
+}
+
+
+def _wished(told: Mapping[str, Any]) -> Asked:
+    """A request that is not made, only spoken of."""
+    for name, value in told.items():
+        if name not in FIELDS or (value is not None and not isinstance(value, FIELDS[name])):
+            raise DataError("request-malformed", f'cannot understand the field "{name}"')
+    try:
+        skill = Skill(told.get("skill") or Skill.GENERATE)
+        needs = frozenset(Need(need) for need in told.get("needs") or ())
+        scopes = frozenset(str(scope) for scope in told.get("scopes") or ())
+    except ValueError as error:
+        raise DataError("request-malformed", "there is no such skill or need", detail=f"{error}.") from error
+    headers = {f"x-atoll-{name}": told.get(name) for name in ("label", "place")}
+    given = {name: value for name, value in headers.items() if value is not None}
+    asked = read_asked("", skill, told.get("route") or "", {"provider": told.get("provider")}, given)
+    return replace(
+        asked,
+        needs=needs,
+        scopes=scopes,
+        caller=told.get("key"),
+        bytes_in=3 * max(0, told.get("tokens_in") or 0),
+        tokens_out=told.get("tokens_out"),
+        max_cost=told.get("max_cost"),
+    )
