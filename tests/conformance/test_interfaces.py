@@ -28,8 +28,9 @@ from atoll.node.config import load_settings
 from atoll.node.home import open_home
 from atoll.node.models import Models
 from atoll.node.process import http_routes
+from atoll.runtimes import tensor_data
 from atoll.runtimes.llama import bodies
-from atoll.web import openapi, retrieving, schemas, tensor_data, tensor_wire
+from atoll.web import openapi, retrieving, schemas, tensor_wire
 from atoll.web.app import make_app
 from support.described import NOT_JSON, Description, Usual, spoilt, written
 from support.fix_home import RunningNode, an_open_folder, eventually, starting

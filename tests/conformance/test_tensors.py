@@ -20,6 +20,7 @@ from starlette.requests import Request
 from atoll.domain.errors import PolicyDenied
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
+from atoll.runtimes.room import Room
 from atoll.serving.berth import Wanted
 from atoll.serving.service import Serving
 from atoll.web import tensors
@@ -294,7 +295,7 @@ async def test_a_body_that_is_too_large_is_refused_and_not_held(
     monkeypatch.setattr(tensors, "BODY_BYTES_MAX", 100_000)
     reply = await infer(served, bytes(199_000))
     assert (reply.status, reply.told["code"]) == (413, "request-too-large")
-    monkeypatch.setattr(tensors, "BODIES_BYTES_MAX", 50_000)
+    monkeypatch.setattr(Room, "_bytes_max", property(lambda room: 50_000), raising=False)
     reply = await infer(served, bytes(60_000))
     assert (reply.status, reply.headers["retry-after"]) == (429, "1")
     assert (await infer(served, ask())).status == 200

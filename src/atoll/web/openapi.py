@@ -124,6 +124,24 @@ OPERATIONS: tuple[Operation, ...] = (
         (400, 401, 403, 503),
     ),
     Operation(
+        "GET",
+        "/api/decisions/{id}",
+        "Where one of the last routed requests went, and why.",
+        "Decision",
+        None,
+        KEY,
+        (400, 401, 403, 404),
+    ),
+    Operation(
+        "POST",
+        "/api/routes/explain",
+        "Where a request would go now, and why.",
+        "Decision",
+        "Wish",
+        KEY,
+        (400, 401, 403, 404, 413, 503),
+    ),
+    Operation(
         "GET", "/v1/models", "All models of this node.", "Models", None, KEY, (401, 403), "LanguageError"
     ),
     Operation(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from atoll.domain.models import Skill
 from atoll.retrieval import wish
+from atoll.router.place import Need
 from atoll.runtimes.llama import fields
 
 Schema = dict[str, Any]
@@ -270,6 +272,31 @@ SCHEMAS: dict[str, Schema] = {
         k=whole(1, wish.ROWS_MAX),
         filter=ANY_OBJECT,
         query=TEXT,
+    ),
+    # Routes
+    "Wish": thing(
+        "route",
+        route=TEXT,
+        skill=one_of(*Skill),
+        tokens_in=COUNT,
+        tokens_out=COUNT,
+        needs=several(one_of(*Need)),
+        scopes=several(TEXT),
+        label=TEXT,
+        key=TEXT,
+        place=TEXT,
+        max_cost={"type": "number", "minimum": 0},
+        provider=ANY_OBJECT,
+    ),
+    "Decision": thing(
+        "route request places out",
+        id=TEXT,
+        end=TEXT_OR_NONE,
+        answered_by={"type": ["object", "null"]},
+        route=TEXT,
+        request=ANY_OBJECT,
+        places=several(ANY_OBJECT),
+        out=several(ANY_OBJECT),
     ),
     "Question": thing(
         "sql",
