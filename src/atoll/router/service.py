@@ -16,7 +16,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -29,7 +35,7 @@ from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.eligible import GLOBAL, REGION, scopes_of
 from atoll.router.peers import Peers
-from atoll.router.place import Place
+from atoll.router.place import Kind, Place
 from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
 from atoll.router.record import KEPT_MAX, Records
 from atoll.router.route import Route, from_row
@@ -108,11 +114,11 @@ class Router:
     def embed(self, asked: Asked, texts: list[str]) -> Chain[Embeddings]:
         @asynccontextmanager
         async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[Embeddings]:
-            runtime = self._runtime(place, left, scopes)
-            if runtime is None:
+            if place.kind is Kind.HERE:
                 yield await asking.embed(self._serving, place.model, texts)
             else:
-                yield await runtime.embed(texts)
+                async with self._runtime(place, left, scopes) as runtime:
+                    yield await runtime.embed(texts)
 
         return self._chain(asked, ask)
 
@@ -121,11 +127,7 @@ class Router:
     ) -> Chain[dict[str, Array]]:
         @asynccontextmanager
         async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[dict[str, Array]]:
-            runtime = self._runtime(place, left, scopes)
-            if runtime is None:
-                async with self._serving.use(place.model) as own:
-                    yield await own.infer(inputs, wanted)
-            else:
+            async with self._runtime(place, left, scopes) as runtime:
                 yield await runtime.infer(inputs, wanted)
 
         return self._chain(asked, ask)
@@ -203,25 +205,26 @@ class Router:
     def _round_trip(self, node: int) -> float | None:
         return self._peers.round_trip(node) if self._peers is not None else None
 
-    def _runtime(self, place: Place, left: float, scopes: Scopes) -> Runtime | None:
-        """Of another node; what this one has, Serving gives."""
-        if place.node is None or place.node == self._me.number:
-            return None
-        if self._peers is None:
+    def _runtime(self, place: Place, left: float, scopes: Scopes) -> Opening[Runtime]:
+        base, adapter = asking.split(place.model)
+        if place.node == self._me.number:
+            return self._serving.use(base, adapter=adapter)
+        if self._peers is None or place.node is None:
             raise LinkError("runtime-broken", "could not ask another node: there are no links")
-        return self._peers.runtime(place.node, asking.split(place.model)[0], scopes, left)
+        return nullcontext(self._peers.runtime(place.node, base, scopes, left))
 
     @asynccontextmanager
     async def _events(
         self, path: str, body: Body, place: Place, left: float, scopes: Scopes
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        runtime = self._runtime(place, left, scopes)
-        answer = (
-            asking.generate(self._serving, place.model, path, body, scopes)
-            if runtime is None
-            else runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
-        )
-        async with answer as events:
+        async with AsyncExitStack() as stack:
+            answer: Opening[AsyncIterator[bytes]]
+            if place.kind is Kind.HERE:
+                answer = asking.generate(self._serving, place.model, path, body, scopes)
+            else:
+                runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
+                answer = runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
+            events = await stack.enter_async_context(answer)
             first = await anext(events, None)
             if first is None:
                 raise LinkError("runtime-broken", "could not answer: there was not a word")
