@@ -1,0 +1,534 @@
+"""Requests that are routed: engines here, real servers in the part of the cloud, and everything that fails.
+
+The model of this node is the echo behind Serving; the clouds are servers on loopback that are late, broken,
+busy or cut off as they are told; a peer is a runtime that is handed in, as the link does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from starlette.applications import Starlette
+
+from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
+from atoll.domain.models import Skill
+from atoll.node import listen
+from atoll.node.values import Address as At
+from atoll.router import breaker
+from atoll.router.asked import Asked, Hints
+from atoll.router.eligible import why_not
+from atoll.router.place import Kind, Place, Price
+from atoll.router.places import Terms
+from atoll.router.record import Trip
+from atoll.router.service import Router
+from atoll.runtimes.contract import Facts, Runtime
+from atoll.runtimes.echo import EchoRuntime
+from atoll.runtimes.upstream import Address, UpstreamRuntime
+from atoll.serving.berth import Wanted
+from atoll.serving.service import Serving
+from atoll.web.app import WebServer
+from atoll.web.keys import Keys
+from atoll.web.language import language_routes
+from atoll.web.retrieving import Retriever
+from atoll.web.routed import routing_routes
+from atoll.web.search import Asked as Search
+from atoll.web.search import Found
+from atoll.web.tensors import tensor_routes
+from support.providers import Provider, running
+
+CHAT = "/v1/chat/completions"
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "said here"}]}
+TERMS = Terms("eu", Price(1.0, 2.0))
+ROUTE: dict[str, Any] = {
+    "me": 1,
+    "name": "ask",
+    "models": {"here": ["own"], "peer": ["own"], "cloud": ["one", "two"]},
+    "prefer": ["cloud", "here"],
+    "deadline_seconds": 30,
+    "first_token_seconds": None,
+    "max_cost": None,
+    "labels": {"patient": "local"},
+    "hedge_after_seconds": None,
+    "options": {},
+}
+
+
+@dataclass(frozen=True)
+class Offered:
+    node: int
+    name: str
+    model: str = "own"
+    tier: str = "edge"
+    version: str = "1"
+    variant: str = "f16"
+    skills: frozenset[Skill] = frozenset(Skill)
+    adapters: tuple[str, ...] = ()
+    context_tokens: int | None = None
+    queue: int = 0
+    tokens_per_second: float | None = None
+    is_upstream: bool = False
+    region: str = "eu"
+    price: tuple[float, float] | None = None
+
+
+class Neighbours:
+    """Other nodes, whose models are asked as runtimes."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, tuple[Offered, Runtime]] = {}
+        self.asked: list[tuple[int, frozenset[str], float | None]] = []
+
+    def offers(self) -> Sequence[Offered]:
+        return [offer for offer, _ in self.nodes.values()]
+
+    def runtime(
+        self,
+        node: int,
+        model: str,
+        scopes: frozenset[str] = frozenset(),
+        deadline_seconds: float | None = None,
+    ) -> Runtime:
+        self.asked.append((node, scopes, deadline_seconds))
+        return self.nodes[node][1]
+
+    def round_trip(self, node: int) -> float | None:
+        return 0.001
+
+
+async def _nothing(asked: Search) -> Found:
+    return Found([])
+
+
+class Site:
+    def __init__(self, providers: list[Provider]) -> None:
+        self.one, self.two, *self.others = providers
+        self.providers = providers
+        self.serving = Serving(1000)
+        self.peers = Neighbours()
+        self.now = 0.0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.router = Router(
+            self.serving, "eu", lambda model: TERMS if model != "own" else Terms(), self.peers, self._clock
+        )
+        self.listener = listen.bind(At("127.0.0.1", 0), "--http")
+        self.address = f"http://{listen.bound(self.listener)}"
+        keys = Keys(dict, False)
+        routes = [
+            *language_routes(self.serving, keys.check, Retriever(_nothing, set), self.router),
+            *tensor_routes(self.serving, keys.check, self.router),
+            *routing_routes(self.router, keys.check, lambda: "secret"),
+        ]
+        self.server = WebServer(Starlette(routes=routes), self.listener)
+
+    def _clock(self) -> float:
+        """Real time, and what a test adds to it."""
+        return asyncio.get_running_loop().time() + self.now
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.create_task(work))
+
+    def route(self, **changed: Any) -> None:
+        self.router.set_routes([ROUTE | changed])
+
+    async def desire(self) -> None:
+        """One model of its own, and a cloud's for each provider."""
+        said = Facts(frozenset(Skill), 0)
+        wanted = [Wanted("own", "1", "f16", {}, said, True, lambda: EchoRuntime(name="own"))]
+        for provider in self.providers:
+            skills = frozenset({Skill.GENERATE, Skill.EMBED})
+            made = Address(provider.base, "m", skills=skills, silence_seconds=60)
+            wanted.append(
+                Wanted(
+                    provider.name,
+                    "1",
+                    "upstream",
+                    {},
+                    Facts(skills, 0),
+                    False,
+                    lambda made=made: UpstreamRuntime(made),
+                )
+            )
+        await self.serving.desire(wanted)
+
+    async def say(self, **changed: Any) -> tuple[str, Trip]:
+        """What is answered, and how that came."""
+        asked = Asked("ask", CHAT, Skill.GENERATE, **changed)
+        chain = self.router.generate(asked, BODY)
+        said = b""
+        async with chain.answer() as events:
+            async for event in events:
+                said += event
+        lines = [line[6:] for line in said.split(b"\n") if line.startswith(b"data: {")]
+        parts = [choice["delta"].get("content") for line in lines for choice in json.loads(line)["choices"]]
+        return "".join(part or "" for part in parts).strip(), chain.trip
+
+    async def post(self, path: str = CHAT, headers: dict[str, str] | None = None, **body: Any) -> Any:
+        """Status, headers and content."""
+        if len(self.tasks) == 1:
+            self.run(self.server.run())
+        asked = {"model": "ask", **BODY, **body}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(self.address + path, json=asked) as answer,
+        ):
+            return answer.status, answer.headers, json.loads(await answer.read())
+
+    async def quiet(self) -> None:
+        """Until no provider answers anybody."""
+        async with asyncio.timeout(30):
+            while any(provider.open for provider in self.providers):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with running("one", "two") as providers:
+        made = Site(providers)
+        await made.desire()
+        made.route()
+        made.run(made.serving.run())
+        yield made
+        for task in made.tasks:
+            task.cancel()
+        await asyncio.gather(*made.tasks, return_exceptions=True)
+        made.listener.close()
+
+
+async def test_the_first_place_that_is_preferred_answers(site: Site) -> None:
+    said, trip = await site.say()
+    assert said == "one one one"
+    assert trip.header.startswith("cloud:one; route=ask; id=")
+    assert trip.end == "answered"
+    site.route(prefer=["here", "cloud"])
+    assert (await site.say())[0] == "said here"
+    assert len(site.one.asks) == 1
+    assert site.two.asks == []
+
+
+@pytest.mark.parametrize("mood", [500, 503, 429, 401, "empty"])
+async def test_where_a_place_fails_before_its_first_word_the_next_is_asked(
+    site: Site, mood: str | int
+) -> None:
+    site.one.mood = mood
+    said, trip = await site.say()
+    assert said == "two two two"
+    assert [one["place"] for one in trip.tries] == ["cloud:one", "cloud:two"]
+    assert "code" in trip.tries[0]
+
+
+async def test_with_the_cloud_down_this_node_answers(site: Site) -> None:
+    site.one.mood = site.two.mood = 502
+    said, trip = await site.say()
+    assert said == "said here"
+    assert len(trip.tries) == 3
+
+
+async def test_a_request_that_is_wrong_is_refused_once(site: Site) -> None:
+    site.one.mood = 400
+    with pytest.raises(DataError) as refused:
+        await site.say()
+    assert refused.value.code == "request-refused"
+    assert site.two.asks == []
+
+
+async def test_after_the_first_word_nobody_else_is_asked(site: Site) -> None:
+    site.one.mood = "cut"
+    with pytest.raises(LinkError) as broken:
+        await site.say()
+    assert broken.value.code == "runtime-broken"
+    assert site.two.asks == []
+
+
+async def test_a_mute_place_is_left_in_time_for_another(site: Site) -> None:
+    site.route(first_token_seconds=0.2)
+    site.one.mood = "mute"
+    said, trip = await site.say()
+    assert said == "two two two"
+    assert trip.tries[0]["code"] == "runtime-slow"
+    site.two.mood = "fine"
+    await site.quiet()
+
+
+async def test_one_deadline_holds_for_the_whole_chain(site: Site) -> None:
+    site.route(deadline_seconds=0.5, prefer=["cloud"])
+    site.one.mood = site.two.mood = "mute"
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(LinkError) as late:
+        await site.say()
+    assert late.value.code == "deadline-passed"
+    assert asyncio.get_running_loop().time() - began >= 0.49
+    assert (len(site.one.asks), len(site.two.asks)) == (1, 1), "half of the time was the second's"
+    await site.quiet()
+
+
+async def test_a_caller_may_shorten_the_deadline_and_not_lengthen_it(site: Site) -> None:
+    site.route(deadline_seconds=0.3, prefer=["cloud:one"])
+    site.one.mood = "mute"
+    for seconds in (0.1, 600.0):
+        with pytest.raises(LinkError) as late:
+            await site.say(deadline_seconds=seconds)
+        assert late.value.code == "deadline-passed"
+    await site.quiet()
+
+
+async def test_a_breaker_opens_and_lets_one_request_try_again(site: Site) -> None:
+    site.route(prefer=["cloud:one", "cloud:two"])
+    site.one.mood = 500
+    for _ in range(breaker.FAILURES_MAX + 3):
+        assert (await site.say())[0] == "two two two"
+    assert len(site.one.asks) == breaker.FAILURES_MAX
+    site.one.mood = "fine"
+    site.now += breaker.PAUSE_SECONDS_FIRST + 1
+    assert (await site.say())[0] == "one one one"
+    assert (await site.say())[0] == "one one one"
+
+
+async def test_where_all_are_busy_the_caller_hears_when_to_come_again(site: Site) -> None:
+    site.route(prefer=["cloud"])
+    site.one.mood, site.one.retry_after = 429, "40"
+    site.two.mood, site.two.retry_after = 429, "20"
+    for expected in (1, 1):
+        with pytest.raises(LinkError) as busy:
+            await site.say()
+        assert busy.value.code == "runtime-crowded"
+        assert 15 < (busy.value.retry_after_seconds or 0) <= 20
+        assert len(site.one.asks) == expected, "who said when to come again is not asked before"
+    status, headers, told = await site.post()
+    assert (status, told["error"]["code"]) == (429, "runtime-crowded")
+    assert 15 < int(headers["Retry-After"]) <= 20
+    site.now += 21
+    site.two.mood = "fine"
+    assert (await site.say())[0] == "two two two"
+
+
+async def test_what_is_local_never_leaves_also_when_this_node_is_in_trouble(site: Site) -> None:
+    assert (await site.say(label="patient"))[0] == "said here"
+    await site.serving.desire([])
+    for changed in ({"label": "patient"}, {"scopes": frozenset({"local"})}, {"scopes": frozenset({"?"})}):
+        with pytest.raises(AtollError) as refused:
+            await site.say(**changed)
+        assert refused.value.code == "no-place"
+    assert site.one.asks == site.two.asks == []
+
+
+async def test_a_scope_that_forbids_all_is_a_no_and_a_label_that_is_unknown_too(site: Site) -> None:
+    site.route(prefer=["cloud"])
+    with pytest.raises(PolicyDenied) as denied:
+        await site.say(label="patient")
+    assert denied.value.code == "no-place"
+    with pytest.raises(DataError) as unknown:
+        await site.say(label="patients")
+    assert unknown.value.code == "label-unknown"
+    status, headers, told = await site.post(headers={"x-atoll-label": "patient"})
+    assert (status, told["error"]["code"]) == (403, "no-place")
+    assert headers["x-atoll-decision"].startswith("none; route=ask; id=")
+    assert site.one.asks == site.two.asks == []
+
+
+async def test_a_cap_counts_for_the_whole_chain(site: Site) -> None:
+    """Two tries together would be too dear: the second place of the cloud is not asked any more."""
+    site.one.mood = 500
+    cost = 2.0 * 100 / 1e6
+    asked: dict[str, Any] = {"tokens_out": 100, "max_cost": 1.5 * cost}
+    said, trip = await site.say(**asked)
+    assert said == "said here"
+    assert [one["place"] for one in trip.tries] == ["cloud:one", "here"]
+    assert (await site.say(tokens_out=100, max_cost=2.5 * cost))[0] == "two two two"
+
+
+async def test_a_late_place_is_hedged_and_who_begins_first_answers(site: Site) -> None:
+    site.route(hedge_after_seconds=0.05, prefer=["cloud:one", "cloud:two", "here"])
+    site.one.mood = "mute"
+    said, trip = await site.say()
+    assert said == "two two two"
+    assert trip.place is not None
+    assert trip.place.label == "cloud:two"
+    await site.quiet()
+    site.one.mood, site.one.late_seconds = "late", 0.3
+    site.two.mood = 500
+    assert (await site.say())[0] == "one one one", "the first goes on where the second fails"
+    site.one.mood = site.two.mood = 500
+    assert (await site.say())[0] == "said here"
+
+
+async def test_who_leaves_frees_every_place_that_was_asked(site: Site) -> None:
+    site.route(hedge_after_seconds=0.02, prefer=["cloud"])
+    site.one.mood = site.two.mood = "mute"
+    asking = asyncio.create_task(site.say())
+    async with asyncio.timeout(30):
+        while not (site.one.open and site.two.open):
+            await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await site.quiet()
+
+
+async def test_a_peer_is_asked_with_scopes_and_what_is_left_of_the_deadline(site: Site) -> None:
+    near = EchoRuntime(name="near")
+    await near.start()
+    site.peers.nodes[2] = Offered(2, "reef"), near
+    site.peers.nodes[3] = Offered(3, "jade", region="us"), near
+    site.route(prefer=["peer"])
+    scopes = frozenset({"region:eu", "global"})
+    said, trip = await site.say(scopes=scopes)
+    assert (said, trip.header.split(";")[0]) == ("said here", "reef")
+    ((node, sent, left),) = site.peers.asked
+    assert (node, sent) == (2, scopes)
+    assert left is not None
+    assert 0 < left <= 30
+    with pytest.raises(PolicyDenied):
+        await site.say(scopes=frozenset({"region:asia"}))
+    near.end("it was killed")
+    site.route(prefer=["peer", "here"])
+    assert (await site.say())[1].header.startswith("here")
+
+
+async def test_vectors_and_tensors_take_the_same_way(site: Site) -> None:
+    site.one.mood = 500
+    status, headers, told = await site.post("/v1/embeddings", input=["a", "b"])
+    assert (status, len(told["data"])) == (200, 2)
+    assert headers["x-atoll-decision"].startswith("cloud:two")
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [0.5]}
+    status, headers, told = await site.post("/v2/models/ask/infer", inputs=[tensor])
+    assert status == 200, told
+    assert headers["x-atoll-decision"].startswith("here")
+    assert np.allclose(told["outputs"][0]["data"], [0.5])
+    site.route(labels={}, prefer=["cloud"])
+    status, _, told = await site.post("/v2/models/ask/infer", inputs=[tensor])
+    assert (status, told["code"]) == (400, "no-place")
+
+
+async def test_over_http_answers_say_where_they_come_from(site: Site) -> None:
+    status, headers, told = await site.post(provider={"only": ["here"]})
+    assert status == 200
+    assert told["model"] == "ask"
+    where, route, name = headers["x-atoll-decision"].split("; ")
+    assert (where, route) == ("here", "route=ask")
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{site.address}/api/decisions/{name.removeprefix('id=')}") as answer:
+            decision = await answer.json()
+        async with session.get(f"{site.address}/api/decisions/none") as answer:
+            assert answer.status == 404
+        login = {"Authorization": "Basic " + base64.b64encode(b"app:guessed").decode()}
+        async with session.get(f"{site.address}/api/decisions/none", headers=login) as answer:
+            assert answer.status == 401
+    assert decision["answered_by"]["place"] == "here"
+    assert {one["place"]: one["why"] for one in decision["out"]}["cloud:one"] == [
+        "the request is for other places"
+    ]
+    await site.post(provider={"order": ["two"], "allow_fallbacks": True})
+    assert "provider" not in site.two.asks[0], "what is said to this node is not passed on"
+    status, _, told = await site.post(provider={"zdr": True})
+    assert (status, told["error"]["code"]) == (400, "hint-malformed")
+    status, headers, _ = await site.post(model="own")
+    assert status == 200
+    assert "x-atoll-decision" not in headers
+
+
+async def test_where_a_request_would_go_can_be_asked_without_asking_it(site: Site) -> None:
+    status, _, told = await site.post("/api/routes/explain", route="ask", scopes=["local"])
+    assert (status, told["error"]["code"]) == (400, "request-malformed"), "model and messages are no fields"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{site.address}/api/routes/explain", json={"route": "ask", "scopes": ["local"]}
+        ) as answer,
+    ):
+        told = await answer.json()
+    assert [one["place"] for one in told["places"]] == ["here"]
+    assert [one["place"] for one in told["out"]] == ["cloud:one", "cloud:two"]
+
+
+async def test_rows_are_not_quoted_to_somebody_elses_model_without_a_route(site: Site) -> None:
+    site.router.check_quotes("own", {"local"})
+    site.router.check_quotes("one", {"global", "region:eu"})
+    for scope in ("local", "node:1", "region:us"):
+        with pytest.raises(PolicyDenied):
+            site.router.check_quotes("one", {"global", scope})
+
+
+async def test_counters_are_those_of_routes_that_there_are(site: Site) -> None:
+    await site.say()
+    samples = [one for family in site.router.numbers() for one in family.samples]
+    assert {"route": "ask", "place": "cloud", "end": "answered"} in [one.labels for one in samples]
+    site.router.set_routes([])
+    assert [one.name for family in site.router.numbers() for one in family.samples] == [
+        "atoll_route_places_paused"
+    ]
+
+
+@pytest.mark.slow
+async def test_no_try_ever_goes_where_it_may_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails, whatever is asked: each place that is asked was one that may be, at that moment."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    near, far = EchoRuntime(name="near"), EchoRuntime(name="far")
+    await near.start()
+    await far.start()
+    site.peers.nodes[2] = Offered(2, "reef"), near
+    site.peers.nodes[3] = Offered(3, "jade", region="us", tier="hub"), far
+    ends: Counter[str] = Counter()
+    for _ in range(150):
+        for provider in site.providers:
+            provider.mood = chance.choice(["fine", 500, 429, "empty", "fine"])
+        site.route(
+            models={kind: ["own"] for kind in ("here", "peer", "hub")} | {"cloud": ["one", "two"]},
+            prefer=chance.sample(["here", "peer", "hub", "cloud", "reef", "cloud:two"], chance.randint(1, 4)),
+            hedge_after_seconds=chance.choice([None, None, 0.0]),
+            max_cost=chance.choice([None, 3e-4]),
+        )
+        asked = Asked(
+            "ask",
+            CHAT,
+            Skill.GENERATE,
+            tokens_out=chance.choice([None, 100]),
+            scopes=frozenset(
+                chance.sample(["local", "global", "region:eu", "region:us", "node:2"], chance.randint(0, 1))
+            ),
+            label=chance.choice([None, None, "patient"]),
+            hints=Hints(
+                only=chance.choice([None, ("here", "cloud"), ("reef",)]),
+                allow_fallbacks=chance.random() < 0.8,
+            ),
+        )
+        site.now += chance.choice([0.0, 5.0])
+        before = len(site.peers.asked), len(site.one.asks), len(site.two.asks)
+        chain = site.router.generate(asked, BODY)
+        asked_of: list[Place] = []
+        open_at = chain._open_at
+
+        def watched(where: Place, left: float, open_at: Any = open_at, seen: Any = asked_of) -> Any:
+            seen.append(where)
+            return open_at(where, left)
+
+        monkeypatch.setattr(chain, "_open_at", watched)
+        try:
+            async with chain.answer() as events:
+                async for _event in events:
+                    pass
+        except AtollError:
+            pass
+        ends[chain.trip.end] += 1
+        route = site.router.route("ask")
+        for where in asked_of:
+            assert why_not(asked, route, where) == ()
+        assert len({where.key for where in asked_of}) == len(asked_of), "no place is tried twice"
+        sent = sum((len(site.peers.asked), len(site.one.asks), len(site.two.asks))) - sum(before)
+        assert sent <= sum(where.kind is not Kind.HERE for where in asked_of)
+        spent = sum(2.0 * 100 / 1e6 for where in asked_of if where.kind is Kind.CLOUD)
+        crowded = sum(one.get("code") == "runtime-crowded" for one in chain.trip.tries) * 2.0 * 100 / 1e6
+        assert route.max_cost is None or spent - crowded <= route.max_cost
+    assert ends["answered"] > 20, ends
+    assert ends["refused"] > 20, ends

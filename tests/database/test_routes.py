@@ -1,0 +1,85 @@
+"""Routes in SQL: what may be said, what is refused and how, and that it holds on every node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from atoll.router.place import Kind
+from atoll.router.route import from_row
+from atoll.sql import query
+from support.fix_nodes import Node, Nodes
+
+WISH: dict[str, Any] = {
+    "name": "ask",
+    "models": {"here": ["pebble"], "cloud": ["large"]},
+    "prefer": ["here", "cloud"],
+    "deadline_seconds": None,
+    "first_token_seconds": 2.5,
+    "max_cost": 0.01,
+    "labels": {"patient": "local"},
+    "hedge_after_seconds": 0.5,
+    "keys": [],
+}
+
+
+def say(node: Node, **changed: Any) -> None:
+    wish = WISH | changed
+    wish |= {name: Jsonb(wish[name]) for name in ("models", "labels")}
+    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"name": "Ask!"}, "route-malformed", "cannot name a route"),
+        ({"models": {}}, "route-malformed", "has no model"),
+        ({"models": {"moon": ["m"]}}, "route-malformed", 'no places of kind "moon"'),
+        ({"prefer": []}, "route-malformed", "prefers no place"),
+        ({"prefer": ["here", "reef"]}, "route-malformed", 'no place "reef"'),
+        ({"prefer": ["here"]}, "route-malformed", "does not lead there"),
+        ({"labels": {"patient": "europe"}}, "route-malformed", 'label "patient"'),
+        ({"deadline_seconds": 0.0}, "route-malformed", "out of bounds"),
+        ({"deadline_seconds": 4000.0}, "route-malformed", "out of bounds"),
+        ({"max_cost": -1.0}, "route-malformed", "out of bounds"),
+        ({"max_cost": float("inf")}, "route-malformed", "out of bounds"),
+        ({"prefer": ["cloud:m"] * 33}, "route-malformed", "says too much"),
+        ({"keys": ["nobody"]}, "key-unknown", 'no key "nobody"'),
+    ],
+)
+def test_a_route_that_makes_no_sense_is_refused(node: Node, changed: Any, code: str, words: str) -> None:
+    with pytest.raises(psycopg.Error) as refused:
+        say(node, **changed)
+    assert refused.value.diag.constraint_name == code
+    assert words in str(refused.value.diag.message_primary)
+
+
+async def test_what_was_said_is_what_the_node_reads_and_the_latest_word_counts(node: Node) -> None:
+    node.owner("insert into atoll.api_key (name, sha256) values ('till', 'x')")
+    say(node)
+    say(node, max_cost=None, keys=["till"], prefer=["cloud:large", "here"])
+    async with await node.database.connect() as connection:
+        cursor = connection.cursor(row_factory=dict_row)
+        (row,) = await (await cursor.execute(query("routes", "all"))).fetchall()
+    route = from_row(row)
+    assert (route.deadline_seconds, route.first_token_seconds, route.max_cost) == (300.0, 2.5, None)
+    assert (route.prefer, route.keys) == (("cloud:large", "here"), ("till",))
+    assert route.models == {Kind.HERE: ("pebble",), Kind.CLOUD: ("large",)}
+    node.owner(query("routes", "remove"), "ask")
+    with pytest.raises(psycopg.Error) as unknown:
+        node.owner(query("routes", "remove"), "ask")
+    assert unknown.value.diag.constraint_name == "route-unknown"
+
+
+def test_a_route_holds_on_every_node_and_applications_cannot_set_one(nodes: Nodes) -> None:
+    here, there = nodes
+    say(here)
+    nodes.sync()
+    assert there.run("select name, prefer from atoll.route") == [("ask", ["here", "cloud"])]
+    for statement in ("delete from atoll.route", "select atoll.drop_route('ask')"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            there.run(statement)
