@@ -273,7 +273,8 @@ SCHEMAS: dict[str, Schema] = {
         filter=ANY_OBJECT,
         query=TEXT,
     ),
-    # Routes
+    # Routes and jobs
+    "Job": thing("id state", id=TEXT, state=TEXT),
     "Wish": thing(
         "route",
         route=TEXT,
