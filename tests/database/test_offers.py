@@ -178,6 +178,14 @@ def test_an_upstream_without_region_price_and_leave_is_not_offered(options: dict
     assert not offered(word(variant="upstream"), options={"talk": options})
 
 
+def test_a_model_that_is_not_loaded_offers_the_context_that_it_will_have() -> None:
+    trained = Facts(frozenset({Skill.GENERATE}), 0, context_tokens=100_000)
+    asleep = word(facts=trained, state=State.EMPTY)
+    assert offered(asleep)["talk"].context_tokens == 4096
+    assert offered(asleep, options={"talk": {"context_tokens": 8000}})["talk"].context_tokens == 8000
+    assert offered(word(facts=trained))["talk"].context_tokens == 100_000
+
+
 def test_a_speed_that_differs_by_little_is_no_news() -> None:
     told = offered(word())["talk"]
     for speed, news in ((44.0, 40.0), (31.0, 40.0), (60.0, 60.0), (None, 40.0)):

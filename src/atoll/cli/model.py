@@ -189,11 +189,11 @@ def _wish(
     keep: bool = False,
     context: int | None = None,
     parallel: int | None = None,
-    terms: dict[str, Any] | None = None,
+    shared: bool = False,
 ) -> dict[str, Any]:
     from psycopg.types.json import Jsonb
 
-    options = {"context_tokens": context, "parallel": parallel, **(terms or {})}
+    options = {"context_tokens": context, "parallel": parallel, "shared": shared or None}
     return {
         "model": model,
         "version": version,
@@ -217,22 +217,17 @@ def place(
     shared: Annotated[
         bool, typer.Option("--shared", help="Let other nodes ask an upstream through those nodes.")
     ] = False,
-    region: Annotated[str | None, typer.Option(help="The region that an upstream's server is in.")] = None,
-    price: Annotated[
-        str | None, typer.Option(metavar="IN/OUT", help="What an upstream takes per million tokens.")
-    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Say where a model is wanted, in which version; nodes fetch its files from each other."""
     from atoll.cli.rows import fetch
 
-    terms = model_offers.terms(shared, region, price)
     postgres = running_postgres(find_home(home))
     found = _of(fetch(postgres, "models", "listing"), model)
-    if terms and found[0]["manifest"]["kind"] != "upstream":
-        raise typer.BadParameter("only an upstream's model has a region and a price of its own")
+    if shared and found[0]["manifest"]["kind"] != "upstream":
+        raise typer.BadParameter("a model of files is offered to other nodes anyway")
     chosen = None if off else version or found[0]["version"]
-    wish = _wish(model, chosen, on, variant, keep, context, parallel, terms)
+    wish = _wish(model, chosen, on, variant, keep, context, parallel, shared)
     where = fetch(postgres, "models", "want", wish)[0]["place"]
     typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
 

@@ -1,10 +1,8 @@
-"""What all nodes offer of their models, as a list; and what is said of an upstream's when it is placed."""
+"""What all nodes offer of their models, as a list."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,20 +44,3 @@ def print_offers(rows: Sequence[dict[str, Any]]) -> None:
     from atoll.cli.rows import print_table
 
     print_table(TITLES, [cells(row) for row in rows], ("context", "queue", "tokens/s"))
-
-
-def terms(shared: bool, region: str | None, price: str | None) -> dict[str, Any]:
-    """Options of an upstream's model: where its server is, what it costs, whether other nodes may use it."""
-    if shared and (region is None or price is None):
-        raise typer.BadParameter("what is shared needs --region and --price, so that others may decide")
-    found: dict[str, Any] = {"shared": True} if shared else {}
-    if region is not None:
-        found["region"] = region
-    if price is not None:
-        try:
-            found["price"] = [float(part) for part in price.split("/")]
-        except ValueError:
-            found["price"] = []
-        if len(found["price"]) != 2 or not all(0 <= one < 1e6 for one in found["price"]):
-            raise typer.BadParameter("a price is IN/OUT per million tokens, such as 0.15/0.60")
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from atoll.node.engines import room_of
 from atoll.serving.decide import State
 from atoll.serving.offer import Offer
 from atoll.serving.service import Word
@@ -48,7 +49,7 @@ def own_offers(
             variant=word.variant,
             skills=word.facts.skills,
             adapters=tuple(sorted(word.adapters)),
-            context_tokens=word.facts.context_tokens,
+            context_tokens=_context(word, wished),
             state=str(word.state),
             queue=_about(word.asking),
             tokens_per_second=speeds.get(word.model),
@@ -66,6 +67,14 @@ def steadied(now: Offer, told: Offer | None) -> Offer:
     if old is not None and (new is None or abs(new - old) <= STEADY * old):
         return replace(now, tokens_per_second=old)
     return now
+
+
+def _context(word: Word, wished: Mapping[str, Any]) -> int | None:
+    """For each caller; a model that is not loaded says what it was trained with, which may be more."""
+    trained = word.facts.context_tokens
+    if trained is None or word.state is State.READY or word.variant == UPSTREAM:
+        return trained
+    return room_of(trained, wished)[0]
 
 
 def _about(count: int) -> int:
