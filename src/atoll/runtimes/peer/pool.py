@@ -155,10 +155,11 @@ class Pool:
 
 def away(name: str, error: AtollError, why: str = "") -> LinkError:
     """Another place may answer instead: for whoever asks, a peer that is away is a broken engine."""
+    told = f"{error.message[:1].upper()}{error.message[1:]}."
     return LinkError(
         "runtime-broken",
         f'could not get an answer from node "{name}"' + (f": {why}" if why else ""),
-        detail=". ".join(filter(None, [error.message, error.detail and error.detail.rstrip(".")])) + ".",
+        detail=f"{told} {error.detail}" if error.detail else told,
     )
 
 
