@@ -197,6 +197,8 @@ async def _set_up(node: Node, kept: Kept) -> None:
                     identity = await moving.move(connection, node.home)
                 await membership.write_rows(connection, node.home, node.settings, identity)
                 await incarnation.come_up(connection, node.home, node.settings)
+                if node.models is None:
+                    await connection.execute(sql.query("offers", "forget"), ([],))
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)
             node.readiness.hold("schema", "the schema could not be installed")

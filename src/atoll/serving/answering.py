@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,9 @@ class Answering:
             if not channel.is_whole:
                 raise LinkError("stream-closed", "the stream broke in the middle of a message")
 
-    async def _while_there(self, channel: Channel, answer: Any) -> tuple[Kind, bytes] | None:
+    async def _while_there(
+        self, channel: Channel, answer: Coroutine[Any, Any, None]
+    ) -> tuple[Kind, bytes] | None:
         """Answer until it is done, or not wanted any more. What came in meanwhile is given back."""
         working = asyncio.ensure_future(answer)
         hearing = asyncio.ensure_future(channel.next())
