@@ -185,6 +185,7 @@ def test_without_a_bound_on_the_answer_a_cost_has_none() -> None:
         ({}, {"x-atoll-deadline": "soon"}),
         ({}, {"x-atoll-deadline": "-1"}),
         ({}, {"x-atoll-max-cost": "nan"}),
+        ({}, {"x-atoll-max-cost": "inf"}),
     ],
 )
 def test_a_hint_that_cannot_be_honoured_is_refused(body: dict[str, Any], headers: dict[str, str]) -> None:
@@ -267,10 +268,12 @@ def test_a_breaker_opens_lets_one_try_and_closes() -> None:
     again = trying.failed(now)
     assert not again.lets_in(now + breaker.PAUSE_SECONDS_FIRST), "twice as long"
     assert again.lets_in(now + 2 * breaker.PAUSE_SECONDS_FIRST)
+    assert trying.came().lets_in(now), "it has begun"
+    assert not trying.came().failed(now).lets_in(now), "and broke off, as before"
     assert trying.succeeded() == Breaker()
 
 
-@given(st.lists(st.sampled_from(["failed", "succeeded", "left", "busy", "begun"]), max_size=60))
+@given(st.lists(st.sampled_from(["failed", "came", "succeeded", "left", "busy", "begun"]), max_size=60))
 def test_a_breaker_never_stays_open_for_good(course: list[str]) -> None:
     one, now = Breaker(), 0.0
     for step in course:

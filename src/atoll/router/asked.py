@@ -18,6 +18,7 @@ from atoll.router.place import Need, Price
 BYTES_PER_TOKEN = 3  # what a request costs is estimated high
 BYTES_PER_TOKEN_MOST = 8  # whether it fits is estimated low: the model itself counts better
 IMAGE_TOKENS = 1500
+TOKENS_MAX = 10**9
 WORDS_MAX = 32
 SORTS = ("price", "latency", "throughput")
 PROVIDER = ("order", "only", "ignore", "allow_fallbacks", "max_price", "sort")
@@ -126,7 +127,7 @@ def _limit(body: Mapping[str, Any]) -> int | None:
         value = body.get(name)
         if type(value) is int and value > 0:
             choices = body.get("n")
-            return value * (choices if type(choices) is int and choices > 1 else 1)
+            return min(value * (choices if type(choices) is int and choices > 1 else 1), TOKENS_MAX)
     return None
 
 
@@ -167,7 +168,8 @@ def _price(told: Any) -> Price | None:
         return None
     if not isinstance(told, Mapping) or not told.keys() <= {"prompt", "completion"}:
         raise _malformed("max_price has prompt and completion, per million tokens")
-    return Price(*(_number(told.get(name, math.inf), name) for name in ("prompt", "completion")))
+    named = (told.get(name) for name in ("prompt", "completion"))
+    return Price(*(math.inf if one is None else _number(one, "max_price") for one in named))
 
 
 def _header(headers: Mapping[str, str], name: str) -> float | None:
@@ -178,9 +180,9 @@ def _header(headers: Mapping[str, str], name: str) -> float | None:
 def _number(told: Any, name: str) -> float:
     try:
         found = math.nan if isinstance(told, bool) else float(told)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
-    if not found >= 0:
+    if not 0 <= found < math.inf:
         raise _malformed(f"{name} is not a number from 0")
     return found
 

@@ -34,6 +34,10 @@ class Breaker:
         is_trial = self.failures >= FAILURES_MAX
         return replace(self, trying_until=now + TRY_SECONDS_MAX) if is_trial else self
 
+    def came(self) -> Breaker:
+        """It has begun to answer, so others may come; a break before the end is one failure more."""
+        return Breaker(min(self.failures, FAILURES_MAX - 1))
+
     def succeeded(self) -> Breaker:
         return Breaker()
 

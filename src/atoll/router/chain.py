@@ -193,10 +193,11 @@ def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> 
         return PolicyDenied("no-place", f'route "{name}" lets this request go nowhere', **words)
     if not errors and verdicts and all(verdict.forbidden or verdict.unfit for verdict in verdicts):
         return DataError("no-place", f'no place of route "{name}" can answer this request', **words)
-    seconds = [course.seconds_left(place) for place, verdict in decision.out if verdict.away]
+    away = [place for place, verdict in decision.out if verdict.all == verdict.away]
+    seconds = [course.seconds_left(place) for place in away]
     soonest = min((one for one in seconds if one > 0), default=1.0)
     is_busy = all(error.code == "runtime-crowded" for error in errors) and (
-        bool(errors) or any(course.is_busy(place) for place, verdict in decision.out if verdict.away)
+        bool(errors) or any(course.is_busy(place) for place in away)
     )
     code = "runtime-crowded" if is_busy else "no-place"
     message = (

@@ -34,8 +34,8 @@ class Course:
         self._set(place, self._of(place).begun(self.clock()))
 
     def came(self, place: Place, seconds: float, tokens_in: int) -> None:
-        """Its first word. Whatever happens now, it is there."""
-        self._set(place, Breaker())
+        """Its first word."""
+        self._set(place, self._of(place).came())
         self._feels.began(place.key, self.clock(), seconds, tokens_in, self._trip(place))
 
     def ended(self, place: Place, events: int, seconds: float) -> None:
@@ -48,7 +48,7 @@ class Course:
         elif isinstance(problem, LinkError | ConfigError):
             self._set(place, breaker.failed(self.clock()))
         elif problem is None:
-            self._set(place, Breaker())
+            self._set(place, breaker.succeeded())
         else:
             self._set(place, breaker.left())
 

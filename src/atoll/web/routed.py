@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
-from atoll.router.asked import Asked, read_asked, weigh
+from atoll.router.asked import BYTES_PER_TOKEN, TOKENS_MAX, Asked, read_asked, weigh
 from atoll.router.place import Need
 from atoll.router.record import Trip
 from atoll.router.service import Router
@@ -123,15 +123,14 @@ def _wished(told: Mapping[str, Any]) -> Asked:
         scopes = frozenset(str(scope) for scope in told.get("scopes") or ())
     except ValueError as error:
         raise DataError("request-malformed", "there is no such skill or need", detail=f"{error}.") from error
-    headers = {f"x-atoll-{name}": told.get(name) for name in ("label", "place")}
-    given = {name: value for name, value in headers.items() if value is not None}
-    asked = read_asked("", skill, told.get("route") or "", {"provider": told.get("provider")}, given)
+    hints = {"x-atoll-label": "label", "x-atoll-place": "place", "x-atoll-max-cost": "max_cost"}
+    given = {header: str(told[name]) for header, name in hints.items() if told.get(name) is not None}
+    body = {"provider": told.get("provider"), "max_tokens": told.get("tokens_out")}
+    asked = read_asked("", skill, told.get("route") or "", body, given)
     return replace(
         asked,
         needs=needs,
         scopes=scopes,
         caller=told.get("key"),
-        bytes_in=3 * max(0, told.get("tokens_in") or 0),
-        tokens_out=told.get("tokens_out"),
-        max_cost=told.get("max_cost"),
+        bytes_in=BYTES_PER_TOKEN * min(max(0, told.get("tokens_in") or 0), TOKENS_MAX),
     )
