@@ -1,1 +1,1 @@
-"""Where a request is answered: here, at a peer, at a hub or in the cloud, now or later."""
+"""Where a request is answered: here, at a peer, at a hub or in the cloud. First who may, then who is best."""

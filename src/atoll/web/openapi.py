@@ -142,26 +142,6 @@ OPERATIONS: tuple[Operation, ...] = (
         (400, 401, 403, 404, 413, 503),
     ),
     Operation(
-        "GET",
-        "/api/jobs/{job}",
-        "A request that was queued, and its answer once there is one.",
-        "Job",
-        None,
-        KEY,
-        (400, 401, 403, 404, 503),
-        also=(STREAM,),
-        parameters=("wait",),
-    ),
-    Operation(
-        "DELETE",
-        "/api/jobs/{job}",
-        "Take it back.",
-        "Job",
-        None,
-        KEY,
-        (400, 401, 403, 404, 409, 503),
-    ),
-    Operation(
         "GET", "/v1/models", "All models of this node.", "Models", None, KEY, (401, 403), "LanguageError"
     ),
     Operation(

@@ -273,8 +273,7 @@ SCHEMAS: dict[str, Schema] = {
         filter=ANY_OBJECT,
         query=TEXT,
     ),
-    # Routes and jobs
-    "Job": thing("id state", id=TEXT, state=TEXT),
+    # Routes
     "Wish": thing(
         "route",
         route=TEXT,
