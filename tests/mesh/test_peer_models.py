@@ -89,6 +89,7 @@ async def test_three_nodes_offer_answer_and_die(make_mesh: MeshMaker) -> None:
     listed = await mesh.run("model", "list", "--everywhere", "--home", str(two.home))
     assert [listed.count(word) for word in ("pebble", " here", " ms")] == [3, 3, 6]
     await share_an_upstream(mesh, one, two)
+    await go_where_a_route_leads(mesh, two)
     async with asking_as(mesh, three, one) as asker:
         await say_the_same(one, asker)
         await hang_up(one, asker)
@@ -112,6 +113,27 @@ async def share_an_upstream(mesh: Mesh, one: MeshNode, two: MeshNode) -> None:
     await mesh.sql(one, "update atoll.desired_model set options = options || %s::jsonb", terms)
     shared = "select (is_upstream, region, price_out) = (true, 'local', 0.6::real) from atoll.offer"
     await mesh.until(two, f"{shared} where model = 'far'")
+
+
+async def go_where_a_route_leads(mesh: Mesh, two: MeshNode) -> None:
+    """A program asks its own node, which asks another."""
+    assert two.running is not None
+    await mesh.run("route", "set", "far", "--model", "pebble", "--prefer", "peer", "--home", str(two.home))
+    direct = await post(two, CHAT, {**BODY, "model": "pebble"})
+    decided: list[str] = []
+
+    async def is_answered_elsewhere() -> bool:
+        assert two.running is not None
+        asked = {**BODY, "model": "far"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(two.running.http + CHAT, json=asked) as found,
+        ):
+            decided.append(found.headers.get("x-atoll-decision", ""))
+            return found.status == 200 and (await found.json())["choices"] == direct["choices"]
+
+    await eventually_true(is_answered_elsewhere, "a peer answers for a route")
+    assert decided[-1].split(";")[0] in ("n1", "n3")
 
 
 async def say_the_same(one: MeshNode, asker: Asker) -> None:
