@@ -32,7 +32,9 @@ def ask(node: RunningNode, model: str, **headers: str) -> tuple[int, str, Any]:
 
 def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_folder: Path) -> None:
     with starting(open_folder / "far") as start_far, starting(open_folder / "near") as start_near:
-        far, near = start_far(), start_near()
+        far, near = start_far(waits=None), start_near(waits=None)
+        far.wait_for("^READY")
+        near.wait_for("^READY")
 
         def run(*arguments: str, fails: bool = False) -> str:
             done = atoll(*arguments, "--home", str(near.home))
@@ -82,12 +84,7 @@ def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_
             'atoll_route_requests_total{end="answered",place="cloud",route="ask"}' in near.get("/metrics")[1]
         )
 
-        assert "ask" in run("route", "list")
         assert json.loads(run("route", "show", "ask"))["labels"] == {"patient": "local"}
-        assert "code: route-malformed" in run(
-            "route", "set", "ask", "--model", "m", "--prefer", "moon", fails=True
-        )
         run("route", "rm", "ask")
         assert "code: route-unknown" in run("route", "rm", "ask", fails=True)
-        assert "code: route-unknown" in run("route", "show", "ask", fails=True)
         eventually(lambda: ask(near, "ask")[2] == "model-unknown", "the route is gone")
