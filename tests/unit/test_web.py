@@ -135,6 +135,52 @@ async def test_who_takes_nothing_of_an_answer_does_not_hold_what_makes_it(
     await end(serving)
 
 
+async def test_who_takes_a_long_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.05)
+    long = 24 * 1024**2
+
+    async def answer(request: Request) -> Response:
+        return Response(bytes(long))
+
+    serving, address = await served(Route("/long", answer))
+    reader, writer = await asyncio.open_connection(address.host, address.port, limit=2**14)
+    writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    taken = 0
+    while taken < long:
+        taken += len(part := await reader.read(2**16))
+        assert part, f"it broke off after {taken} bytes"
+        await asyncio.sleep(0.001)
+    writer.close()
+    await end(serving)
+
+
+async def test_who_takes_nothing_of_an_answer_that_is_made_gets_no_place_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(app_of_node, "STILL_SECONDS_MAX", 0.1)
+
+    is_gone = asyncio.Event()
+
+    class Noted(app_of_node._Connection):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            is_gone.set()
+
+    async def answer(request: Request) -> Response:
+        return Response(bytes(24 * 1024**2))
+
+    monkeypatch.setattr(app_of_node, "_Connection", Noted)
+    serving, address = await served(Route("/long", answer))
+    _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
+    writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(60):
+        await is_gone.wait()
+    writer.close()
+    await end(serving)
+
+
 async def test_a_body_that_does_not_come_to_its_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS_MAX", 0.2)
     route = question_route(cast("Any", None), lambda: "secret")

@@ -79,6 +79,7 @@ class _Connection(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         _cancel(self._still)
+        self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         _cancel(self._head)
@@ -90,15 +91,22 @@ class _Connection(H11Protocol):
         self._head = self.loop.call_later(HEAD_SECONDS_MAX, self._look_for_head)
 
     def _look_for_head(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        if left := self.transport.get_write_buffer_size():
+            self._wait_for_reader(left)  # the end of the answer before is still on its way
+        else:
             self.transport.abort()
 
     def _wait_for_reader(self, left: int) -> None:
+        _cancel(self._still)
         self._still = self.loop.call_later(STILL_SECONDS_MAX, self._look_for_reader, left)
 
     def _look_for_reader(self, left_before: int) -> None:
         left = self.transport.get_write_buffer_size()
-        if left < left_before:
+        if left == 0:
+            self._wait_for_head()
+        elif left < left_before:
             self._wait_for_reader(left)
         else:
             self.transport.abort()
