@@ -130,7 +130,7 @@ def door() -> Iterator[Door]:
         assert door.megabytes() < began + 100
         assert node.end() == 0, node.output
         log = (node.home / "logs" / "node.log").read_text()
-        assert "Traceback" not in log, log
+        assert "Traceback" not in log, log[log.index("Traceback") :][:4000]
 
 
 def warm_up(door: Door) -> None:
@@ -346,10 +346,15 @@ def test_every_answer_is_one_that_is_described(door: Door, name: str) -> None:
             assert not found, f"{found}: {what}"
         if reply.status >= 400 and reply.status not in one.same:
             assert message_of(reply.told), what
-        assert reply.status < 500 or reply.status in one.same, what
+        assert reply.status < 500 or reply.status in one.same or is_late(body, reply), what
 
     ask()
     print(name, dict(sorted(seen.items())))
+
+
+def is_late(body: bytes | None, reply: Reply) -> bool:
+    """Whether it asked for an answer sooner than there could be one."""
+    return b'"timeout"' in (body or b"") and reply.told.get("code") == "runtime-slow"
 
 
 def message_of(told: Any) -> Any:
