@@ -64,8 +64,8 @@ class Door:
         place = urlsplit(node.http)
         self.address = (place.hostname or "", place.port or 0)
         self._connection = http.client.HTTPConnection(*self.address, timeout=90)
-        password = credentials.password(open_home(node.home))
-        self.login = "Basic " + base64.b64encode(f"app:{password}".encode()).decode()
+        self.password = credentials.password(open_home(node.home))
+        self.login = "Basic " + base64.b64encode(f"app:{self.password}".encode()).decode()
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         told = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -253,6 +253,22 @@ def test_what_is_not_there_is_said_in_the_words_of_the_protocol(
 
 
 @pytest.mark.parametrize(
+    ("path", "around"),
+    [
+        ("/v1/chat/completions", b'"retrieve": {"table": "thing", "query": "rope", "filter": %s}'),
+        ("/v1/chat/completions", b'"retrieve": {"table": "thing", "query": "rope"}, "tools": [%s]'),
+        ("/api/search", b'"table": "thing", "query": "rope", "filter": %s'),
+    ],
+)
+def test_what_is_nested_too_deep_is_refused(door: Door, path: str, around: bytes) -> None:
+    deep = b'{"x":' * 1000 + b"1" + b"}" * 1000
+    told = b'{"messages": [{"role": "user", "content": "hi"}], ' if "chat" in path else b"{"
+    reply = door.ask("POST", path, told + around % deep + b"}", X_Api_Key=door.password)
+    assert reply.status == 400, reply
+    assert message_of(reply.told)
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Authorization": "Basic \xe9"},
@@ -287,7 +303,7 @@ def test_a_feed_that_cannot_be_is_refused(door: Door, name: str, query: str, sta
     assert message_of(reply.told)
 
 
-def usual_of(door: Door) -> Usual:
+def usual_of(door: Door, always: tuple[str, ...]) -> Usual:
     values: dict[str, list[Any]] = {
         "model": [MODEL],
         **{name: [1, 2, 3] for name in TOKENS},
@@ -299,6 +315,7 @@ def usual_of(door: Door) -> Usual:
         "role": ["user", "system", "assistant"],
         "prompt": ["hi", ["hi", "ho"], [1, 2, 3]],
         "table": ["thing", "public.thing"],
+        "tables": [["thing"], ["thing", "public.thing"]],
         "query": ["rope", "blue or red"],
         "vector": [None],
         "filter": [{}, {"size": 3}],
@@ -308,7 +325,7 @@ def usual_of(door: Door) -> Usual:
         "inputs": [[digits(door)]],
         "outputs": [[]],
     }
-    return Usual(values, frozenset(TOKENS))
+    return Usual(values, frozenset({*TOKENS, *always}))
 
 
 def bodies_for(told: Description, takes: str, usual: Usual) -> st.SearchStrategy[bytes]:
@@ -317,12 +334,18 @@ def bodies_for(told: Description, takes: str, usual: Usual) -> st.SearchStrategy
     return st.one_of(valid.map(written), near.map(written), near.map(written), st.sampled_from(NOT_JSON))
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in ENDLESS])
-def test_every_answer_is_one_that_is_described(door: Door, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "always"),
+    [
+        *((name, ()) for name in OPERATIONS if name not in ENDLESS),
+        ("POST /v1/chat/completions", ("retrieve", "table", "query")),
+    ],
+)
+def test_every_answer_is_one_that_is_described(door: Door, name: str, always: tuple[str, ...]) -> None:
     one = OPERATIONS[name]
     told = description(door)
     responses = told.told["paths"][one.path][one.method.lower()]["responses"]
-    sent = bodies_for(told, one.takes, usual_of(door)) if one.takes else st.none()
+    sent = bodies_for(told, one.takes, usual_of(door, always)) if one.takes else st.none()
     seen: dict[int, int] = {}
 
     @settings(
@@ -335,7 +358,7 @@ def test_every_answer_is_one_that_is_described(door: Door, name: str) -> None:
     @given(sent, st.sampled_from(NAMES), st.sampled_from(TYPES))
     def ask(body: bytes | None, part: str, kind: str) -> None:
         path = one.path.replace("{model}", quote(part, safe="")).replace("{version}", "1")
-        reply = door.ask(one.method, path, body, Content_Type=kind)
+        reply = door.ask(one.method, path, body, Content_Type=kind, X_Api_Key=door.password)
         seen[reply.status] = seen.get(reply.status, 0) + 1
         what = f"{reply.status} {reply.body[:500]!r} for {(body or b'')[:500]!r}"
         assert str(reply.status) in responses, what

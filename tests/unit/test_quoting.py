@@ -53,8 +53,24 @@ def test_a_wish_that_is_none_is_refused(told: Any) -> None:
     with pytest.raises(DataError) as caught:
         wish.read(told, ASKED)
     assert caught.value.code == "retrieve-malformed"
-    with pytest.raises(DataError, match="no message of a user"):
-        wish.read({"table": "note"}, ASKED[:1])
+
+
+@pytest.mark.parametrize("query", [{}, {"query": "the back door"}])
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        (None, "no message of a user"),
+        (7, "no message of a user"),
+        ([], "no message of a user"),
+        ([7], "no message of a user"),
+        (ASKED[:1], "no message of a user"),
+        ([{"role": "user", "content": 7}], "neither a text nor a list"),
+        ([{"role": "user", "content": {"text": "x"}}], "neither a text nor a list"),
+    ],
+)
+def test_rows_need_a_question_to_stand_before(query: dict[str, str], messages: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        wish.read({"table": "note"} | query, messages)
 
 
 def test_rows_are_quoted_in_order_with_what_they_are_and_where_they_may_go() -> None:

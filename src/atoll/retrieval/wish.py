@@ -40,9 +40,9 @@ def read(told: Any, messages: Any) -> Wish:
     chosen = told.get("filter") or {}
     if not isinstance(chosen, Mapping):
         raise malformed("the filter is not an object")
-    query = told.get("query")
+    said, query = said_last(messages), told.get("query")
     if query is None:
-        query = SIGNS.sub(" ", said_last(messages))[:QUERY_LENGTH_MAX]
+        query = SIGNS.sub(" ", said)[:QUERY_LENGTH_MAX]
     if not isinstance(query, str) or not query.strip():
         raise malformed("there is nothing to search for")
     return Wish(tables, query.strip(), k, chosen)
@@ -61,6 +61,8 @@ def last_of_user(messages: Any) -> int:
     """Which message is the last one of the user."""
     for at in reversed(range(len(messages) if isinstance(messages, list) else 0)):
         if isinstance(messages[at], Mapping) and messages[at].get("role") == "user":
+            if not isinstance(messages[at].get("content"), str | list | None):
+                raise malformed("what the user said last is neither a text nor a list")
             return at
     raise malformed("there is no message of a user to answer")
 

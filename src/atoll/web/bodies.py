@@ -43,12 +43,12 @@ async def read_body(request: Request, bytes_max: int, code: str, what: str) -> b
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """What is asked of a model. How deep it may be is the runtime's to say."""
+    """What is asked of a model."""
     body = await read_body(request, BODY_BYTES_MAX, "request-too-large", "a request")
     try:
-        found = _parse(body)
+        found = load(body)
     except ValueError as error:
-        raise DataError("request-malformed", "the request is not JSON", detail=f"{error}.") from error
+        raise DataError("request-malformed", "cannot read the request as JSON", detail=f"{error}.") from error
     if not isinstance(found, dict):
         raise DataError("request-malformed", "the request is not a JSON object")
     return found
