@@ -79,6 +79,12 @@ FIELDS: Mapping[str, Mapping[str, fields.Check]] = {
         "thinking": fields.plain,
     },
 }
+NEEDED: Mapping[str, str] = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/responses": "input",
+    "/v1/messages": "messages",
+}
 
 
 def engine_body(ask: Ask, bounds: Bounds) -> bytes:
@@ -88,6 +94,8 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
         raise refused(f"it does not know the path {ask.path}", f"It knows {', '.join(FIELDS)}.")
     if any(depth >= DEPTH_MAX for depth, _ in schemas.walk(ask.body, DEPTH_MAX)):
         raise refused("the request is nested too deep", f"It may have {DEPTH_MAX} levels.")
+    if ask.body.get(NEEDED[ask.path]) is None:
+        raise refused(f'"{NEEDED[ask.path]}" is missing')
     for name in UNKNOWN_TO_US:
         if ask.body.get(name):
             raise refused(f'"{name}" is not supported', "Leave it away.")
