@@ -127,11 +127,16 @@ async def measure(file: Path, folder: Path, tokens: int, rounds: int) -> dict[st
             home = ("--home", str(node.home))
             await nodes.command("model", "add", str(file), "--name", MODEL, "--keep", *room, *home)
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_MAX)
+            ways = {
+                "bare": lambda asked: asyncio.to_thread(bare, server, asked),
+                "runtime": lambda asked: through(runtime, asked),
+                "node": lambda asked: asyncio.to_thread(over_http, connection, asked),
+            }
             for turn in range(rounds + 1):
                 asked = question(turn, tokens)
-                found["bare"].append(await asyncio.to_thread(bare, server, asked))
-                found["runtime"].append(await through(runtime, asked))
-                found["node"].append(await asyncio.to_thread(over_http, connection, asked))
+                for place in range(len(ways)):  # who comes first takes turns
+                    who = list(ways)[(turn + place) % len(ways)]
+                    found[who].append(await ways[who](asked))
             connection.close()
     await runtime.stop()
     return {who: taken[1:] for who, taken in found.items()}
