@@ -105,12 +105,11 @@ async def share_an_upstream(mesh: Mesh, one: MeshNode, two: MeshNode) -> None:
     assert two.running is not None
     home = ("--home", str(one.home))
     source = f"upstream:{two.running.http}/v1"
-    await mesh.run("model", "add", source, "--model", "pebble", "--name", "far", *home)
+    terms = ("--region", "local", "--price-in", "0.15", "--price-out", "0.6")
+    await mesh.run("model", "add", source, "--model", "pebble", "--name", "far", *terms, *home)
     await mesh.until(one, "select state = 'empty' from atoll.model_state where model = 'far'")
     assert not await mesh.sql(one, "select from atoll.offer where model = 'far'")
     await mesh.run("model", "place", "far", "--shared", *home)
-    terms = json.dumps({"region": "local", "price": [0.15, 0.6]})
-    await mesh.sql(one, "update atoll.desired_model set options = options || %s::jsonb", terms)
     shared = "select (is_upstream, region, price_out) = (true, 'local', 0.6::real) from atoll.offer"
     await mesh.until(two, f"{shared} where model = 'far'")
 

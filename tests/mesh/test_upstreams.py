@@ -62,6 +62,8 @@ async def test_another_nodes_model_and_a_models_adapter_are_asked_as_any_other(
 
     await mesh.run(*add, f"upstream:{url}/v1", "--model", "pebble", *with_key)
     await mesh.until(one, "select state = 'empty' from atoll.model_state where model = 'far'")
+    told = await mesh.run("model", "place", "far", "--on", "all", "--shared", *home, fails=True)
+    assert "code: upstream-terms" in told
     bare = await ask(two, "pebble", key)
     assert bare[0] == 200
     assert await ask(one, "far", key) == bare

@@ -3,205 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from atoll.cli import model_bench, model_offers, model_run
+from atoll.cli import model_add, model_bench, model_offers, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
-from atoll.domain.models import Skill
-
-if TYPE_CHECKING:
-    from atoll.cli.fetching import Files
-    from atoll.node.home import Home
-    from atoll.node.postgres.server import Postgres
-    from atoll.registry.manifest import Manifest
+from atoll.cli.model_add import OnOption, wish
+from atoll.cli.upstream import InsecureOption, KeyEnvOption, KeyFileOption
 
 group = typer.Typer(help="Models: add, run, measure, list, place and remove them.", no_args_is_help=True)
-
-OnOption = Annotated[
-    str, typer.Option("--on", metavar="PLACE", help="Where: here, all, region=NAME, or a node.")
-]
-
-KeyFileOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A file with the key of an upstream; it is copied.")
-]
-KeyEnvOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="The variable of the node's environment with the key.")
-]
-InsecureOption = Annotated[
-    bool, typer.Option("--insecure", help="Ask an upstream over the open network without TLS.")
-]
-UPSTREAM = "upstream:"
-
-
-@group.command()
-def add(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE", help="A file or folder, hf:OWNER/REPO, oci:HOST/PATH, or upstream:URL."
-        ),
-    ],
-    file: Annotated[
-        str | None, typer.Option("--file", metavar="GLOB", help="Which of a hub's or registry's files.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it; else made from the file's name.")] = None,
-    on: OnOption = "here",
-    keep: Annotated[bool, typer.Option("--keep", help="Load it at once, and keep it loaded.")] = False,
-    context: Annotated[
-        int | None, typer.Option(min=64, max=1_048_576, help="Tokens of context, for a language model.")
-    ] = None,
-    parallel: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Callers that it answers at the same time.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(help="This variant, such as q4_k_m or int8.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Its licence, where the files do not say.")] = None,
-    adapter_of: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="It is an adapter (LoRA) of this model.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What an upstream calls the model.")
-    ] = None,
-    key_file: KeyFileOption = None,
-    key_env: KeyEnvOption = None,
-    skill: Annotated[
-        list[Skill] | None, typer.Option(help="What an upstream's model is for; generate, unless said.")
-    ] = None,
-    insecure: InsecureOption = False,
-    region: Annotated[
-        str | None, typer.Option(help="The region that an upstream's server is in, for routes.")
-    ] = None,
-    price_in: Annotated[
-        float | None, typer.Option(min=0, max=999_999, help="What an upstream takes for a million tokens in.")
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(min=0, max=999_999, help="What it takes for a million tokens out.")
-    ] = None,
-    home: HomeOption = None,
-) -> None:
-    """Take a model in, and want it somewhere. The same files again are the same version."""
-    from atoll.cli.fetching import files_of
-    from atoll.cli.rows import fetch
-    from atoll.registry.store import Store
-
-    is_upstream = source.startswith(UPSTREAM)
-    has_terms = region is not None or price_in is not None or price_out is not None
-    if not is_upstream and (model or key_file or key_env or skill or insecure or has_terms):
-        raise typer.BadParameter(
-            f"only a source that begins with {UPSTREAM} has a model, a key, a skill, a region or a price"
-        )
-    if (price_in is None) is not (price_out is None):
-        raise typer.BadParameter("a price has --price-in and --price-out")
-    if adapter_of is not None and (on, keep, context, parallel, variant) != ("here", False, None, None, None):
-        raise typer.BadParameter("an adapter is where its model is, and loaded with it")
-    if is_upstream and (model is None or file or variant or context or parallel or adapter_of):
-        raise typer.BadParameter(
-            "an upstream needs --model, and has no file, variant, context, parallel or adapter"
-        )
-    found = find_home(home)
-    postgres = running_postgres(found)
-    fetch(postgres, "models", "place", (on,))  # before much is copied
-    chosen = variant
-    if is_upstream and model is not None:
-        from atoll.cli.upstream import take_upstream
-
-        manifest = take_upstream(
-            found,
-            source,
-            model,
-            name=name,
-            skills=skill or [Skill.GENERATE],
-            key_file=key_file,
-            key_env=key_env,
-            is_insecure=insecure,
-            region=region,
-            price=None if price_in is None or price_out is None else (price_in, price_out),
-        )
-    else:
-        with files_of(source, Store(found.models), file, variant) as files:
-            if adapter_of is not None:
-                _add_adapter(found, postgres, files, adapter_of, name, licence)
-                return
-            manifest = _take_in(found, files, name or files.name, licence or files.licence)
-        if files.origin is not None:
-            chosen = None  # of what was fetched, it was chosen there
-        elif chosen is not None:
-            manifest.choose(0, wanted=chosen)
-    signed = _signed(found, manifest)
-    fetch(postgres, "models", "add", signed)
-    wish = _wish(manifest.name, manifest.version, on, chosen, keep, context, parallel)
-    place = fetch(postgres, "models", "want", wish)[0]["place"]
-    size = sum(one.bytes for one in manifest.variants) / 1024**2
-    typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
-
-
-def _add_adapter(
-    home: Home, postgres: Postgres, files: Files, base: str, name: str | None, licence: str | None
-) -> None:
-    from atoll.cli.adapter import take_adapter
-    from atoll.cli.rows import fetch
-
-    manifest, is_compared = take_adapter(home, postgres, files.path, base, name, licence or files.licence)
-    fetch(postgres, "models", "add", _signed(home, manifest))
-    kilobytes = sum(one.bytes for one in manifest.variants) // 1024
-    more = "" if is_compared else "; whether it fits shows where the model is"
-    typer.echo(f"{manifest.name} {manifest.version}: {kilobytes} kB, an adapter of {base}{more}")
-
-
-def _signed(home: Home, manifest: Manifest) -> dict[str, Any]:
-    """The row of a manifest, signed by this node."""
-    from psycopg.types.json import Jsonb
-
-    from atoll.identity import certificate
-    from atoll.registry import signing
-    from atoll.registry.manifest import to_json
-
-    told = to_json(manifest)
-    made = signing.sign(told, certificate.load_identity(home.keys))
-    row = {"manifest": Jsonb(told), "version": manifest.version}
-    return {**row, "signature": made.signature, "certificate": made.certificate}
-
-
-def _take_in(home: Home, files: Files, name: str | None, licence: str | None) -> Manifest:
-    """The files into the home's store."""
-    from atoll.cli.fetching import bar
-    from atoll.registry import adding
-    from atoll.registry.store import Store
-
-    with bar("reading") as begin:
-        return adding.add(
-            files.path,
-            Store(home.models),
-            name=name,
-            licence=licence,
-            source=files.origin,
-            progress=begin(adding.size_of(files.path)),
-        )
-
-
-def _wish(
-    model: str,
-    version: str | None,
-    place: str,
-    variant: str | None = None,
-    keep: bool = False,
-    context: int | None = None,
-    parallel: int | None = None,
-    shared: bool = False,
-) -> dict[str, Any]:
-    from psycopg.types.json import Jsonb
-
-    options = {"context_tokens": context, "parallel": parallel, "shared": shared or None}
-    return {
-        "model": model,
-        "version": version,
-        "place": place,
-        "variant": variant,
-        "keep": keep,
-        "options": Jsonb({key: value for key, value in options.items() if value is not None}),
-    }
+group.command()(model_add.add)
 
 
 @group.command()
@@ -224,12 +36,27 @@ def place(
 
     postgres = running_postgres(find_home(home))
     found = _of(fetch(postgres, "models", "listing"), model)
-    if shared and found[0]["manifest"]["kind"] != "upstream":
-        raise typer.BadParameter("a model of files is offered to other nodes anyway")
+    if shared:
+        _check_shared(found[0]["manifest"])
     chosen = None if off else version or found[0]["version"]
-    wish = _wish(model, chosen, on, variant, keep, context, parallel, shared)
-    where = fetch(postgres, "models", "want", wish)[0]["place"]
+    wanted = wish(model, chosen, on, variant, keep, context, parallel, shared)
+    where = fetch(postgres, "models", "want", wanted)[0]["place"]
     typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
+
+
+def _check_shared(manifest: dict[str, Any]) -> None:
+    from atoll.domain.errors import DataError
+    from atoll.registry.manifest import from_json
+
+    upstream = from_json(manifest).upstream
+    if upstream is None:
+        raise typer.BadParameter("a model of files is offered to other nodes anyway")
+    if upstream.region is None or upstream.price is None:
+        raise DataError(
+            "upstream-terms",
+            f'cannot share model "{manifest["name"]}": nobody has said where its server is, or what it costs',
+            hint="Add it again with --region, --price-in and --price-out.",
+        )
 
 
 @group.command("list")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from atoll.domain.errors import DataError
 
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
     from atoll.domain.models import Skill
     from atoll.node.home import Home
     from atoll.registry.manifest import Manifest
+
+KeyFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A file with the key of an upstream; it is copied.")
+]
+KeyEnvOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The variable of the node's environment with the key.")
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Ask an upstream over the open network without TLS.")
+]
 
 
 def take_upstream(
