@@ -16,6 +16,7 @@ pytest_plugins = [
     "support.fix_link",
     "support.fix_peers",
     "support.fix_runtimes",
+    "support.fix_routing",
 ]
 
 

@@ -1,207 +1,25 @@
-"""Requests that are routed: engines here, real servers in the part of the cloud, and everything that fails.
-
-The model of this node is the echo behind Serving; the clouds are servers on loopback that are late, broken,
-busy or cut off as they are told; a peer is a runtime that is handed in, as the link does it.
-"""
+"""Requests that are routed: engines here, real servers in the part of the cloud, and all that fails."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
-from starlette.applications import Starlette
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
-from atoll.node import listen
-from atoll.node.values import Address as At
 from atoll.router import breaker
 from atoll.router.asked import Asked, Hints
 from atoll.router.eligible import why_not
-from atoll.router.place import Kind, Place, Price
-from atoll.router.places import Terms
-from atoll.router.record import Trip
-from atoll.router.service import Router
-from atoll.runtimes.contract import Facts, Runtime
+from atoll.router.place import Kind, Place
 from atoll.runtimes.echo import EchoRuntime
-from atoll.runtimes.upstream import Address, UpstreamRuntime
-from atoll.serving.berth import Wanted
-from atoll.serving.service import Serving
-from atoll.web.app import WebServer
-from atoll.web.keys import Keys
-from atoll.web.language import language_routes
-from atoll.web.retrieving import Retriever
-from atoll.web.routed import routing_routes
-from atoll.web.search import Asked as Search
-from atoll.web.search import Found
-from atoll.web.tensors import tensor_routes
-from support.providers import Provider, running
-
-CHAT = "/v1/chat/completions"
-BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "said here"}]}
-TERMS = Terms("eu", Price(1.0, 2.0))
-ROUTE: dict[str, Any] = {
-    "me": 1,
-    "name": "ask",
-    "models": {"here": ["own"], "peer": ["own"], "cloud": ["one", "two"]},
-    "prefer": ["cloud", "here"],
-    "deadline_seconds": 30,
-    "first_token_seconds": None,
-    "max_cost": None,
-    "labels": {"patient": "local"},
-    "hedge_after_seconds": None,
-    "options": {},
-}
-
-
-@dataclass(frozen=True)
-class Offered:
-    node: int
-    name: str
-    model: str = "own"
-    tier: str = "edge"
-    version: str = "1"
-    variant: str = "f16"
-    skills: frozenset[Skill] = frozenset(Skill)
-    adapters: tuple[str, ...] = ()
-    context_tokens: int | None = None
-    queue: int = 0
-    tokens_per_second: float | None = None
-    is_upstream: bool = False
-    region: str = "eu"
-    price: tuple[float, float] | None = None
-
-
-class Neighbours:
-    """Other nodes, whose models are asked as runtimes."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[int, tuple[Offered, Runtime]] = {}
-        self.asked: list[tuple[int, frozenset[str], float | None]] = []
-
-    def offers(self) -> Sequence[Offered]:
-        return [offer for offer, _ in self.nodes.values()]
-
-    def runtime(
-        self,
-        node: int,
-        model: str,
-        scopes: frozenset[str] = frozenset(),
-        deadline_seconds: float | None = None,
-    ) -> Runtime:
-        self.asked.append((node, scopes, deadline_seconds))
-        return self.nodes[node][1]
-
-    def round_trip(self, node: int) -> float | None:
-        return 0.001
-
-
-async def _nothing(asked: Search) -> Found:
-    return Found([])
-
-
-class Site:
-    def __init__(self, providers: list[Provider]) -> None:
-        self.one, self.two, *self.others = providers
-        self.providers = providers
-        self.serving = Serving(1000)
-        self.peers = Neighbours()
-        self.now = 0.0
-        self.tasks: list[asyncio.Task[None]] = []
-        self.router = Router(
-            self.serving, "eu", lambda model: TERMS if model != "own" else Terms(), self.peers, self._clock
-        )
-        self.listener = listen.bind(At("127.0.0.1", 0), "--http")
-        self.address = f"http://{listen.bound(self.listener)}"
-        keys = Keys(dict, False)
-        routes = [
-            *language_routes(self.serving, keys.check, Retriever(_nothing, set), self.router),
-            *tensor_routes(self.serving, keys.check, self.router),
-            *routing_routes(self.router, keys.check, lambda: "secret"),
-        ]
-        self.server = WebServer(Starlette(routes=routes), self.listener)
-
-    def _clock(self) -> float:
-        """Real time, and what a test adds to it."""
-        return asyncio.get_running_loop().time() + self.now
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        self.tasks.append(asyncio.create_task(work))
-
-    def route(self, **changed: Any) -> None:
-        self.router.set_routes([ROUTE | changed])
-
-    async def desire(self) -> None:
-        """One model of its own, and a cloud's for each provider."""
-        said = Facts(frozenset(Skill), 0)
-        wanted = [Wanted("own", "1", "f16", {}, said, True, lambda: EchoRuntime(name="own"))]
-        for provider in self.providers:
-            skills = frozenset({Skill.GENERATE, Skill.EMBED})
-            made = Address(provider.base, "m", skills=skills, silence_seconds=60)
-            wanted.append(
-                Wanted(
-                    provider.name,
-                    "1",
-                    "upstream",
-                    {},
-                    Facts(skills, 0),
-                    False,
-                    lambda made=made: UpstreamRuntime(made),
-                )
-            )
-        await self.serving.desire(wanted)
-
-    async def say(self, **changed: Any) -> tuple[str, Trip]:
-        """What is answered, and how that came."""
-        asked = Asked("ask", CHAT, Skill.GENERATE, **changed)
-        chain = self.router.generate(asked, BODY)
-        said = b""
-        async with chain.answer() as events:
-            async for event in events:
-                said += event
-        lines = [line[6:] for line in said.split(b"\n") if line.startswith(b"data: {")]
-        parts = [choice["delta"].get("content") for line in lines for choice in json.loads(line)["choices"]]
-        return "".join(part or "" for part in parts).strip(), chain.trip
-
-    async def post(self, path: str = CHAT, headers: dict[str, str] | None = None, **body: Any) -> Any:
-        """Status, headers and content."""
-        if len(self.tasks) == 1:
-            self.run(self.server.run())
-        asked = {"model": "ask", **BODY, **body}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.post(self.address + path, json=asked) as answer,
-        ):
-            return answer.status, answer.headers, json.loads(await answer.read())
-
-    async def quiet(self) -> None:
-        """Until no provider answers anybody."""
-        async with asyncio.timeout(30):
-            while any(provider.open for provider in self.providers):
-                await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with running("one", "two") as providers:
-        made = Site(providers)
-        await made.desire()
-        made.route()
-        made.run(made.serving.run())
-        yield made
-        for task in made.tasks:
-            task.cancel()
-        await asyncio.gather(*made.tasks, return_exceptions=True)
-        made.listener.close()
+from support.fix_routing import BODY, CHAT, Site, offered
 
 
 async def test_the_first_place_that_is_preferred_answers(site: Site) -> None:
@@ -377,8 +195,8 @@ async def test_who_leaves_frees_every_place_that_was_asked(site: Site) -> None:
 async def test_a_peer_is_asked_with_scopes_and_what_is_left_of_the_deadline(site: Site) -> None:
     near = EchoRuntime(name="near")
     await near.start()
-    site.peers.nodes[2] = Offered(2, "reef"), near
-    site.peers.nodes[3] = Offered(3, "jade", region="us"), near
+    site.peers.nodes[2] = offered(2, "reef"), near
+    site.peers.nodes[3] = offered(3, "jade", region="us"), near
     site.route(prefer=["peer"])
     scopes = frozenset({"region:eu", "global"})
     said, trip = await site.say(scopes=scopes)
@@ -392,6 +210,26 @@ async def test_a_peer_is_asked_with_scopes_and_what_is_left_of_the_deadline(site
     near.end("it was killed")
     site.route(prefer=["peer", "here"])
     assert (await site.say())[1].header.startswith("here")
+
+
+async def test_where_nobody_can_be_asked_now_the_caller_may_come_again(site: Site) -> None:
+    site.route(labels={}, prefer=["peer"])
+    status, headers, told = await site.post()
+    assert (status, told["error"]["code"]) == (503, "no-place"), told
+    assert int(headers["Retry-After"]) > 0
+
+
+async def test_a_cloud_behind_a_peer_sees_what_both_their_regions_may(site: Site) -> None:
+    near = EchoRuntime()
+    terms: dict[str, Any] = {"model": "far", "is_upstream": True, "price": (1.0, 2.0)}
+    site.peers.nodes[2] = offered(2, "reef", **terms), near
+    site.peers.nodes[3] = offered(3, "jade", node_region="us", **terms), near
+    site.route(models={"cloud": ["far"]}, prefer=["cloud"])
+    for scope, led in (("region:eu", ["cloud:far@reef"]), ("node:2", []), ("region:us", [])):
+        found = site.router.explain(Asked("ask", CHAT, Skill.GENERATE, scopes=frozenset({scope})))
+        assert [place.label for place in found.order] == led, scope
+    found = site.router.explain(Asked("ask", CHAT, Skill.GENERATE, scopes=frozenset({"global"})))
+    assert len(found.order) == 2
 
 
 async def test_vectors_and_tensors_take_the_same_way(site: Site) -> None:
@@ -477,8 +315,8 @@ async def test_no_try_ever_goes_where_it_may_not(site: Site, monkeypatch: pytest
     near, far = EchoRuntime(name="near"), EchoRuntime(name="far")
     await near.start()
     await far.start()
-    site.peers.nodes[2] = Offered(2, "reef"), near
-    site.peers.nodes[3] = Offered(3, "jade", region="us", tier="hub"), far
+    site.peers.nodes[2] = offered(2, "reef"), near
+    site.peers.nodes[3] = offered(3, "jade", region="us", tier="hub"), far
     ends: Counter[str] = Counter()
     for _ in range(150):
         for provider in site.providers:

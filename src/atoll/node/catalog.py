@@ -26,6 +26,7 @@ from atoll.registry.formats.found import Found
 from atoll.registry.formats.read import read_model
 from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Upstream, Variant, from_json
 from atoll.registry.store import Store
+from atoll.router.places import UPSTREAM
 from atoll.runtimes.contract import Facts
 from atoll.serving.berth import Wanted
 
@@ -155,7 +156,7 @@ class Catalog:
         return Wanted(
             manifest.name,
             manifest.version,
-            "upstream",
+            UPSTREAM,
             {**said, **options, "key": hashlib.sha256((key or "").encode()).hexdigest()},
             Facts(skills, 0),
             is_kept,

@@ -24,7 +24,7 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.peers import Peers
 from atoll.node.postgres.server import Postgres
-from atoll.node.terms import terms_of
+from atoll.node.terms import read_terms
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
 from atoll.registry.parcels import Parcels
@@ -164,7 +164,9 @@ class Models:
     def _terms(self, model: str) -> Terms:
         """What rows say of a model here."""
         wanted = self._wanted_now.get(model)
-        return terms_of(wanted) if wanted is not None else Terms()
+        if wanted is None:
+            return Terms()
+        return read_terms(wanted.variant, wanted.said.context_tokens, wanted.options)
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(

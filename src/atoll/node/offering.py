@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atoll.node.engines import room_of
+from atoll.node.terms import read_terms
+from atoll.router.places import UPSTREAM, context_of
 from atoll.serving.decide import State
 from atoll.serving.offer import Offer
 from atoll.serving.service import Word
 
 OFFERS_MAX = 64
-UPSTREAM = "upstream"
 STEADY = 0.25  # a speed that differs less from what was told is the same
 
 
@@ -34,11 +34,11 @@ def own_offers(
     for word in sorted(words, key=lambda word: (word.state is not State.READY, word.model)):
         wished = options.get(word.model, {})
         is_upstream = word.variant == UPSTREAM
-        region = wished.get("region") if is_upstream else me.region
-        price = _price(wished.get("price")) if is_upstream else None
+        terms = read_terms(word.variant, word.facts.context_tokens, wished)
+        region, price = (terms.region, terms.price) if is_upstream else (me.region, None)
         is_shared = not is_upstream or (wished.get("shared") is True and price is not None)
         is_usable = word.problem is None or word.state is State.READY
-        if not (is_shared and is_usable and isinstance(region, str)) or len(found) == OFFERS_MAX:
+        if not (is_shared and is_usable and region) or len(found) == OFFERS_MAX:
             continue
         found[word.model] = Offer(
             node=me.number,
@@ -49,14 +49,14 @@ def own_offers(
             variant=word.variant,
             skills=word.facts.skills,
             adapters=tuple(sorted(word.adapters)),
-            context_tokens=_context(word, wished),
+            context_tokens=context_of(word, terms),
             state=str(word.state),
             queue=_about(word.asking),
             tokens_per_second=speeds.get(word.model),
             is_upstream=is_upstream,
             region=region,
             node_region=me.region,
-            price=price,
+            price=None if price is None else (price.tokens_in, price.tokens_out),
         )
     return found
 
@@ -69,22 +69,5 @@ def steadied(now: Offer, told: Offer | None) -> Offer:
     return now
 
 
-def _context(word: Word, wished: Mapping[str, Any]) -> int | None:
-    """For each caller; a model that is not loaded says what it was trained with, which may be more."""
-    trained = word.facts.context_tokens
-    if trained is None or word.state is State.READY or word.variant == UPSTREAM:
-        return trained
-    return room_of(trained, wished)[0]
-
-
 def _about(count: int) -> int:
     return 1 << (count.bit_length() - 1) if count else 0
-
-
-def _price(said: Any) -> tuple[float, float] | None:
-    """Options come from rows, and so from other nodes."""
-    if not isinstance(said, list) or len(said) != 2:
-        return None
-    if not all(isinstance(one, int | float) and 0 <= one < 1e6 for one in said):
-        return None
-    return float(said[0]), float(said[1])

@@ -184,7 +184,7 @@ class Chain(Generic[T]):
 def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> AtollError:
     """Nobody could: was it forbidden, impossible, or may it be tried again?"""
     name = decision.route.name
-    verdicts = [verdict for _, verdict in decision.out]
+    verdicts = [verdict for place, verdict in decision.out if decision.route.rank(place) is not None]
     why = "; ".join(f"{place.label}: {', '.join(verdict.all)}" for place, verdict in decision.out[:TRIES_MAX])
     failed = "; ".join(error.message for error in errors)
     detail = ". ".join(part for part in (failed, why) if part)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from atoll.domain.models import Skill
-from atoll.router.peers import Offered
 from atoll.router.place import FREE, OWN_ENGINES, Feel, Kind, Need, Place, Price
 from atoll.router.route import Route
 from atoll.serving.decide import State
+from atoll.serving.offer import Offer
 from atoll.serving.service import Word
 
 UPSTREAM = "upstream"
 HUBS = ("hub", "cloud")  # tiers
-UNKNOWN = "?"
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,6 @@ def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -
             if adapter and adapter not in word.adapters:
                 continue
             terms = terms_of(base)
-            context = word.facts.context_tokens
-            if word.state is not State.READY and terms.context_tokens is not None:
-                context = terms.context_tokens
             place = Place(
                 kind,
                 me.number,
@@ -59,7 +54,7 @@ def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -
                 word.version,
                 word.variant,
                 word.facts.skills,
-                context,
+                context_of(word, terms),
                 terms.price if is_cloud else FREE,
                 Feel(queue=word.asking),
                 word.problem is None or word.state is State.READY,
@@ -67,7 +62,13 @@ def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -
             yield replace(place, needs=frozenset(Need)) if is_cloud else place
 
 
-def peer_places(offers: Iterable[Offered], route: Route) -> Iterator[Place]:
+def context_of(word: Word, terms: Terms) -> int | None:
+    """For each caller; a model that is not loaded says what it was trained with, which may be more."""
+    known = word.facts.context_tokens
+    return known if word.state is State.READY or terms.context_tokens is None else terms.context_tokens
+
+
+def peer_places(offers: Iterable[Offer], route: Route) -> Iterator[Place]:
     for offer in offers:
         kind = Kind.CLOUD if offer.is_upstream else Kind.HUB if offer.tier in HUBS else Kind.PEER
         for named in route.models.get(kind, ()):
@@ -84,10 +85,10 @@ def peer_places(offers: Iterable[Offered], route: Route) -> Iterator[Place]:
                 named,
                 offer.version,
                 offer.variant,
-                frozenset(Skill(skill) for skill in offer.skills),
+                offer.skills,
                 offer.context_tokens,
                 price if is_cloud else FREE,
                 Feel(queue=offer.queue, tokens_per_second=offer.tokens_per_second),
                 needs=frozenset(Need) if is_cloud else OWN_ENGINES,
-                passing=UNKNOWN if is_cloud else None,
+                passing=offer.node_region if is_cloud else None,
             )

@@ -198,7 +198,8 @@ class Answering:
     async def _embed(self, channel: Channel, request: Request, body: bytearray) -> None:
         from atoll.runtimes.peer import arrays  # numpy comes with it
 
-        found = await asking.embed(self._serving, request.name, _json(body, list))
+        texts = asking.read_texts(_json(body, list))
+        found = await asking.embed(self._serving, request.name, texts)
         told, raw = arrays.describe({"vectors": found.vectors})
         await _write(channel, encode_head({"arrays": told, "tokens": found.tokens}), *pieces(raw))
 

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from atoll.domain.errors import AtollError, LinkError
+from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.runtimes.contract import Ask, Embeddings
 from atoll.serving.service import Serving
 
 TRIES_MAX = 2
+TEXTS_MAX = 2048
 NOTICE_SECONDS_MAX = 2.0
 AGAIN = ("runtime-broken",)
 
@@ -67,3 +68,12 @@ async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:
 
 def _may_ask_again(error: BaseException) -> bool:
     return isinstance(error, LinkError) and error.code in AGAIN
+
+
+def read_texts(given: Any) -> list[str]:
+    """What is to be embedded, if it is a list of texts and not too many."""
+    if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
+        raise DataError("request-malformed", "the input is not a text or a list of texts")
+    if len(given) > TEXTS_MAX:
+        raise DataError("request-malformed", f"a request embeds {TEXTS_MAX} texts at most")
+    return given

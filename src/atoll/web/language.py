@@ -31,7 +31,6 @@ from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of
 
 MESSAGES = "/v1/messages"
-TEXTS_MAX = 2048
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
@@ -247,12 +246,7 @@ def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
 
 def _texts_of(body: Mapping[str, Any]) -> list[str]:
     given = body.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError("request-malformed", "the input is not a text or a list of texts")
-    if len(texts) > TEXTS_MAX:
-        raise DataError("request-malformed", f"a request embeds {TEXTS_MAX} texts at most")
-    return texts
+    return asking.read_texts([given] if isinstance(given, str) else given)
 
 
 def _pack(row: Any) -> str:

@@ -51,7 +51,6 @@ begin
     on conflict (name) do update set models = excluded.models, prefer = excluded.prefer, deadline_seconds = excluded.deadline_seconds,
        first_token_seconds = excluded.first_token_seconds, max_cost = excluded.max_cost, labels = excluded.labels,
        hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - 'keys' || excluded.options;
-    notify atoll_models;
     return called;
 end $$;
 
@@ -62,5 +61,4 @@ begin
     if not found then
         perform atoll.refuse('route-unknown', format('there is no route "%s"', called), hint => 'See: atoll route list');
     end if;
-    notify atoll_models;
 end $$;
