@@ -62,7 +62,7 @@ def a_view(step: int, conflicts: int = 0) -> View:
         decisions=dict.fromkeys(NAMES, 123456),
         raw_rows=123_456,
         raw_bytes=987_654_321,
-        latest=(latest, latest),
+        latest=(latest,) * 5,
         star=star,
     )
     account = Account()
@@ -121,8 +121,9 @@ def test_the_picture_fits_the_terminal_in_every_step(width: int, height: int, st
 def test_the_smallest_picture_has_every_number_whole(step: Step, shown: tuple[str, ...]) -> None:
     lines = drawn(a_view(STEPS.index(step), conflicts=3), 80, 24)
     text = "\n".join(lines)
-    always = ("factory", "help desk", "bearing", "123k", "0.1 s", "987.7 MB", "123.5 MB", "998,765", "12.75")
-    for part in (*always, *shown):
+    places = ("factory", "help desk", "bearing", "123k", "123 ms", "998,765", "12.75")
+    sizes = ("987.7 MB", "123.5 MB", "5925.9 MB raw not sent, 370.4 MB sent")
+    for part in (*places, *sizes, *shown):
         assert part in text, text
     # Only what a model said may be too long.
     assert not any("…" in line and "`key" not in line for line in lines), text
@@ -135,7 +136,7 @@ def test_plain_lines_tell_each_thing_once_and_in_ascii() -> None:
     lines.show(a_view(2))
     assert len([line for line in said if "Thing number 3 happened." in line]) == 1
     assert any("lag: lisbon-nairobi in step, lisbon-osaka 1:05 min" in line for line in said)
-    assert any("decided: lisbon 123,456 in 0.1 s, nairobi" in line for line in said)
+    assert any("decided: lisbon 123,456 in 123 ms, nairobi" in line for line in said)
     assert any("2963.0 MB stayed, 370.4 MB crossed" in line for line in said)
     assert all(line.isascii() for line in said)
     assert all(step.text.isascii() for step in STEPS)
@@ -150,14 +151,18 @@ def test_only_a_terminal_gets_a_live_picture() -> None:
         def encoding(self) -> str:  # type: ignore[override]
             return "utf-8"
 
-    def screen(file: io.StringIO, width: int = 80, terminal: str = "xterm") -> object:
+    def screen(
+        file: io.StringIO, width: int = 80, terminal: str = "xterm", *, is_plain: bool = False
+    ) -> object:
+        is_live = file.isatty() and not is_plain
         environment = {"TERM": terminal, "FORCE_COLOR": "1"}
         return choose_screen(
-            Console(file=file, width=width, height=24, force_terminal=file.isatty(), _environ=environment)
+            Console(file=file, width=width, height=24, force_terminal=is_live, _environ=environment)
         )
 
     assert isinstance(screen(Terminal()), LivePicture)
     assert isinstance(screen(io.StringIO()), PlainLines)
+    assert isinstance(screen(Terminal(), is_plain=True), PlainLines)
     assert isinstance(screen(Terminal(), width=79), PlainLines)
     assert isinstance(screen(Terminal(), terminal="dumb"), PlainLines)
 
@@ -306,9 +311,10 @@ def test_what_a_node_says_when_it_ends_becomes_an_error_again() -> None:
 
 
 def test_numbers_read_well() -> None:
-    assert [words.duration(seconds) for seconds in (0.0034, 0.0996, 6.24, 59.9, 65)] == [
+    assert [words.duration(seconds) for seconds in (0.0034, 0.1234, 0.9996, 6.24, 59.9, 65)] == [
         "3 ms",
-        "0.1 s",
+        "123 ms",
+        "1.0 s",
         "6.2 s",
         "59.9 s",
         "1:05 min",

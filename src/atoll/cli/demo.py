@@ -18,6 +18,7 @@ def demo(
     seconds: Annotated[
         float, typer.Option(min=1, max=SECONDS_MAX, help="How long one node is cut off.")
     ] = 8.0,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a picture that moves.")] = False,
     home: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +47,7 @@ def demo(
     pace = Pace(writes_per_second=writes, cut_seconds=seconds)
     folder = Path(home).expanduser().resolve() if home else None
     # A pipe gets no escape codes, whatever the environment says about colours.
-    console = Console(highlight=False, force_terminal=sys.stdout.isatty())
+    console = Console(highlight=False, force_terminal=sys.stdout.isatty() and not plain)
     code = asyncio.run(run_demo(pace, folder, console, command, waits=not no_wait))
     if code:
         raise typer.Exit(code)

@@ -95,7 +95,13 @@ def _numbers(view: View, width: int) -> RenderableType:
         star = ("", "") if site.star is None else (f"{site.star.qty:,}", f"{site.star.price}")
         sizes = (Text(words.size(site.raw_bytes), "green"), words.size(site.crossed_bytes))
         room.add_row(name, *sizes, *(Text(cell, style) for cell in star))
-    return Group(work, Text(), room)
+    total = Text.assemble(
+        (words.size(view.not_sent_bytes), "bold green"),
+        (" raw not sent, ", "dim"),
+        words.size(view.crossed_bytes),
+        (" sent", "dim"),
+    )
+    return Group(work, Text(), room, total)
 
 
 def _grid(gap: tuple[int, int, int, int], *titles: str) -> Table:
@@ -130,7 +136,8 @@ def _below(view: View, height: int) -> RenderableType:
     elif step is ASK and view.answer is not None:
         title, body = f"asked in {AWAY}, which is cut off", _answered(view.answer)
     elif step in (CALM, CUT, ASK):
-        title, body = "decided last, each on its own node", _decisions(view.sites, height - 2)
+        title = "decided last, each on its own node: what, how sure, how soon"
+        body = _decisions(view.sites, height - 2)
     elif not view.conflict_count:
         title, body = "conflicts: 0", Text(NO_CONFLICT, "dim")
     else:

@@ -149,7 +149,7 @@ CUT = Step(
 ASK = Step(
     "ask",
     "Osaka, still cut off, answers a question from its own documents",
-    f'Still cut off, somebody in Osaka asks: "{QUESTION}"',
+    f'Still cut off, somebody in Osaka asks something. "{QUESTION}"',
 )
 HEALED = Step(
     "healed",

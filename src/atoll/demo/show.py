@@ -115,7 +115,7 @@ class Show:
                 tasks = [helpers.create_task(self._stage.watch())]
                 await self._crew.open_lookouts(stack)
                 await self._crew.until(lambda lookout: lookout.mesh_stands(len(SITES) - 1))
-                self._tell("Every node has a link to every other one.", is_headline=False)
+                self._tell("Every node is linked to every other.", is_headline=False)
                 await self._furnish()
                 tasks += await self._crew.begin(helpers)
                 for site in SITES:

@@ -79,7 +79,7 @@ class Stage:
         place = self.places[name]
         where = ("--home", str(place.home), "--region", place.site.region)
         await program.run("join", token, *where, *self._flags(place))
-        say(name, "has joined, and makes its database")
+        say(name, "has joined. It makes its database now")
         await self._up(name)
         say(name, "is up")
 

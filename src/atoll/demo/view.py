@@ -74,6 +74,15 @@ class View:
         """The nodes are built, and the applications write."""
         return STEPS[self.step] is not BUILD
 
+    @property
+    def crossed_bytes(self) -> int:
+        return sum(site.crossed_bytes for site in self.sites)
+
+    @property
+    def not_sent_bytes(self) -> int:
+        """What copies of the raw rows on every other node would come to."""
+        return sum(site.raw_bytes for site in self.sites) * (len(self.sites) - 1)
+
     def road(self, one: str, other: str) -> RoadView:
         return next(road for road in self.roads if {road.one, road.other} == {one, other})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """A time span to two or three digits: 3 ms, 0.25 s, 6.2 s, 1:05 min."""
-    if seconds < 0.0995:
+    """A time span to two or three digits: 3 ms, 250 ms, 6.2 s, 1:05 min."""
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -162,7 +162,7 @@ select count(*), coalesce(sum(pg_column_size(r.*)), 0)::bigint, max(r.id) from s
 select count(*), coalesce(sum(pg_column_size(r.*)), 0)::bigint, max(r.id) from ticket r where r.id > %s;
 
 -- latest: what this node decided last
-select d.about, d.label, d.score, d.model, d.took_ms / 1000 from decision d where d.decided_by = atoll.me() order by d.id desc limit 2;
+select d.about, d.label, d.score, d.model, d.took_ms / 1000 from decision d where d.decided_by = atoll.me() order by d.id desc limit 5;
 
 -- right_vibration: how many decisions say what is true
 select count(*) from decision d join vibration r using (id) where d.label = r.truth;
