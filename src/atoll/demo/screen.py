@@ -19,6 +19,9 @@ LINE_EVERY_SECONDS = 2.0
 class Screen(Protocol):
     """Shows one view after another while it is open."""
 
+    is_fleeting: bool
+    """What it shows gives way to what comes next, so people need a moment to read it."""
+
     def show(self, view: View) -> None: ...
 
     def __enter__(self) -> Self: ...
@@ -30,6 +33,8 @@ class Screen(Protocol):
 
 class LivePicture:
     """The terminal's other screen: what was there before comes back at the end."""
+
+    is_fleeting = True
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,6 +54,8 @@ class LivePicture:
 
 class PlainLines:
     """A line for each thing that happens, and one with the numbers every few seconds."""
+
+    is_fleeting = False
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write

@@ -185,7 +185,7 @@ class Show:
         sample = choose_sample(crew.seen[FOUNDER].conflicts)
         if sample is not None:
             self._tell(tell_conflict(sample))
-            await asyncio.sleep(self._pace.conflict_seconds)
+            await self._let_read(self._pace.conflict_seconds)
         return CutFacts(
             seconds=mended - began,
             writes=writes,
@@ -215,7 +215,7 @@ class Show:
         self._answer = answer
         self._tell(tell_answer(answer))
         self._tell(f'It says: "{answer.text}"', is_headline=False)
-        await asyncio.sleep(self._pace.answer_seconds)
+        await self._let_read(self._pace.answer_seconds)
         return answer
 
     async def _prove(self, cut: CutFacts) -> Outcome:
@@ -225,8 +225,12 @@ class Show:
         outcome = await prove(self._stage.places[FOUNDER].home, self._crew, cut)
         where = "the same on all three nodes" if outcome.has_converged else "NOT the same everywhere"
         self._tell(f"Compared: every row is {where}.")
-        await asyncio.sleep(self._pace.proof_seconds)
+        await self._let_read(self._pace.proof_seconds)
         return outcome
+
+    async def _let_read(self, seconds: float) -> None:
+        if self._screen.is_fleeting:
+            await asyncio.sleep(seconds)
 
     async def _paint(self) -> None:
         while True:
