@@ -11,6 +11,7 @@ from atoll.node import credentials
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.models import Models
+from atoll.web.jobs import job_routes
 from atoll.web.keys import APP, LOOPBACK, Keys, hash_key
 from atoll.web.language import language_routes
 from atoll.web.openapi import openapi_route
@@ -31,7 +32,8 @@ def model_routes(models: Models | None, home: Home, settings: Settings, search: 
     retriever = Retriever(search, models.readers)
     return [
         openapi_route(check),
-        *language_routes(models.serving, check, retriever, models.router),
+        *language_routes(models.serving, check, retriever, models.router, models.jobs),
         *tensor_routes(models.serving, check, models.router),
         *routing_routes(models.router, check, lambda: credentials.password(home)),
+        *job_routes(models.jobs, check),
     ]

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
+from atoll.router.job_queue import JobQueue
 from atoll.router.service import Router
 from atoll.runtimes.contract import STREAMED
 from atoll.runtimes.events import content as content_of
@@ -27,6 +28,7 @@ from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
+from atoll.web.jobs import answer_later, read_later
 from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of
 
@@ -39,9 +41,13 @@ Check = Callable[[Request], object]
 
 
 def language_routes(
-    serving: Serving, check: Check, retriever: Retriever, router: Router | None = None
+    serving: Serving,
+    check: Check,
+    retriever: Retriever,
+    router: Router | None = None,
+    jobs: JobQueue | None = None,
 ) -> list[Route]:
-    """`check` refuses those who may not ask, and says who the others are."""
+    """`check` refuses those who may not ask, and says who the others are; `jobs` take what may wait."""
 
     def listed() -> list[dict[str, Any]]:
         names = router.names() if router is not None else []
@@ -73,7 +79,14 @@ def language_routes(
             body = await read_object(request)
             if body.get("retrieve") is not None:
                 retriever.check(caller, path)
+            later = read_later(request, body) if jobs is not None else None
             model = _model_of(body, serving, Skill.GENERATE)
+            if jobs is not None and later is not None:
+                _check_no_route(router, model)
+                prepared = Prepared(body)
+                if body.get("retrieve") is not None:
+                    prepared = await retriever.prepare(body, None)
+                return await answer_later(jobs, later, model, path, prepared.body, prepared.scopes, caller)
             if router is not None and router.has(model):
                 asked = asked_in(request, Skill.GENERATE, model, body, caller)
                 return cast("Response", _Answer(Routed(router, retriever, asked, body), model, path, body))
@@ -87,7 +100,12 @@ def language_routes(
         try:
             caller = check(request)
             body = await read_object(request)
+            later = read_later(request, body) if jobs is not None else None
             model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
+            if jobs is not None and later is not None:
+                _check_no_route(router, model)
+                path = request.url.path
+                return await answer_later(jobs, later, model, path, body, frozenset(), caller)
             if router is not None and router.has(model):
                 chain = router.embed(asked_in(request, Skill.EMBED, model, body, caller), texts)
                 try:
@@ -242,6 +260,15 @@ def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
         "the request names no model" if able else f"no model of this node is made to {skill}",
         hint=f"There are: {', '.join(able)}." if able else "Add one: atoll model add FILE",
     )
+
+
+def _check_no_route(router: Router | None, model: str) -> None:
+    if router is not None and router.has(model):
+        raise DataError(
+            "request-malformed",
+            f'a request for route "{model}" cannot be queued',
+            hint="Name a model: a job is answered where that is placed.",
+        )
 
 
 def _texts_of(body: Mapping[str, Any]) -> list[str]:

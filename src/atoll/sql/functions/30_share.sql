@@ -10,8 +10,14 @@ begin atomic
            ('atoll.orphan_rule', 'merge', null), ('atoll.model', 'merge', null), ('atoll.desired_model', 'merge', null),
            ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
            ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
-           ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null);
+           ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null),
+           ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null);
 end;
+
+-- How their columns merge, where the latest value is not what holds.
+create or replace function atoll.own_merge(of_table text) returns jsonb
+language sql immutable set search_path = pg_catalog
+return case of_table when 'atoll.job' then '{"outcome": "first"}'::jsonb else '{}' end;
 
 create or replace function atoll.qualified(t regclass) returns text
 language sql stable

@@ -30,7 +30,7 @@ begin
     end if;
     -- The nodes and the declarations are themselves shared.
     insert into atoll.shared_table (name, kind, merge, scope_column, definition, declared)
-    select o.name, o.kind, '{}', o.scope_column, '', 0 from atoll.own_tables() o
+    select o.name, o.kind, atoll.own_merge(o.name), o.scope_column, '', 0 from atoll.own_tables() o
     on conflict do nothing;
     perform atoll.install_tables();
 end $$;

@@ -1,0 +1,230 @@
+"""Works jobs off that this node may do: what router/jobs.py decides, done.
+
+A lease is taken before a model is asked, and renewed while it answers. When that cannot be done in time, or
+the job has come to an end elsewhere, the work is given up; a kill leaves a lease that runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Coroutine, Iterable
+from functools import partial
+from typing import Any
+
+import psycopg
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from psycopg.types.json import Jsonb
+
+from atoll.domain.errors import AtollError, DataError, PolicyDenied
+from atoll.router.job_queue import Connect, Connection, JobQueue
+from atoll.router.jobs import Claim, Job, Leave, Take, Wait, decide, pause_seconds
+from atoll.serving import asking
+from atoll.serving.service import Serving
+from atoll.sql import query
+
+AT_ONCE = 4
+LOOKED_AT = 100
+LOOK_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
+BREATH_SECONDS = 0.01
+AWAY_SECONDS = 30.0
+TIDY_SECONDS = 60.0
+RESULT_CHARACTERS_MAX = 1_000_000
+EMBEDDINGS = "/v1/embeddings"
+UPSTREAM = "upstream"  # the variant of models that somebody else's server answers for
+AWAY = ("runtime-crowded", "model-unknown")  # which is no fault of the job
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class JobWorker:
+    """Runs for as long as the node does."""
+
+    def __init__(self, serving: Serving, jobs: JobQueue, connect: Connect) -> None:
+        self._serving = serving
+        self._jobs = jobs
+        self._connect = connect
+        self._working: dict[int, asyncio.Task[None]] = {}
+        self._tidied_at = 0.0
+        self._counts: dict[str, int] = {}
+        self._done = self._failed = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._jobs.run())
+            while True:
+                try:
+                    async with await self._connect() as connection:
+                        while True:
+                            await self._rest(await self._look(connection, group))
+                            await self._tidy(connection)
+                except (psycopg.Error, OSError) as error:
+                    log.debug("jobs wait for the database: %s", error)
+                except Exception:
+                    # What goes wrong in a way that nobody thought of must not end the node.
+                    log.exception("looking for jobs goes wrong")
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, BREATH_SECONDS)):
+                await self._jobs.woken.wait()
+        self._jobs.woken.clear()
+        await asyncio.sleep(BREATH_SECONDS)
+
+    def numbers(self) -> Iterable[Metric]:
+        known = GaugeMetricFamily(
+            "atoll_jobs", "Jobs that this node knows of, a minute ago.", labels=["state"]
+        )
+        for state, count in self._counts.items():
+            known.add_metric([state], count)
+        yield known
+        yield GaugeMetricFamily("atoll_jobs_working", "Jobs that this node works on.", len(self._working))
+        yield CounterMetricFamily("atoll_jobs_done", "Jobs that this node has answered.", self._done)
+        yield CounterMetricFamily("atoll_jobs_failures", "Tries of a job that failed here.", self._failed)
+
+    async def _look(self, connection: Connection, group: asyncio.TaskGroup) -> float:
+        """Begin what is due; when to look again at the latest."""
+        models = [word.model for word in self._serving.models()]
+        rows = await (await connection.execute(query("jobs", "open"), (models, LOOKED_AT))).fetchall()
+        pause = LOOK_SECONDS
+        for me, *fields, claims, now in rows:
+            facts: Any = (*fields, tuple(Claim(*claim) for claim in claims))
+            job = Job(*facts)
+            if job.id in self._working:
+                continue
+            match decide(job, me, now):
+                case Take() if len(self._working) < AT_ONCE:
+                    task = group.create_task(self._work(job))
+                    self._working[job.id] = task
+                    task.add_done_callback(partial(self._leave, job.id))
+                case Wait(seconds):
+                    pause = min(pause, seconds)
+                case Take() | Leave():
+                    pass
+        return pause
+
+    def _leave(self, job: int, _: asyncio.Task[None]) -> None:
+        del self._working[job]
+        self._jobs.woken.set()
+
+    async def _tidy(self, connection: Connection) -> None:
+        if time.monotonic() - self._tidied_at >= TIDY_SECONDS:
+            await connection.execute(query("jobs", "tidy"))
+            rows = await (await connection.execute(query("jobs", "counts"))).fetchall()
+            self._counts = dict(rows)
+            self._tidied_at = time.monotonic()
+
+    async def _work(self, job: Job) -> None:
+        """One try. Whatever goes wrong with it is the job's, and not the node's."""
+        try:
+            row = await self._run("claim", (job.id,))
+            if row is None:
+                return
+            answer = await self._while_leased(job, self._answer(job.model, *row))
+            if answer is not None and await self._end(job, "done", {"result": answer}):
+                self._done += 1
+        except (psycopg.Error, OSError) as error:
+            log.warning("could not write what came of job %d: %s", job.id, error)
+        except DataError as error:
+            if error.code in AWAY:
+                await self._fail(job, error)
+            else:
+                told = {"code": error.code, "problem": _words(error)}
+                await self._end(job, "refused", told)
+        except Exception as error:
+            if not isinstance(error, AtollError):
+                log.exception("job %d goes wrong", job.id)
+            await self._fail(job, error)
+
+    async def _while_leased(self, job: Job, work: Coroutine[Any, Any, Json]) -> Json | None:
+        """What comes of it; nothing where the job has come to an end elsewhere, or the lease has run out."""
+        working = asyncio.ensure_future(work)
+        leasing = asyncio.ensure_future(self._keep_lease(job))
+        try:
+            await asyncio.wait({working, leasing}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for task in (working, leasing):
+                task.cancel()
+            await asyncio.gather(working, leasing, return_exceptions=True)
+
+    async def _keep_lease(self, job: Job) -> None:
+        """Renew it for as long as that can be done."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + job.turn_seconds
+        while loop.time() < ends_at:
+            await asyncio.sleep(job.turn_seconds / 3)
+            try:
+                asked_at = loop.time()
+                async with asyncio.timeout(max(ends_at - asked_at, 0)):
+                    if await self._run("claim", (job.id,)) is None:
+                        return
+                ends_at = asked_at + job.turn_seconds
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                log.debug("could not renew the lease on job %d: %s", job.id, error)
+
+    async def _answer(self, model: str, path: str, body: Json, scope: str) -> Json:
+        self._check_place(model, scope)
+        if path == EMBEDDINGS:
+            found = await asking.embed(self._serving, model, _texts(body))
+            data = [
+                {"object": "embedding", "index": index, "embedding": row.tolist()}
+                for index, row in enumerate(found.vectors)
+            ]
+            usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+            answer: Json = {"object": "list", "data": data, "usage": usage}
+        else:
+            from atoll.runtimes.answers import gather
+
+            async with asking.generate(self._serving, model, path, body, frozenset({scope})) as events:
+                answer = gather(path, [event async for event in events])
+        answer["model"] = model
+        if len(json.dumps(answer)) > RESULT_CHARACTERS_MAX:
+            raise DataError("job-result", f"the answer has more than {RESULT_CHARACTERS_MAX} characters")
+        return answer
+
+    def _check_place(self, model: str, scope: str) -> None:
+        """What may not go to every node may not go to somebody else's server."""
+        base, _ = asking.split(model)
+        variants = [word.variant for word in self._serving.models() if word.model == base]
+        if UPSTREAM in variants and scope != "global":
+            raise PolicyDenied(
+                "job-scope", f'cannot ask model "{model}": it is somebody else\'s, and the job is {scope}'
+            )
+
+    async def _end(self, job: Job, state: str, more: Json) -> bool:
+        row = await self._run("finish", (job.id, state, Jsonb(more)))
+        return bool(row and row[0])
+
+    async def _fail(self, job: Job, error: Exception) -> None:
+        is_away = isinstance(error, AtollError) and error.code in AWAY
+        tries = sum(claim.tries for claim in job.claims)
+        pause = AWAY_SECONDS if is_away else pause_seconds(tries)
+        self._failed += 1
+        with contextlib.suppress(psycopg.Error, OSError):
+            await self._run("fail", (job.id, not is_away, pause, _words(error)))
+
+    async def _run(self, name: str, parameters: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        async with await self._connect() as connection:
+            return await (await connection.execute(query("jobs", name), parameters)).fetchone()
+
+
+def _texts(body: Json) -> list[str]:
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError("request-malformed", "the input is not a text or a list of texts")
+    return texts
+
+
+def _words(error: Exception) -> str:
+    if not isinstance(error, AtollError):
+        return repr(error)
+    return " ".join([f"{error.message}.", *(part for part in (error.detail, error.hint) if part)])

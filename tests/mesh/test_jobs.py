@@ -1,0 +1,91 @@
+"""Jobs on several nodes: one that cannot be done here is done where the model is, once, whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from support.fix_mesh import Mesh, MeshMaker, MeshNode
+from support.fix_models import TinyModel
+
+pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+ENDED = "select state = 'done', result, done_by, tries from atoll.jobs where id = %s"
+
+
+async def call(node: MeshNode, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    assert node.running is not None
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"{node.running.http}{path}", data, headers)
+
+    def ask() -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    return await asyncio.to_thread(ask)
+
+
+def chat(tokens: int = 4, **more: Any) -> dict[str, Any]:
+    message = {"role": "user", "content": "What is an atoll?"}
+    return {"model": "tiny", "messages": [message], "temperature": 0, "max_tokens": tokens, **more}
+
+
+async def place(mesh: Mesh, tiny: TinyModel, *places: str) -> None:
+    """The model, on these nodes only."""
+    home = ("--home", str(mesh.nodes[0].home))
+    where = [word for name in places for word in ("--on", name)]
+    await mesh.run("model", "add", str(tiny.file), "--name", "tiny", *where, *home)
+    for node in mesh.nodes:
+        if node.name in places:
+            await mesh.until(node, "select state <> 'fetching' from atoll.model_state where model = 'tiny'")
+        known = "select count(*) = %s from atoll.desired_model where model = 'tiny'"
+        await mesh.until(node, known, len(places))
+
+
+async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
+    make_mesh: MeshMaker, tiny_gguf: TinyModel
+) -> None:
+    mesh = await make_mesh("18", "18")
+    one, two = mesh.nodes
+    await place(mesh, tiny_gguf, "n2")
+    link = mesh.between(one, two)
+    await link.cut()
+    status, refused = await call(one, "/v1/chat/completions", chat())
+    assert (status, refused["error"]["code"]) == (404, "model-unknown")
+    jobs = []
+    for number in range(6):
+        status, told = await call(one, "/v1/chat/completions", chat(number + 1, queue=True))
+        assert (status, told["state"]) == (202, "waiting")
+        jobs.append(told)
+    status, stays = await call(one, "/v1/chat/completions", chat(queue={"scope": "local"}))
+    assert status == 202
+    ((by_sql,),) = await mesh.app(one, "select atoll.ask_later('tiny', %s)", json.dumps(chat(3)))
+
+    await mesh.kill(one)
+    await mesh.up(one)
+    assert (await call(one, jobs[0]["url"]))[1]["state"] == "waiting"
+    waiting = asyncio.create_task(call(one, f"{jobs[0]['url']}?wait=60"))
+    await link.calm()
+    status, told = await waiting
+    assert (told["state"], told["done_by"]) == ("done", "n2")
+    assert told["result"]["usage"]["completion_tokens"] == 1
+    for number, job in enumerate(jobs):
+        rows = await mesh.until(one, ENDED, job["id"])
+        assert rows[0][1]["usage"]["completion_tokens"] == number + 1
+        assert rows[0][2:] == ("n2", 0)
+    await mesh.until(one, ENDED, by_sql)
+    assert (await call(one, stays["url"]))[1]["state"] == "waiting"
+    assert await mesh.sql(two, "select count(*) from atoll.job where id = %s", stays["id"]) == [(0,)]
+    await mesh.catch_up()
+    outcomes = await mesh.same("select id, outcome from atoll.job where scope = 'global' order by id")
+    assert len(outcomes) == len(jobs) + 1
+    assert all(outcome["state"] == "done" for _, outcome in outcomes)
