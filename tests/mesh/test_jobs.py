@@ -89,3 +89,56 @@ async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
     outcomes = await mesh.same("select id, outcome from atoll.job where scope = 'global' order by id")
     assert len(outcomes) == len(jobs) + 1
     assert all(outcome["state"] == "done" for _, outcome in outcomes)
+
+
+async def test_a_worker_is_killed_in_the_middle_and_another_takes_over(
+    make_mesh: MeshMaker, tiny_gguf: TinyModel
+) -> None:
+    mesh = await make_mesh("18", "18", "18")
+    one, two, three = mesh.nodes
+    await place(mesh, tiny_gguf, "n2", "n3")
+    jobs = [(await call(one, "/v1/chat/completions", chat(600, queue=True)))[1] for _ in range(3)]
+    jobs += [(await call(one, "/v1/chat/completions", chat(3, queue=True)))[1] for _ in range(5)]
+    rows = await mesh.until(
+        one, "select done_by is not null, done_by from atoll.jobs where state = 'working'"
+    )
+    killed, other = (two, three) if rows[0][1] == "n2" else (three, two)
+    await mesh.kill(killed)
+    for job in jobs:
+        await mesh.until(one, ENDED, job["id"])
+    cancelled = (await call(one, "/v1/chat/completions", chat(1500, queue=True)))[1]
+    await mesh.until(one, "select state = 'working' from atoll.jobs where id = %s", cancelled["id"])
+    home = ("--home", str(one.home))
+    assert "is cancelled" in await mesh.run("job", "cancel", cancelled["id"], *home)
+    assert "before" in await mesh.run("job", "cancel", cancelled["id"], *home)
+    await mesh.up(killed)
+    await mesh.catch_up()
+    found = await mesh.same("select id, outcome from atoll.job order by id")
+    assert [str(id) for id, _ in found] == [job["id"] for job in (*jobs, cancelled)]
+    assert [outcome["state"] for _, outcome in found] == ["done"] * len(jobs) + ["cancelled"]
+    assert len({outcome["result"]["choices"][0]["message"]["content"] for _, outcome in found[3:-1]}) == 1
+    await mesh.until(other, "select not exists (select from atoll.job_claim where until > now() + '9 s')")
+    listed = json.loads(await mesh.run("job", "list", "--json", *home))
+    assert {row["state"] for row in listed} == {"done", "cancelled"}
+
+
+async def test_budgets_are_split_over_nodes_and_an_island_spends_what_it_holds(make_mesh: MeshMaker) -> None:
+    mesh = await make_mesh("18", "18")
+    one, two = mesh.nodes
+    await mesh.app(one, "select atoll.set_budget('cloud', 8000, 'tokens', interval '1 hour')")
+    for node in mesh.nodes:
+        await mesh.until(node, "select drawn > 0 from atoll.budget_lease where node = atoll.me()")
+    await mesh.between(one, two).cut()
+    period = "(select max(period) from atoll.budget_lease)"
+    take = f"select count(*) from atoll.move_lease('cloud', {period}, 8000, %s, 0)"
+    ((held,),) = await mesh.sql(
+        two, "select granted - returned - drawn from atoll.budget_lease where node = atoll.me()"
+    )
+    assert 0 < held < 4000
+    assert await mesh.sql(two, take, held + 1) == [(0,)]
+    assert await mesh.sql(two, take, held) == [(1,)]
+    assert await mesh.sql(two, take, 1) == [(0,)], "an island fails closed"
+    await mesh.between(one, two).calm()
+    await mesh.until(two, "select granted > 1000 from atoll.budget_lease where node = atoll.me()")
+    ((total,),) = await mesh.sql(one, "select sum(granted - returned) from atoll.budget_lease")
+    assert total <= 8000

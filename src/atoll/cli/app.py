@@ -21,6 +21,7 @@ from atoll.cli import (
     demo,
     dsn,
     embed_column,
+    job,
     join,
     key,
     leave,
@@ -81,6 +82,7 @@ app.command()(conflicts.parked)
 app.command()(orphans.orphans)
 app.add_typer(model.group, name="model")
 app.add_typer(pipeline.group, name="pipeline")
+app.add_typer(job.group, name="job")
 app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)

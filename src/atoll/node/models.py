@@ -30,6 +30,7 @@ from atoll.pipelines.service import Pipelines
 from atoll.registry.parcels import Parcels
 from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
+from atoll.router.budget_book import Budgets
 from atoll.router.job_queue import JobQueue
 from atoll.router.job_worker import JobWorker
 from atoll.router.places import Terms
@@ -70,6 +71,7 @@ class Models:
         self.peers = Peers(self.serving, settings, self._options)
         self.router = Router(self.serving, settings.region, self._terms, self.peers)
         self.jobs = JobQueue(postgres.connect)
+        self.budgets = Budgets(postgres.connect)
         self.job_worker = JobWorker(self.serving, self.jobs, postgres.connect)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
@@ -116,6 +118,7 @@ class Models:
             group.create_task(self._tell_changes())
             group.create_task(self.pipelines.run())
             group.create_task(self.job_worker.run())
+            group.create_task(self.budgets.run())
             group.create_task(self._scrub.run(lambda: self._catalog.files))
 
     async def _follow(self) -> None:

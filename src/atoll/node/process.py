@@ -175,6 +175,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
     if models is not None:
         metrics.add(models.pipelines.numbers)
         metrics.add(models.job_worker.numbers)
+        metrics.add(models.budgets.numbers)
     node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     if models is not None:

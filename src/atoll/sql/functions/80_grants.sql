@@ -25,7 +25,7 @@ declare
         'key_of', 'is_of_key', 'equality', 'render', 'write_statement', 'declare_pipeline', 'own_pipeline', 'pause_pipeline', 'drop_pipeline', 'backfill', 'retry_pipeline',
         'due_entries', 'take_entries', 'fail_entries', 'backfill_step', 'say_pipeline',
         'embed_column', 'plan_embedding', 'vectors_definition', 'is_embedded', 'declare_embedding', 'search_by',
-        'ask_later', 'cancel_job', 'retry_job'];
+        'ask_later', 'cancel_job', 'retry_job', 'set_budget', 'drop_budget'];
     f   record;
 begin
     revoke execute on all functions in schema atoll, atoll_side from public;
@@ -41,7 +41,7 @@ begin
             execute format('grant execute on function %s to app', f.signature);
         end loop;
         grant select on atoll.rollups, atoll.orphans, atoll.orphan_rule, atoll.conflict, atoll.conflicts, atoll.parked, atoll.change, atoll.cursor, atoll.link_state, atoll.progress,
-            atoll.pipeline, atoll.pipeline_state, atoll.pipelines, atoll.dead_letters, atoll.jobs to app;
+            atoll.pipeline, atoll.pipeline_state, atoll.pipelines, atoll.dead_letters, atoll.jobs, atoll.budgets to app;
     end if;
     if exists (select from pg_roles where rolname = 'atoll_link') then
         grant select on atoll.change to atoll_link;

@@ -1,0 +1,137 @@
+"""The budgets of this node: keeps its leases and its pockets filled, and grants where it is the granter.
+
+What is decided is router/budget.py's. A draw is written before it is spent, so a crash loses what is in a
+pocket and gives nothing away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+
+import psycopg
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from atoll.router.budget import (
+    Budget,
+    Lease,
+    Reservation,
+    Terms,
+    grants,
+    is_forgotten,
+    may_grant,
+    next_move,
+)
+from atoll.router.job_queue import Connect, Connection
+from atoll.sql import query
+
+LOOK_SECONDS = 2.0
+IDLE_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
+BREATH_SECONDS = 0.1
+POLL_SECONDS = 0.05
+log = logging.getLogger(__name__)
+
+
+class Budgets:
+    """Runs for as long as the node does."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._budgets: dict[str, Budget] = {}
+        self._low = asyncio.Event()
+
+    def find(self, name: str) -> Budget | None:
+        return self._budgets.get(name)
+
+    async def reserve(self, name: str, cost: int, seconds: float = 0.5) -> Reservation | None:
+        """As Budget.reserve, but where the pocket is short, wait a moment for more of the lease."""
+        budget = self._budgets.get(name)
+        if budget is None:
+            return None
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + seconds
+        while (found := budget.try_to_reserve(cost)) is None and loop.time() < ends_at:
+            await asyncio.sleep(POLL_SECONDS)
+        budget.refused += found is None
+        return found
+
+    def numbers(self) -> Iterable[Metric]:
+        free = GaugeMetricFamily("atoll_budget_free", "What may be spent here at once.", labels=["budget"])
+        spent = GaugeMetricFamily("atoll_budget_spent", "Spent here in this period.", labels=["budget"])
+        refused = CounterMetricFamily("atoll_budget_refusals", "Reservations refused.", labels=["budget"])
+        for name, budget in self._budgets.items():
+            free.add_metric([name], budget.free)
+            spent.add_metric([name], budget.spent)
+            refused.add_metric([name], budget.refused)
+        yield from (free, spent, refused)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                async with await self._connect() as connection:
+                    while True:
+                        self._low.clear()
+                        pause = await self.look(connection)
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(pause):
+                                await self._low.wait()
+                        await asyncio.sleep(BREATH_SECONDS)
+            except (psycopg.Error, OSError) as error:
+                log.debug("budgets wait for the database: %s", error)
+            except Exception:
+                log.exception("keeping budgets goes wrong")
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def look(self, connection: Connection) -> float:
+        """Grant, draw, ask for more, give back; when to look again."""
+        rows = await (await connection.execute(query("budgets", "facts"))).fetchall()
+        self._budgets = {
+            row[1]: self._budgets.get(row[1]) or Budget(row[1], row[3], self._low.set) for row in rows
+        }
+        pause = LOOK_SECONDS if rows else IDLE_SECONDS
+        for me, name, amount, _, period_seconds, granter, nodes, now, told in rows:
+            terms = Terms(amount, period_seconds, nodes)
+            leases = [Lease(*one) for one in told]
+            if granter == me:
+                await self._grant(connection, name, terms, leases, now)
+            await self._hold(connection, self._budgets[name], terms, leases, me, now)
+            pause = min(pause, period_seconds - now % period_seconds)
+        return max(pause, BREATH_SECONDS)
+
+    def _known(self, name: str, unit: str) -> Budget:
+        return self._budgets.get(name) or Budget(name, unit, self._low.set)
+
+    async def _grant(
+        self, connection: Connection, name: str, terms: Terms, leases: list[Lease], now: float
+    ) -> None:
+        newest = max((one.period for one in leases if one.granted), default=None)
+        for period in {one.period for one in leases}:
+            if may_grant(period, terms.period(now), newest):
+                of_period = [one for one in leases if one.period == period]
+                for node, total in grants(terms, of_period).items():
+                    await connection.execute(query("budgets", "grant"), (name, node, period, total))
+        old = sorted({one.period for one in leases if is_forgotten(one.period, newest)})
+        if old:
+            await connection.execute(query("budgets", "forget"), (name, old))
+
+    async def _hold(
+        self, connection: Connection, budget: Budget, terms: Terms, leases: list[Lease], me: int, now: float
+    ) -> None:
+        period, own = terms.period(now), {lease.period: lease for lease in leases if lease.node == me}
+        for one in (period, period + 1) if terms.is_late(now) else (period,):
+            lease = own.get(one) or Lease(me, one)
+            is_present = one == period
+            pocket = budget.free if is_present and budget.period == period else 0
+            move = next_move(terms, lease, pocket, budget.recent, budget.needed if is_present else 0)
+            draw = move.draw if is_present else 0
+            drawn = 0
+            if (move.wanted, draw, move.give_back) != (lease.wanted, 0, 0):
+                values = (budget.name, one, move.wanted, draw, move.give_back if is_present else 0)
+                found = await (await connection.execute(query("budgets", "move"), values)).fetchone()
+                drawn = draw if found else 0
+            if is_present:
+                budget.fill(period, drawn, terms.period_seconds - now % terms.period_seconds)
