@@ -42,8 +42,11 @@ def chat(tokens: int = 4, **more: Any) -> dict[str, Any]:
 async def place(mesh: Mesh, tiny: TinyModel, *places: str) -> None:
     """The model, on these nodes only."""
     home = ("--home", str(mesh.nodes[0].home))
-    where = [word for name in places for word in ("--on", name)]
-    await mesh.run("model", "add", str(tiny.file), "--name", "tiny", *where, *home)
+    first, *others = places
+    await mesh.run("model", "add", str(tiny.file), "--name", "tiny", "--on", first, *home)
+    want = "select atoll.want_model('tiny', (select version from atoll.model where name = 'tiny'), %s)"
+    for name in others:
+        await mesh.sql(mesh.nodes[0], want, name)
     for node in mesh.nodes:
         if node.name in places:
             await mesh.until(node, "select state <> 'fetching' from atoll.model_state where model = 'tiny'")
