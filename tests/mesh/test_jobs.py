@@ -60,6 +60,9 @@ async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
     mesh = await make_mesh("18", "18")
     one, two = mesh.nodes
     await place(mesh, tiny_gguf, "n2")
+    home = ("--home", str(one.home))
+    await mesh.run("route", "set", "ask", "--model", "tiny", "--label", "patient=local", *home)
+    await mesh.until(two, "select count(*) = 1 from atoll.route")
     link = mesh.between(one, two)
     await link.cut()
     status, refused = await call(one, "/v1/chat/completions", chat())
@@ -71,6 +74,15 @@ async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
         jobs.append(told)
     status, stays = await call(one, "/v1/chat/completions", chat(queue={"scope": "local"}))
     assert status == 202
+    routed = {**chat(2), "model": "ask", "queue": True}
+    status, told = await call(one, "/v1/chat/completions", routed)
+    assert (status, told["scope"]) == (202, "global")
+    jobs_by_route = [told]
+    status, told = await call(one, "/v1/chat/completions", routed, **{"x-atoll-label": "patient"})
+    assert (status, told["scope"]) == (202, "local")
+    jobs_by_route.append(told)
+    status, told = await call(one, "/v1/chat/completions", routed, **{"x-atoll-place": "here"})
+    assert (status, told["error"]["code"]) == (400, "request-malformed")
     ((by_sql,),) = await mesh.app(one, "select atoll.ask_later('tiny', %s)", json.dumps(chat(3)))
 
     await mesh.kill(one)
@@ -86,11 +98,14 @@ async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
         assert rows[0][1]["usage"]["completion_tokens"] == number + 1
         assert rows[0][2:] == ("n2", 0)
     await mesh.until(one, ENDED, by_sql)
-    assert (await call(one, stays["url"]))[1]["state"] == "waiting"
-    assert await mesh.sql(two, "select count(*) from atoll.job where id = %s", stays["id"]) == [(0,)]
+    rows = await mesh.until(one, ENDED, jobs_by_route[0]["id"])
+    assert rows[0][1]["usage"]["completion_tokens"] == 2
+    for kept in (stays, jobs_by_route[1]):
+        assert (await call(one, kept["url"]))[1]["state"] == "waiting"
+        assert await mesh.sql(two, "select count(*) from atoll.job where id = %s", kept["id"]) == [(0,)]
     await mesh.catch_up()
     outcomes = await mesh.same("select id, outcome from atoll.job where scope = 'global' order by id")
-    assert len(outcomes) == len(jobs) + 1
+    assert len(outcomes) == len(jobs) + 2
     assert all(outcome["state"] == "done" for _, outcome in outcomes)
 
 

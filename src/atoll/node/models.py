@@ -72,7 +72,7 @@ class Models:
         self.router = Router(self.serving, settings.region, self._terms, self.peers)
         self.jobs = JobQueue(postgres.connect)
         self.budgets = Budgets(postgres.connect)
-        self.job_worker = JobWorker(self.serving, self.jobs, postgres.connect)
+        self.job_worker = JobWorker(self.serving, self.router, self.jobs, postgres.connect)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect
         )

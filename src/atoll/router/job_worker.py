@@ -19,9 +19,12 @@ import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.types.json import Jsonb
 
-from atoll.domain.errors import AtollError, DataError, PolicyDenied
+from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
+from atoll.domain.models import Skill
+from atoll.router.asked import Asked, read_asked
 from atoll.router.job_queue import Connect, Connection, JobQueue
 from atoll.router.jobs import Claim, Job, Leave, Take, Wait, decide, pause_seconds
+from atoll.router.service import Router
 from atoll.serving import asking
 from atoll.serving.service import Serving
 from atoll.sql import query
@@ -36,7 +39,7 @@ TIDY_SECONDS = 60.0
 RESULT_CHARACTERS_MAX = 1_000_000
 EMBEDDINGS = "/v1/embeddings"
 UPSTREAM = "upstream"  # the variant of models that somebody else's server answers for
-AWAY = ("runtime-crowded", "model-unknown")  # which is no fault of the job
+AWAY = ("runtime-crowded", "model-unknown")  # which is no fault of the job; nor is a place that is away
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
@@ -45,8 +48,9 @@ Json = dict[str, Any]
 class JobWorker:
     """Runs for as long as the node does."""
 
-    def __init__(self, serving: Serving, jobs: JobQueue, connect: Connect) -> None:
+    def __init__(self, serving: Serving, router: Router, jobs: JobQueue, connect: Connect) -> None:
         self._serving = serving
+        self._router = router
         self._jobs = jobs
         self._connect = connect
         self._working: dict[int, asyncio.Task[None]] = {}
@@ -91,7 +95,7 @@ class JobWorker:
 
     async def _look(self, connection: Connection, group: asyncio.TaskGroup) -> float:
         """Begin what is due; when to look again at the latest."""
-        models = [word.model for word in self._serving.models()]
+        models = [word.model for word in self._serving.models()] + self._router.names()
         rows = await (await connection.execute(query("jobs", "open"), (models, LOOKED_AT))).fetchall()
         pause = LOOK_SECONDS
         for me, *fields, claims, now in rows:
@@ -127,13 +131,13 @@ class JobWorker:
             row = await self._run("claim", (job.id,))
             if row is None:
                 return
-            answer = await self._while_leased(job, self._answer(job.model, *row))
+            answer = await self._while_leased(job, self._answer(job, *row))
             if answer is not None and await self._end(job, "done", {"result": answer}):
                 self._done += 1
         except (psycopg.Error, OSError) as error:
             log.warning("could not write what came of job %d: %s", job.id, error)
         except DataError as error:
-            if error.code in AWAY:
+            if _is_away(error):
                 await self._fail(job, error)
             else:
                 told = {"code": error.code, "problem": _words(error)}
@@ -170,10 +174,22 @@ class JobWorker:
             except (psycopg.Error, OSError, TimeoutError) as error:
                 log.debug("could not renew the lease on job %d: %s", job.id, error)
 
-    async def _answer(self, model: str, path: str, body: Json, scope: str) -> Json:
-        self._check_place(model, scope)
+    async def _answer(self, job: Job, path: str, body: Json, scope: str, caller: str | None) -> Json:
+        model, scopes = job.model, frozenset({scope})
+        routed: Asked | None = None
+        if self._router.has(model):
+            skill = Skill.EMBED if path == EMBEDDINGS else Skill.GENERATE
+            routed = read_asked(path, skill, model, body, {}, caller, scopes)
+        else:
+            self._check_place(model, scope)
         if path == EMBEDDINGS:
-            found = await asking.embed(self._serving, model, _texts(body))
+            given = body.get("input")
+            texts = asking.read_texts([given] if isinstance(given, str) else given)
+            if routed is None:
+                found = await asking.embed(self._serving, model, texts)
+            else:
+                async with self._router.embed(routed, texts).answer() as found:
+                    pass
             data = [
                 {"object": "embedding", "index": index, "embedding": row.tolist()}
                 for index, row in enumerate(found.vectors)
@@ -183,7 +199,12 @@ class JobWorker:
         else:
             from atoll.runtimes.answers import gather
 
-            async with asking.generate(self._serving, model, path, body, frozenset({scope})) as events:
+            opening = (
+                asking.generate(self._serving, model, path, body, scopes)
+                if routed is None
+                else self._router.generate(routed, body).answer()
+            )
+            async with opening as events:
                 answer = gather(path, [event async for event in events])
         answer["model"] = model
         if len(json.dumps(answer)) > RESULT_CHARACTERS_MAX:
@@ -204,7 +225,7 @@ class JobWorker:
         return bool(row and row[0])
 
     async def _fail(self, job: Job, error: Exception) -> None:
-        is_away = isinstance(error, AtollError) and error.code in AWAY
+        is_away = _is_away(error)
         tries = sum(claim.tries for claim in job.claims)
         pause = AWAY_SECONDS if is_away else pause_seconds(tries)
         self._failed += 1
@@ -216,12 +237,9 @@ class JobWorker:
             return await (await connection.execute(query("jobs", name), parameters)).fetchone()
 
 
-def _texts(body: Json) -> list[str]:
-    given = body.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError("request-malformed", "the input is not a text or a list of texts")
-    return texts
+def _is_away(error: Exception) -> bool:
+    is_lacking = isinstance(error, AtollError) and error.code in AWAY
+    return is_lacking or (isinstance(error, LinkError) and error.code == "no-place")
 
 
 def _words(error: Exception) -> str:

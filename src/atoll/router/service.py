@@ -146,6 +146,10 @@ class Router:
                         hint="Ask a model of this node, or a route that leads to one.",
                     )
 
+    def scopes(self, asked: Asked) -> Scopes:
+        """Of everything that is in a request, its label among it."""
+        return scopes_of(asked, self._checked(asked))
+
     # What is told
 
     def explain(self, asked: Asked) -> Decision:

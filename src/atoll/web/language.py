@@ -30,7 +30,7 @@ from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.jobs import answer_later, read_later
 from atoll.web.retrieving import Prepared, Retriever
-from atoll.web.routed import Routed, asked_in, headers_of
+from atoll.web.routed import Routed, asked_in, headers_of, scopes_later
 
 MESSAGES = "/v1/messages"
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -82,11 +82,12 @@ def language_routes(
             later = read_later(request, body) if jobs is not None else None
             model = _model_of(body, serving, Skill.GENERATE)
             if jobs is not None and later is not None:
-                _check_no_route(router, model)
+                kept = scopes_later(router, request, Skill.GENERATE, model, body, caller)
                 prepared = Prepared(body)
                 if body.get("retrieve") is not None:
                     prepared = await retriever.prepare(body, None)
-                return await answer_later(jobs, later, model, path, prepared.body, prepared.scopes, caller)
+                scopes = prepared.scopes | kept
+                return await answer_later(jobs, later, model, path, prepared.body, scopes, caller)
             if router is not None and router.has(model):
                 asked = asked_in(request, Skill.GENERATE, model, body, caller)
                 return cast("Response", _Answer(Routed(router, retriever, asked, body), model, path, body))
@@ -103,9 +104,8 @@ def language_routes(
             later = read_later(request, body) if jobs is not None else None
             model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
             if jobs is not None and later is not None:
-                _check_no_route(router, model)
-                path = request.url.path
-                return await answer_later(jobs, later, model, path, body, frozenset(), caller)
+                kept = scopes_later(router, request, Skill.EMBED, model, body, caller)
+                return await answer_later(jobs, later, model, request.url.path, body, kept, caller)
             if router is not None and router.has(model):
                 chain = router.embed(asked_in(request, Skill.EMBED, model, body, caller), texts)
                 try:
@@ -260,15 +260,6 @@ def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
         "the request names no model" if able else f"no model of this node is made to {skill}",
         hint=f"There are: {', '.join(able)}." if able else "Add one: atoll model add FILE",
     )
-
-
-def _check_no_route(router: Router | None, model: str) -> None:
-    if router is not None and router.has(model):
-        raise DataError(
-            "request-malformed",
-            f'a request for route "{model}" cannot be queued',
-            hint="Name a model: a job is answered where that is placed.",
-        )
 
 
 def _texts_of(body: Mapping[str, Any]) -> list[str]:

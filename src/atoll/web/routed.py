@@ -25,12 +25,29 @@ from atoll.web.callers import check_login, failure
 from atoll.web.retrieving import Prepared, Retriever
 
 HEADER = "x-atoll-decision"
+NOT_LATER = ("x-atoll-place", "x-atoll-max-cost", "x-atoll-deadline")
 Check = Callable[[Request], object]
 
 
 def asked_in(request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object) -> Asked:
     name = caller if isinstance(caller, str) else None
     return read_asked(request.url.path, skill, model, body, request.headers, name)
+
+
+def scopes_later(
+    router: Router | None, request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object
+) -> frozenset[str]:
+    """Those of a request that becomes a job: only its body and these go along with it."""
+    if router is None or not router.has(model):
+        return frozenset()
+    for header in NOT_LATER:
+        if header in request.headers:
+            raise DataError(
+                "request-malformed",
+                f"a request that is queued cannot have the header {header}",
+                hint="Say it in the body: provider, or deadline_seconds of queue.",
+            )
+    return router.scopes(asked_in(request, skill, model, body, caller))
 
 
 def headers_of(trip: Trip | None) -> dict[str, str]:

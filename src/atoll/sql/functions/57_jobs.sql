@@ -8,17 +8,18 @@ create or replace function atoll.time_after(made timestamptz default '-infinity'
 language sql volatile set search_path = pg_catalog
 return greatest(atoll.stamp_time(atoll.now()), made);
 
--- The nodes that are to have a model, and that a scope reaches. What no row speaks of came with the package.
+-- The nodes that are to have a model, and that a scope reaches. What no row speaks of came with the package; a route is on
+-- every node, and each decides by it where to go.
 create or replace function atoll.job_nodes(of_model text, of_scope text) returns integer[]
 language sql stable security definer set search_path = pg_catalog
 begin atomic
     select coalesce(array_agg(n.number order by n.number), '{}')
       from (select s.number, s.region from atoll.self s union all select p.number, p.region from atoll.peers() p) n
      where (of_scope in ('global', 'region:' || n.region, 'node:' || n.number) or of_scope = 'local' and n.number = atoll.me())
-       and coalesce((select d.version is not null from atoll.desired_model d
+       and (exists (select from atoll.route r where r.name = of_model) or coalesce((select d.version is not null from atoll.desired_model d
                       where d.model = split_part(of_model, ':', 1) and d.place in ('global', 'region:' || n.region, 'node:' || n.number)
                       order by case when d.place like 'node:%' then 1 when d.place like 'region:%' then 2 else 3 end limit 1),
-                    not exists (select from atoll.desired_model d where d.model = split_part(of_model, ':', 1)));
+                    not exists (select from atoll.desired_model d where d.model = split_part(of_model, ':', 1))));
 end;
 
 create or replace function atoll.queue_job(of_model text, of_path text, of_body jsonb, of_scope text, for_caller text, within interval, tries integer, meanwhile jsonb default null, turn integer default 12) returns bigint
@@ -41,8 +42,9 @@ begin
         perform atoll.refuse('job-malformed', 'a job is tried 1 to 100 times');
     elsif not atoll.admits(named) then
         perform atoll.refuse('job-scope', format('cannot keep a job of scope "%s": this node is not in it', named), 'Neither the job nor its result would be here.', state => 'AT003');
-    elsif not exists (select from atoll.model m where m.name = of_model) and not exists (select from atoll.model_state s where s.model = of_model) then
-        perform atoll.refuse('model-unknown', format('no node is known to have model "%s"', of_model), hint => 'See what there is: atoll model list');
+    elsif not exists (select from atoll.model m where m.name = of_model) and not exists (select from atoll.model_state s where s.model = of_model)
+          and not exists (select from atoll.route r where r.name = of_model) then
+        perform atoll.refuse('model-unknown', format('no node is known to have model "%s", and no route is called so', of_model), hint => 'See what there is: atoll model list');
     elsif (select count(*) from (select from atoll.job j where j.outcome is null limit most) o) >= most then
         perform atoll.refuse('jobs-many', format('%s jobs wait already', most), hint => 'Cancel what is not needed: atoll job cancel ID');
     end if;
@@ -73,7 +75,7 @@ language sql volatile set search_path = pg_catalog as $$
 $$;
 
 -- Takes a lease on a job, or renews it. No row: somebody else has one, or there is nothing left to do.
-create or replace function atoll.claim_job(of_job bigint) returns table (path text, body jsonb, scope text)
+create or replace function atoll.claim_job(of_job bigint) returns table (path text, body jsonb, scope text, caller text)
 language plpgsql volatile set search_path = pg_catalog as $$
 #variable_conflict use_column
 declare
@@ -87,7 +89,7 @@ begin
     end if;
     insert into atoll.job_claim (job, node, scope, until) values (j.id, atoll.me(), j.scope, now + make_interval(secs => j.turn_seconds))
     on conflict (job, node) do update set until = excluded.until;
-    return query select j.path, j.body, j.scope;
+    return query select j.path, j.body, j.scope, j.caller;
 end $$;
 
 -- Says what came of it, unless that has been said; whoever reads it here finds the same from now on, or an earlier one.

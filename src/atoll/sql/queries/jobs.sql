@@ -9,7 +9,7 @@ select atoll.me(), o.id, o.model, o.asked_by, extract(epoch from o.made_at)::flo
        o.nodes, o.claims, extract(epoch from o.present)::float8 from atoll.open_jobs(%s, %s) o;
 
 -- claim: a lease on a job, or a longer one
-select path, body, scope from atoll.claim_job(%s);
+select path, body, scope, caller from atoll.claim_job(%s);
 
 -- finish: what came of a job
 select atoll.end_job(%s, %s, %s);
