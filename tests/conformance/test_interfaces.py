@@ -177,7 +177,7 @@ def test_fields_are_those_that_are_read() -> None:
     takes = {one.path: one.takes for one in openapi.OPERATIONS if one.takes}
     for path, read in bodies.FIELDS.items():
         named = schemas.SCHEMAS[takes[path] or ""]["properties"]
-        of_node = {"model", "stream"} | ({"retrieve"} if path == retrieving.CHAT else set())
+        of_node = {"model", "stream", "queue"} | ({"retrieve"} if path == retrieving.CHAT else set())
         assert set(named) == of_node | set(read), path
     assert set(schemas.DATATYPES) == set(tensor_data.DTYPES)
     shape = schemas.SCHEMAS["Inference"]["properties"]["inputs"]["items"]["properties"]["shape"]
@@ -330,6 +330,7 @@ def usual_of(door: Door, always: tuple[str, ...]) -> Usual:
         "sql": ["select 1 as one", "select count(*) as n from thing", "select note from thing"],
         "on": [[]],
         "seconds": [1, 5],
+        "wait_seconds": [0, 0.1],
         "inputs": [[digits(door)]],
         "outputs": [[]],
     }

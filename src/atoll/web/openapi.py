@@ -22,6 +22,7 @@ TEXTUAL, JSON, STREAM = "text/plain", "application/json", "text/event-stream"
 LINES, ARROW, RAW = "application/x-ndjson", "application/vnd.apache.arrow.stream", "application/octet-stream"
 WORDS = {
     200: "The answer.",
+    202: "Taken in: the answer comes later.",
     400: "The request is wrong; the message says what.",
     401: "A key or a password is needed.",
     403: "A rule says no.",
@@ -55,7 +56,7 @@ class Operation:
 
 
 def _asking(path: str, about: str, takes: str, gives: str, error: str = "LanguageError") -> Operation:
-    return Operation("POST", path, about, gives, takes, KEY, ASKING, error, also=(STREAM,))
+    return Operation("POST", path, about, gives, takes, KEY, ASKING, error, (STREAM,), same={202: "Job"})
 
 
 def _of_model(path: str, about: str) -> list[Operation]:
@@ -142,6 +143,18 @@ OPERATIONS: tuple[Operation, ...] = (
         (400, 401, 403, 404, 413, 503),
     ),
     Operation(
+        "GET",
+        "/api/jobs/{job}",
+        "A request that is answered later.",
+        "Job",
+        None,
+        KEY,
+        (400, 401, 403, 404, 429, 503),
+        also=(STREAM,),
+        parameters=("wait",),
+    ),
+    Operation("DELETE", "/api/jobs/{job}", "End it.", "Job", None, KEY, (400, 401, 403, 404, 503)),
+    Operation(
         "GET", "/v1/models", "All models of this node.", "Models", None, KEY, (401, 403), "LanguageError"
     ),
     Operation(
@@ -156,6 +169,7 @@ OPERATIONS: tuple[Operation, ...] = (
         KEY,
         ASKING,
         "LanguageError",
+        same={202: "Job"},
     ),
     _asking("/v1/chat/completions", "A chat.", "ChatRequest", "Chat"),
     _asking("/v1/completions", "A text goes on.", "CompletionRequest", "Completion"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from atoll.domain.models import Skill
 from atoll.retrieval import wish
+from atoll.router.job_queue import FINAL
 from atoll.router.place import Need
 from atoll.runtimes.llama import fields
 
@@ -117,6 +118,7 @@ SCHEMAS: dict[str, Schema] = {
         response_format=ANY_OBJECT,
         reasoning_effort=TEXT,
         retrieve=ref("Retrieve"),
+        queue=ref("Queue"),
     ),
     "CompletionRequest": thing(
         "prompt",
@@ -125,6 +127,7 @@ SCHEMAS: dict[str, Schema] = {
         prompt=either(TEXT, several(TEXT, fields.PROMPTS_MAX, 1), several(whole(0, (1 << 31) - 1), None, 1)),
         max_tokens=_TOKENS,
         logprobs=whole(0, fields.TOP_LOGPROBS_MAX),
+        queue=ref("Queue"),
     ),
     "ResponseRequest": thing(
         "input",
@@ -135,6 +138,7 @@ SCHEMAS: dict[str, Schema] = {
         max_output_tokens=_TOKENS,
         reasoning=_VALUES,
         text=ANY_OBJECT,
+        queue=ref("Queue"),
     ),
     "MessageRequest": thing(
         "messages max_tokens",
@@ -145,12 +149,14 @@ SCHEMAS: dict[str, Schema] = {
         max_tokens=_TOKENS,
         stop_sequences=several(TEXT, fields.STOPS_MAX),
         thinking=_VALUES,
+        queue=ref("Queue"),
     ),
     "EmbeddingRequest": thing(
         "input",
         model=TEXT,
         input=either(TEXT, several(TEXT, 2048, 1)),
         encoding_format=one_of("float", "base64"),
+        queue=ref("Queue"),
     ),
     "Chat": thing(
         "object model choices usage",
@@ -297,6 +303,33 @@ SCHEMAS: dict[str, Schema] = {
         request=ANY_OBJECT,
         places=several(ANY_OBJECT),
         out=several(ANY_OBJECT),
+    ),
+    "Queue": either(
+        FLAG,
+        thing(
+            "",
+            scope=TEXT,
+            deadline_seconds=number(1, 30 * 86_400),
+            tries=whole(1, 100),
+            wait_seconds=number(0, 60),
+        ),
+    ),
+    "Job": thing(
+        "id object url model state scope tries result",
+        id=TEXT,
+        object={"const": "job"},
+        url=TEXT,
+        model=TEXT,
+        state=one_of("waiting", "working", *FINAL),
+        scope=TEXT,
+        asked_by=TEXT,
+        done_by=TEXT_OR_NONE,
+        tries=COUNT,
+        problem=TEXT_OR_NONE,
+        made_at=TEXT,
+        deadline=TEXT,
+        ended_at=TEXT_OR_NONE,
+        result={},
     ),
     "Question": thing(
         "sql",
