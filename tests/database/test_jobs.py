@@ -87,8 +87,6 @@ def test_a_job_stays_in_its_scope(three_nodes: Nodes) -> None:
         ("select atoll.ask_later('m', '{}', 'us')", "job-scope"),
         ("select atoll.ask_later('n', '{}')", "model-unknown"),
         ("select atoll.cancel_job(7)", "job-unknown"),
-        ("select atoll.set_budget('B', 1)", "budget-malformed"),
-        ("select atoll.set_budget('b', 1, 'apples')", "budget-malformed"),
     ],
 )
 def test_what_cannot_be_queued_is_refused(node: Node, call: str, code: str) -> None:
@@ -98,12 +96,21 @@ def test_what_cannot_be_queued_is_refused(node: Node, call: str, code: str) -> N
     assert refused.value.diag.constraint_name == code
 
 
+@pytest.mark.parametrize("call", ["atoll.set_budget('B', 1)", "atoll.set_budget('b', 1, 'apples')"])
+def test_a_budget_that_cannot_be_is_refused_and_applications_set_none(node: Node, call: str) -> None:
+    with pytest.raises(psycopg.Error) as refused:
+        node.owner(f"select {call}")
+    assert refused.value.diag.constraint_name == "budget-malformed"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        node.run(f"select {call}")
+
+
 def test_only_the_granter_grants_and_no_more_than_there_is(nodes: Nodes) -> None:
     one, two = nodes
-    one.run("select atoll.set_budget('b', 100, 'tokens')")
+    one.owner("select atoll.set_budget('b', 100, 'tokens')")
     nodes.sync()
     with pytest.raises(psycopg.Error, match="is granted by node 1"):
-        two.run("select atoll.set_budget('b', 200, 'tokens')")
+        two.owner("select atoll.set_budget('b', 200, 'tokens')")
     move, grant = (
         "select drawn from atoll.move_lease('b', 5, %s, %s, %s)",
         "select * from atoll.grant_lease('b', %s, 5, %s)",

@@ -142,7 +142,7 @@ async def test_a_worker_is_killed_in_the_middle_and_another_takes_over(
 async def test_budgets_are_split_over_nodes_and_an_island_spends_what_it_holds(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", "18")
     one, two = mesh.nodes
-    await mesh.app(one, "select atoll.set_budget('cloud', 8000, 'tokens', interval '1 hour')")
+    await mesh.sql(one, "select atoll.set_budget('cloud', 8000, 'tokens', interval '1 hour')")
     for node in mesh.nodes:
         await mesh.until(node, "select drawn > 0 from atoll.budget_lease where node = atoll.me()")
     await mesh.between(one, two).cut()

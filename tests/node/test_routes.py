@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,35 @@ def ask(node: RunningNode, model: str, **headers: str) -> tuple[int, str, Any]:
         with error:
             told = json.load(error)["error"]
             return error.code, error.headers["x-atoll-decision"], told["code"]
+
+
+def spend_a_budget(node: RunningNode, run: Callable[..., str]) -> None:
+    """What is asked for costs more than there is; what is paid for does not."""
+    spend = ("--model", "pebble", "--model", "cloud=far", "--prefer", "cloud,here", "--budget", "little")
+    assert "code: budget-unknown" in run("route", "set", "spend", *spend, fails=True)
+    assert "0.0005 every 1h" in run("budget", "set", "little", "0.0005", "--period", "1h")
+    run("route", "set", "spend", *spend)
+    eventually(lambda: (ask(node, "spend")[1] or "").startswith("cloud:far"), "the budget pays")
+    decisions = [ask(node, "spend")[1] for _ in range(60)]
+    paid = [one for one in decisions if one.startswith("cloud:far")]
+    told = json.loads(node.get(f"/api/decisions/{paid[0].rpartition('=')[2]}")[1])
+    cost = next(one["cost"] for one in told["places"] if one["kind"] == "cloud")
+    assert len(paid) * cost <= 0.0005 < len(decisions) * cost
+    assert decisions[-1].startswith("here"), "nothing is refused: the next place answers"
+    (row,) = json.loads(run("budget", "list", "--json"))
+    assert row["granted"] <= row["amount"] == 500
+    assert 'atoll_budget_refusals_total{budget="little"}' in node.get("/metrics")[1]
+    run("budget", "set", "little", "0.1", "--period", "1h")
+    eventually(lambda: ask(node, "spend")[1].startswith("cloud:far"), "there is more")
+    assert "nobody knows what it would cost" in run("route", "explain", "spend", "--tokens-in", "9")
+    run("budget", "rm", "little")
+    eventually(
+        lambda: "the budget is spent here" in run("route", "explain", "spend", "--tokens-out", "6"),
+        "a budget that is not there pays for nothing",
+    )
+    assert ask(node, "spend")[1].startswith("here")
+    assert "code: budget-unknown" in run("budget", "rm", "little", fails=True)
+    run("route", "rm", "spend")
 
 
 def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_folder: Path) -> None:
@@ -74,6 +104,7 @@ def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_
         told = json.loads(near.get(f"/api/decisions/{decision.rpartition('=')[2]}")[1])
         assert told["answered_by"]["place"] == "here"
 
+        spend_a_budget(near, run)
         far.end()
         status, decision, said = ask(near, "ask")
         assert (status, decision.partition(";")[0], said) == (200, "here", plain[2])

@@ -15,6 +15,7 @@ from atoll import __version__
 from atoll.cli import (
     ask,
     backup,
+    budget,
     chat,
     check,
     conflicts,
@@ -83,6 +84,7 @@ app.command()(orphans.orphans)
 app.add_typer(model.group, name="model")
 app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(job.group, name="job")
+app.add_typer(budget.group, name="budget")
 app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)

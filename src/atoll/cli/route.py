@@ -41,6 +41,9 @@ def set_route(
     key: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only who shows this key may use it.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The budget that pays for clouds: atoll budget.")
+    ] = None,
     hedge_after: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Ask a second place where the first is so late.")
     ] = None,
@@ -62,6 +65,7 @@ def set_route(
         "labels": Jsonb(dict(_pair(one) for one in label or ())),
         "hedge_after_seconds": hedge_after,
         "keys": key or [],
+        "budget": budget,
     }
     fetch(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")

@@ -69,9 +69,9 @@ class Models:
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.peers = Peers(self.serving, settings, self._options)
-        self.router = Router(self.serving, settings.region, self._terms, self.peers)
-        self.jobs = JobQueue(postgres.connect)
         self.budgets = Budgets(postgres.connect)
+        self.router = Router(self.serving, settings.region, self._terms, self.peers, budgets=self.budgets)
+        self.jobs = JobQueue(postgres.connect)
         self.job_worker = JobWorker(self.serving, self.router, self.jobs, postgres.connect)
         self.pipelines = Pipelines(
             self.serving, lambda: log_in(home, settings, postgres, "atoll pipeline"), postgres.connect

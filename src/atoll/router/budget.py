@@ -9,13 +9,24 @@ nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from atoll.router.place import Price
+
+TOKENS, MILLIONTHS = "tokens", 1_000_000
 AHEAD = 0.8  # of a period: from then on, a lease of the next one is asked for
 RECENT_SECONDS = 30.0
 ALONE = 4  # one part in so many of an even share is held by a node that spends nothing
+
+
+def charge(unit: str, price: Price, tokens_in: int, tokens_out: int) -> int:
+    """The most that a request can take from a budget of a unit."""
+    if unit == TOKENS:
+        return tokens_in + tokens_out
+    return math.ceil(price.of(tokens_in, tokens_out) * MILLIONTHS)
 
 
 @dataclass(frozen=True)

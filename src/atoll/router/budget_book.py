@@ -32,6 +32,7 @@ IDLE_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
 BREATH_SECONDS = 0.1
 POLL_SECONDS = 0.05
+IN_VAIN_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
@@ -41,21 +42,36 @@ class Budgets:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._budgets: dict[str, Budget] = {}
+        self._held: dict[str, int] = {}
+        self._refused_at: dict[str, float] = {}
         self._low = asyncio.Event()
 
     def find(self, name: str) -> Budget | None:
         return self._budgets.get(name)
 
+    def is_spent(self, name: str) -> bool:
+        """Is nothing left of it here, in the pocket or of the lease? So is one that is not known."""
+        budget = self._budgets.get(name)
+        return budget is None or budget.free + self._held.get(name, 0) <= 0
+
     async def reserve(self, name: str, cost: int, seconds: float = 0.5) -> Reservation | None:
-        """As Budget.reserve, but where the pocket is short, wait a moment for more of the lease."""
+        """As Budget.reserve, but where the pocket is short, wait a moment for more of the lease.
+
+        Who came shortly before in vain has waited for all that come now.
+        """
         budget = self._budgets.get(name)
         if budget is None:
             return None
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + seconds
+        began = loop.time()
+        is_hopeless = began - self._refused_at.get(name, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS
+        ends_at = began + (0.0 if is_hopeless else seconds)
         while (found := budget.try_to_reserve(cost)) is None and loop.time() < ends_at:
             await asyncio.sleep(POLL_SECONDS)
-        budget.refused += found is None
+        if found is None:
+            budget.refused += 1
+            if not is_hopeless:
+                self._refused_at[name] = loop.time()
         return found
 
     def numbers(self) -> Iterable[Metric]:
@@ -102,9 +118,6 @@ class Budgets:
             pause = min(pause, period_seconds - now % period_seconds)
         return max(pause, BREATH_SECONDS)
 
-    def _known(self, name: str, unit: str) -> Budget:
-        return self._budgets.get(name) or Budget(name, unit, self._low.set)
-
     async def _grant(
         self, connection: Connection, name: str, terms: Terms, leases: list[Lease], now: float
     ) -> None:
@@ -134,4 +147,5 @@ class Budgets:
                 found = await (await connection.execute(query("budgets", "move"), values)).fetchone()
                 drawn = draw if found else 0
             if is_present:
+                self._held[budget.name] = max(lease.held - drawn - move.give_back, 0)
                 budget.fill(period, drawn, terms.period_seconds - now % terms.period_seconds)

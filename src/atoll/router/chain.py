@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.router.asked import Asked
+from atoll.router.budget import Reservation
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.place import Place
@@ -30,6 +31,8 @@ LACKING = ("model-unknown", "model-unusable", "skill-missing")
 T = TypeVar("T")
 Open = Callable[[Place, float], AbstractAsyncContextManager[T]]
 Look = Callable[[], Sequence[Place]]
+Pay = Callable[[Place], Awaitable[Reservation | None]]
+MAYBE_BILLED = ("runtime-slow", "deadline-passed")  # of what failed before its first word
 
 
 class Chain(Generic[T]):
@@ -43,6 +46,7 @@ class Chain(Generic[T]):
         course: Course,
         open_at: Open[T],
         records: Records,
+        pay: Pay,
     ) -> None:
         self._asked = asked
         self._route = route
@@ -56,6 +60,7 @@ class Chain(Generic[T]):
         self._seen: set[object] = set()
         self._errors: list[AtollError] = []
         self._records = records
+        self._pay = pay
         self.trip = Trip(decide(asked, route, look()))
         records.keep(self.trip)
 
@@ -140,6 +145,11 @@ class Chain(Generic[T]):
         course, began = self._course, self._course.clock()
         self._seen.add(place.key)
         left = self._ends_at - began
+        try:
+            paid = await self._pay(place)
+        except AtollError as error:
+            self.trip.tried(place, course.clock() - began, error)
+            raise
         self._spent += (price := cost(self._asked, place))
         course.begun(place)
         problem: BaseException | None = None
@@ -164,6 +174,8 @@ class Chain(Generic[T]):
                     self._spent -= price  # it was not even begun
             raise
         finally:
+            if paid is not None:
+                paid.settle(0 if found is None and not _may_be_billed(problem) else paid.cost)
             course.over(place, problem)
 
     def _patience(self, left: float, has_others: bool) -> float:
@@ -209,6 +221,11 @@ def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> 
 
 
 HINT = "See why: atoll route explain %s"
+
+
+def _may_be_billed(problem: BaseException | None) -> bool:
+    """Whoever refuses or breaks off before the first word sends no bill; whoever was left alone may."""
+    return not isinstance(problem, AtollError) or problem.code in MAYBE_BILLED
 
 
 def _late(seconds: float) -> LinkError:

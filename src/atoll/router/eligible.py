@@ -36,8 +36,13 @@ def judge(asked: Asked, route: Route, place: Place) -> Verdict:
     return Verdict(
         tuple(_forbidden(asked, route, place)),
         tuple(_unfit(asked, route, place)),
-        () if place.is_up else ("it is away, or failed lately",),
+        tuple(_away(place)),
     )
+
+
+def _away(place: Place) -> list[str]:
+    found = [] if place.is_up else ["it is away, or failed lately"]
+    return found if place.is_funded else [*found, "the budget is spent here"]
 
 
 def scopes_of(asked: Asked, route: Route) -> frozenset[str]:
@@ -102,7 +107,8 @@ def _budget(asked: Asked, route: Route, place: Place) -> list[str]:
     if most is not None and (price.tokens_in > most.tokens_in or price.tokens_out > most.tokens_out):
         found.append("it costs more a token than the request allows")
     cap = min(inf if one is None else one for one in (asked.max_cost, route.max_cost))
-    if cap < inf and price.tokens_out > 0 and asked.tokens_out is None:
+    is_counted = cap < inf or (route.budget is not None and place.kind is Kind.CLOUD)
+    if is_counted and price.tokens_out > 0 and asked.tokens_out is None:
         found.append("without max_tokens nobody knows what it would cost")
     elif price.of(asked.tokens_in, asked.tokens_out or 0) > cap:
         found.append(f"it may cost more than the {cap:g} that are left for it")

@@ -51,7 +51,6 @@ class Told:
     deadline: datetime
     ended_at: datetime | None
     result: Any
-    provisional: Any
     caller: str | None
 
     @property
@@ -92,7 +91,6 @@ class JobQueue:
         caller: str | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
         tries: int = TRIES,
-        provisional: Mapping[str, Any] | None = None,
     ) -> int:
         """Take in a request, for whoever has the model and is in all of these scopes; its id."""
         asked = {
@@ -103,7 +101,6 @@ class JobQueue:
             "caller": caller,
             "seconds": deadline_seconds,
             "tries": tries,
-            "provisional": Jsonb(provisional) if provisional is not None else None,
         }
         row = await self._row("queue", asked)
         assert row is not None

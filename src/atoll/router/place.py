@@ -66,6 +66,7 @@ class Place:
     feel: Feel = Feel()
     is_up: bool = True
     needs: frozenset[Need] = OWN_ENGINES  # that it can meet
+    is_funded: bool = True  # is anything left here of the route's budget?
     passing: str | None = None  # the region of another node that passes it on to a cloud
 
     @property

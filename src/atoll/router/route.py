@@ -33,6 +33,7 @@ class Route:
     labels: Mapping[str, str] = field(default_factory=dict)  # each with its scope
     hedge_after_seconds: float | None = None
     keys: Sequence[str] = ()  # that may use it; all, where none is named
+    budget: str | None = None  # that pays for clouds
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def rank(self, place: Place) -> int | None:
@@ -76,6 +77,7 @@ def _read(row: Mapping[str, Any]) -> Route:
         labels,
         _number(row["hedge_after_seconds"], SECONDS_MAX),
         tuple(map(_text, keys)),
+        None if options.get("budget") is None else _text(options["budget"]),
         options,
     )
 

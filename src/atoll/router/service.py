@@ -23,6 +23,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -30,6 +31,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from atoll.domain.errors import DataError, LinkError, PolicyDenied
 from atoll.observe.metrics import gauge
 from atoll.router.asked import Asked
+from atoll.router.budget import Reservation, charge
+from atoll.router.budget_book import Budgets
 from atoll.router.chain import Chain
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
@@ -57,12 +60,17 @@ class Router:
         terms_of: TermsOf,
         peers: Peers | None = None,
         clock: Callable[[], float] = time.monotonic,
+        budgets: Budgets | None = None,
     ) -> None:
-        """Without `peers` nobody else is asked. `terms_of` says what rows say of a model on this node."""
+        """Without `peers` nobody else is asked, without `budgets` there are none.
+
+        `terms_of` says what rows say of a model on this node.
+        """
         self._serving = serving
         self._me = Me(0, region)
         self._terms_of = terms_of
         self._peers = peers
+        self._budgets = budgets
         self._routes: dict[str, Route | DataError] = {}
         self._course = Course(self._round_trip, clock)
         self._records = Records()
@@ -187,6 +195,7 @@ class Router:
             self._course,
             lambda place, left: ask(place, left, scopes),
             self._records,
+            lambda place: self._reserve(asked, route, place),
         )
 
     def _checked(self, asked: Asked) -> Route:
@@ -204,7 +213,26 @@ class Router:
         found = list(own_places(self._me, self._serving.models(), self._terms_of, route))
         if self._peers is not None:
             found += peer_places(self._peers.offers(), route)
-        return [self._course.known(place) for place in found]
+        known = [self._course.known(place) for place in found]
+        name, budgets = route.budget, self._budgets
+        if name is None or not (budgets is None or budgets.is_spent(name)):
+            return known
+        return [replace(place, is_funded=place.kind is not Kind.CLOUD) for place in known]
+
+    async def _reserve(self, asked: Asked, route: Route, place: Place) -> Reservation | None:
+        """What a place may cost, out of the route's budget; one's own nodes cost nothing."""
+        if route.budget is None or place.kind is not Kind.CLOUD or place.price is None:
+            return None
+        budget = self._budgets.find(route.budget) if self._budgets is not None else None
+        if self._budgets is not None and budget is not None:
+            most = charge(budget.unit, place.price, asked.tokens_in, asked.tokens_out or 0)
+            if (found := await self._budgets.reserve(route.budget, most)) is not None:
+                return found
+        raise LinkError(
+            "budget-spent",
+            f'budget "{route.budget}" has too little left on this node',
+            hint="See what is left: atoll budget list",
+        )
 
     def _round_trip(self, node: int) -> float | None:
         return self._peers.round_trip(node) if self._peers is not None else None

@@ -162,7 +162,6 @@ def job_words(told: Told) -> dict[str, Any]:
         "made_at": told.made_at.isoformat(),
         "deadline": told.deadline.isoformat(),
         "ended_at": told.ended_at.isoformat() if told.ended_at else None,
-        "provisional": told.provisional,
         "result": told.result,
     }
 

@@ -22,7 +22,7 @@ begin atomic
                     not exists (select from atoll.desired_model d where d.model = split_part(of_model, ':', 1))));
 end;
 
-create or replace function atoll.queue_job(of_model text, of_path text, of_body jsonb, of_scope text, for_caller text, within interval, tries integer, meanwhile jsonb default null, turn integer default 12) returns bigint
+create or replace function atoll.queue_job(of_model text, of_path text, of_body jsonb, of_scope text, for_caller text, within interval, tries integer, turn integer default 12) returns bigint
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     made    constant timestamptz := atoll.time_after();
@@ -48,8 +48,8 @@ begin
     elsif (select count(*) from (select from atoll.job j where j.outcome is null limit most) o) >= most then
         perform atoll.refuse('jobs-many', format('%s jobs wait already', most), hint => 'Cancel what is not needed: atoll job cancel ID');
     end if;
-    insert into atoll.job (id, model, path, body, scope, asked_by, caller, made_at, deadline, turn_seconds, tries_max, provisional)
-    values (atoll.id(), of_model, of_path, of_body, named, atoll.me(), for_caller, made, made + within, turn, tries, meanwhile) returning id into made_id;
+    insert into atoll.job (id, model, path, body, scope, asked_by, caller, made_at, deadline, turn_seconds, tries_max)
+    values (atoll.id(), of_model, of_path, of_body, named, atoll.me(), for_caller, made, made + within, turn, tries) returning id into made_id;
     return made_id;
 end $$;
 
@@ -150,7 +150,7 @@ select j.id, j.model,
             when c.until > p.present then 'working' else 'waiting' end as state,
        j.scope, coalesce(a.name, j.asked_by::text) as asked_by, coalesce(d.name, coalesce(j.outcome->>'node', c.node::text)) as done_by,
        coalesce(c.tries, 0) as tries, coalesce(j.outcome->>'problem', c.problem) as problem, j.made_at, j.deadline, (j.outcome->>'at')::timestamptz as ended_at,
-       j.path, j.body, j.outcome->'result' as result, j.provisional, j.caller
+       j.path, j.body, j.outcome->'result' as result, j.caller
   from atoll.job j cross join lateral (select atoll.time_after(j.made_at) as present offset 0) p
   left join lateral (select sum(x.tries) as tries, max(x.until) as until, (array_agg(x.node order by x.until desc nulls last))[1] as node,
                             (array_agg(x.problem order by x.retry_at desc nulls last))[1] as problem from atoll.job_claim x where x.job = j.id) c on true

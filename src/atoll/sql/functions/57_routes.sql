@@ -1,7 +1,8 @@
 -- Setting and removing routes. A route says what may leave a node, so these are for the atoll's owner and not for
 -- applications; what a route means is decided in the node's process, which takes no row at its word.
 
-create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[]) returns text
+drop function if exists atoll.set_route(text, jsonb, text[], double precision, double precision, double precision, jsonb, double precision, text[]);
+create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text) returns text
 language plpgsql set search_path = pg_catalog as $$
 declare
     allowed constant integer := 256;
@@ -45,12 +46,15 @@ begin
     elsif (select count(*) from atoll.route r where r.name <> called) >= allowed then
         perform atoll.refuse('route-malformed', format('there are %s routes already, as many as there may be', allowed), hint => 'Remove one: atoll route rm NAME');
     end if;
+    if with_budget is not null and not exists (select from atoll.budget b where b.name = with_budget) then
+        perform atoll.refuse('budget-unknown', format('there is no budget "%s"', with_budget), hint => 'Set it first: atoll budget set NAME AMOUNT');
+    end if;
     insert into atoll.route (name, models, prefer, deadline_seconds, first_token_seconds, max_cost, labels, hedge_after_seconds, options)
     values (called, of_models, preferred, coalesce(deadline, 300), first_token, cost, with_labels, hedge_after,
-            case when cardinality(with_keys) > 0 then jsonb_build_object('keys', with_keys) else '{}' end)
+            jsonb_strip_nulls(jsonb_build_object('keys', case when cardinality(with_keys) > 0 then with_keys end, 'budget', with_budget)))
     on conflict (name) do update set models = excluded.models, prefer = excluded.prefer, deadline_seconds = excluded.deadline_seconds,
        first_token_seconds = excluded.first_token_seconds, max_cost = excluded.max_cost, labels = excluded.labels,
-       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - 'keys' || excluded.options;
+       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - array['keys', 'budget'] || excluded.options;
     return called;
 end $$;
 

@@ -25,7 +25,7 @@ declare
         'key_of', 'is_of_key', 'equality', 'render', 'write_statement', 'declare_pipeline', 'own_pipeline', 'pause_pipeline', 'drop_pipeline', 'backfill', 'retry_pipeline',
         'due_entries', 'take_entries', 'fail_entries', 'backfill_step', 'say_pipeline',
         'embed_column', 'plan_embedding', 'vectors_definition', 'is_embedded', 'declare_embedding', 'search_by',
-        'ask_later', 'cancel_job', 'retry_job', 'set_budget', 'drop_budget'];
+        'ask_later', 'cancel_job', 'retry_job'];
     f   record;
 begin
     revoke execute on all functions in schema atoll, atoll_side from public;

@@ -1,8 +1,8 @@
 -- queue: a new job
-select atoll.queue_job(%(model)s, %(path)s, %(body)s, %(scope)s, %(caller)s, make_interval(secs => %(seconds)s), %(tries)s, %(provisional)s) as id;
+select atoll.queue_job(%(model)s, %(path)s, %(body)s, %(scope)s, %(caller)s, make_interval(secs => %(seconds)s), %(tries)s) as id;
 
 -- one: a job, as it is told
-select id, model, state, scope, asked_by, done_by, tries, problem, made_at, deadline, ended_at, result, provisional, caller from atoll.jobs where id = %s;
+select id, model, state, scope, asked_by, done_by, tries, problem, made_at, deadline, ended_at, result, caller from atoll.jobs where id = %s;
 
 -- open: what this node could work on
 select atoll.me(), o.id, o.model, o.asked_by, extract(epoch from o.made_at)::float8, extract(epoch from o.deadline)::float8, o.turn_seconds, o.tries_max,
@@ -28,7 +28,7 @@ select id, model, state, scope, asked_by, done_by, tries, problem, made_at, dead
  where %(state)s::text is null or state = %(state)s order by id desc limit %(most)s;
 
 -- show: all of a job
-select id, model, state, scope, asked_by, done_by, tries, problem, made_at, deadline, ended_at, path, body, result, provisional, caller from atoll.jobs where id = %s;
+select id, model, state, scope, asked_by, done_by, tries, problem, made_at, deadline, ended_at, path, body, result, caller from atoll.jobs where id = %s;
 
 -- cancel: a job is not worked on any more
 select atoll.cancel_job(%s) as is_done;

@@ -16,7 +16,6 @@ create table atoll.job (
     deadline     timestamptz not null,
     turn_seconds integer     not null,                      -- how long a lease on it lasts
     tries_max    integer     not null,
-    provisional  jsonb,                                     -- what the caller was told meanwhile
     outcome      jsonb                                      -- {state: done | refused | cancelled, node, at, result | problem}
 );
 create index job_open on atoll.job (made_at) where outcome is null;
