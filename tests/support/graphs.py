@@ -43,7 +43,7 @@ def save(
     return path
 
 
-def save_tiny(path: Path) -> Path:
+def save_tiny(path: Path, weight: NDArray[Any] = WEIGHT) -> Path:
     """Rows of four numbers → three scores each, and which of them is the highest."""
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["product"]),
@@ -53,7 +53,7 @@ def save_tiny(path: Path) -> Path:
     ]
     inputs = [("x", FLOAT, ["rows", 4])]
     outputs = [("scores", FLOAT, ["rows", 3]), ("best", INT64, ["rows"])]
-    return save(path, nodes, inputs, outputs, weight=WEIGHT, bias=BIAS)
+    return save(path, nodes, inputs, outputs, weight=weight, bias=BIAS)
 
 
 def save_echo(path: Path, kinds: Sequence[int]) -> Path:

@@ -1,0 +1,293 @@
+"""Asks the small model, listens how sure it is, and hands the request on where it is not.
+
+Nothing is passed on before that is known, so nobody reads an answer that is taken back. The small model goes
+on until the larger one begins to speak: where that fails, its answer is there. How the two are asked, by whom
+and whether the request may go on at all is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from atoll.domain.errors import AtollError, LinkError
+from atoll.domain.models import Skill
+from atoll.router import cascade
+from atoll.router.cascade import Policy, Verdict
+from atoll.router.confidence import Measure, Meter, agreement
+from atoll.runtimes import answers, events
+
+if TYPE_CHECKING:
+    from atoll.runtimes.contract import Array
+
+HELD_BYTES_MAX = 8 * 1024 * 1024  # of an answer that is held back; then what is known has to do
+HARD_BYTES_MAX = 256 * 1024  # of an answer that is kept as an example
+# The place has not got the model; every other error of the caller is one everywhere.
+LACKING = ("model-unknown", "model-unusable", "skill-missing")
+
+log = logging.getLogger(__name__)
+Body: TypeAlias = Mapping[str, Any]
+Arrays: TypeAlias = "Mapping[str, Array]"
+Open: TypeAlias = Callable[[Body], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+Infer: TypeAlias = "Callable[[Arrays], Awaitable[dict[str, Array]]]"
+WhyNot: TypeAlias = Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Hard:
+    """A request that the small model was not sure of, with both answers."""
+
+    request: Any
+    first: Any  # nothing where it was broken off
+    then: Any
+    confidence: float | None
+
+
+Keep: TypeAlias = Callable[[Hard], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who answers, why, and the events; known before the first of them is passed on."""
+
+    model: str
+    verdict: Verdict
+    events: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    outputs: dict[str, Array]
+    verdict: Verdict  # of the least sure row
+    rows: int
+    rows_gone_on: int
+
+
+@dataclass
+class _Trial:
+    """The small model's answer, as far as it is known, and what may still come of it."""
+
+    held: list[bytes] = field(default_factory=list)
+    rest: AsyncIterator[bytes] | None = None
+    confidence: float | None = None
+    error: AtollError | None = None
+
+    async def all(self) -> AsyncGenerator[bytes, None]:
+        for event in self.held:
+            yield event
+        if self.rest is not None:
+            async for event in self.rest:
+                yield event
+
+
+@asynccontextmanager
+async def generate(
+    policy: Policy,
+    path: str,
+    body: Body,
+    first: Open,
+    then: Open,
+    why_not: WhyNot,
+    keep: Keep | None = None,
+) -> AsyncIterator[Answer]:
+    """Entering waits until it is known who answers. Errors are those of a runtime."""
+    cascade.check(policy, Skill.GENERATE)
+    async with AsyncExitStack() as outer:
+        small = await outer.enter_async_context(AsyncExitStack())
+        trial = await _tried(policy, path, body, first, small)
+        verdict = _verdict(policy, trial.confidence, why_not)
+        if verdict.goes_on:
+            try:
+                with _in_time():
+                    async with asyncio.timeout(policy.patience_seconds):
+                        told = await outer.enter_async_context(then(body))
+            except AtollError as error:
+                verdict = _gave_up(verdict, trial.error or error)
+            else:
+                await small.aclose()
+                if keep is not None and trial.error is None:
+                    told = _listened(path, body, trial, told, keep)
+                yield Answer(policy.then, verdict, told)
+                return
+        if trial.error is not None:
+            raise trial.error
+        async with aclosing(trial.all()) as said:
+            yield Answer(policy.first, verdict, said)
+
+
+async def infer(
+    policy: Policy, inputs: Arrays, first: Infer, then: Infer, why_not: WhyNot, keep: Keep | None = None
+) -> Inferred:
+    """The outputs, with those of the larger model for the rows, or the request, that went on."""
+    from atoll.router import rows, scores
+
+    cascade.check(policy, Skill.INFER)
+    try:
+        small = await first(inputs)
+    except AtollError as error:
+        if not _may_be_elsewhere(error) or why_not():
+            raise
+        return Inferred(await then(inputs), cascade.decide(policy, None), 0, 0)
+    sure = scores.scores(small, policy.output, policy.calibration)
+    verdict = _verdict(policy, float(sure.min()), why_not)
+    if not verdict.goes_on:
+        return Inferred(small, verdict, len(sure), 0)
+    chosen = rows.unsure(sure, policy.threshold, inputs, small) if policy.split_rows else None
+    asked = inputs if chosen is None else rows.take(inputs, chosen)
+    try:
+        with _in_time():
+            async with asyncio.timeout(policy.patience_seconds):
+                large = await then(asked)
+    except AtollError as error:
+        return Inferred(small, _gave_up(verdict, error), len(sure), 0)
+    if keep is not None and rows.weight(asked) <= HARD_BYTES_MAX:
+        own = small if chosen is None else rows.take(small, chosen)
+        await _kept(keep, Hard(rows.told(asked), rows.told(own), rows.told(large), verdict.confidence))
+    if chosen is None:
+        return Inferred(large, verdict, len(sure), len(sure))
+    return Inferred(rows.put(small, large, chosen), verdict, len(sure), len(chosen))
+
+
+def _verdict(policy: Policy, confidence: float | None, why_not: WhyNot) -> Verdict:
+    """Whether it may go on is only asked where it would."""
+    verdict = cascade.decide(policy, confidence)
+    barred = why_not() if verdict.goes_on else ()
+    return cascade.decide(policy, confidence, barred) if barred else verdict
+
+
+def _gave_up(verdict: Verdict, error: AtollError) -> Verdict:
+    return Verdict(False, verdict.confidence, f"{verdict.why}, but the larger model: {error.message}")
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise LinkError("runtime-slow", "could not begin in time") from None
+
+
+def _may_be_elsewhere(error: AtollError) -> bool:
+    return isinstance(error, LinkError) or error.code in LACKING
+
+
+async def _tried(policy: Policy, path: str, body: Body, first: Open, stack: AsyncExitStack) -> _Trial:
+    """What the small model said, or why it could not, where that may be otherwise elsewhere."""
+    try:
+        if policy.measure is Measure.AGREEMENT:
+            return await _sampled(policy, path, body, first)
+        return await _measured(policy, path, body, first, stack)
+    except AtollError as error:
+        if not _may_be_elsewhere(error):
+            raise
+        await stack.aclose()
+        return _Trial(error=error)
+
+
+async def _measured(policy: Policy, path: str, body: Body, first: Open, stack: AsyncExitStack) -> _Trial:
+    """Held back until the measure is known, which it may be before the answer's end."""
+    asked = cascade.asked_first(policy, path, body)
+    told = await stack.enter_async_context(first(asked))
+    meter = Meter(policy.measure, cascade.choices(body))
+    said = _heard(told, meter, strips=asked != body and not body.get("logprobs"))
+    trial, size = _Trial(rest=said), 0
+    async for event in said:
+        trial.held.append(event)
+        size += len(event)
+        if size > HELD_BYTES_MAX or meter.early(lambda value: cascade.is_sure(policy, value)) is not None:
+            break
+    trial.confidence = policy.calibration.of(meter.value())
+    return trial
+
+
+async def _heard(told: AsyncIterator[bytes], meter: Meter, strips: bool) -> AsyncIterator[bytes]:
+    """The meter hears what the engine says; the caller gets what was asked for."""
+    async for event in told:
+        content = events.content(event)
+        if content is not None:
+            meter.feed(content)
+            event = _stripped(content) if strips and content.get("choices") else event
+        yield event
+
+
+def _stripped(content: Body) -> bytes:
+    is_chat = content.get("object") != "text_completion"
+    choices = [{**one, "logprobs": None} for one in content["choices"]]
+    if is_chat:
+        choices = [{name: value for name, value in one.items() if name != "logprobs"} for one in choices]
+    return b"data: " + json.dumps({**content, "choices": choices}).encode() + b"\n\n"
+
+
+async def _sampled(policy: Policy, path: str, body: Body, first: Open) -> _Trial:
+    """The request itself, which is what is answered with, and beside it the same again at a temperature."""
+    asked = (body, *cascade.asked_again(policy, body))
+    own, *others = await asyncio.gather(*(_whole(first, one) for one in asked), return_exceptions=True)
+    if isinstance(own, BaseException):
+        raise own
+    for other in others:
+        if isinstance(other, BaseException) and not isinstance(other, AtollError):
+            raise other
+    # A sample that failed says nothing; how sure the model is, the others tell.
+    said = [answers.gather(path, one) for one in (own, *others) if not isinstance(one, BaseException)]
+    return _Trial(own, None, policy.calibration.of(agreement(said)))
+
+
+async def _whole(first: Open, body: Body) -> list[bytes]:
+    found, size = [], 0
+    async with first(body) as told:
+        async for event in told:
+            found.append(event)
+            size += len(event)
+            if size > HELD_BYTES_MAX:
+                raise LinkError("runtime-broken", "could not answer: the answer is too long to be held back")
+    return found
+
+
+async def _listened(
+    path: str, body: Body, trial: _Trial, told: AsyncIterator[bytes], keep: Keep
+) -> AsyncIterator[bytes]:
+    """Pass on what the larger model says; at its end, the example is whole."""
+    heard, size = [], 0
+    async for event in told:
+        size += len(event)
+        if size <= HARD_BYTES_MAX:
+            heard.append(event)
+        yield event
+    if size <= HARD_BYTES_MAX:
+        own, large = (_gathered(path, said) for said in (trial.held, heard))
+        await _kept(keep, Hard(body, own, large, trial.confidence))
+
+
+def _gathered(path: str, said: Sequence[bytes]) -> Any:
+    """Nothing where it was broken off."""
+    try:
+        return answers.gather(path, said)
+    except LinkError:
+        return None
+
+
+async def _kept(keep: Keep, hard: Hard) -> None:
+    """Examples are worth something, but never an answer."""
+    try:
+        await keep(hard)
+    except Exception as error:
+        log.warning("could not keep a hard example: %s", error)
