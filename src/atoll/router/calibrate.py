@@ -61,11 +61,11 @@ class Examples:
         ordered = sorted(examples, key=lambda one: -1.0 if one.confidence is None else one.confidence)
         self.count = len(ordered)
         self._values = [-1.0 if one.confidence is None else one.confidence for one in ordered]
-        self._then_right = [0, *accumulate(one.then_right for one in ordered)]
-        self._first_right = [0, *accumulate(one.first_right for one in ordered)]
+        self._then_right = [0, *accumulate(int(one.then_right) for one in ordered)]
+        self._first_right = [0, *accumulate(int(one.first_right) for one in ordered)]
         self._oracle = (
-            sum(one.first_right or one.then_right for one in ordered),
-            sum(one.then_right and not one.first_right for one in ordered),
+            sum(bool(one.first_right or one.then_right) for one in ordered),
+            sum(bool(one.then_right and not one.first_right) for one in ordered),
         )
 
     def at(self, threshold: float) -> Line:

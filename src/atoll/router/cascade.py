@@ -34,7 +34,6 @@ class Policy:
     output: str | None = None  # of a tensor model, where its scores are
     split_rows: bool = True  # whether only the unsure rows of a request go on
     patience_seconds: float = PATIENCE_SECONDS  # for the larger model's first word
-    keep_hard: str | None = None  # table for what the small model was not sure of
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ FIELDS = (
     "output",
     "split_rows",
     "patience_seconds",
-    "keep_hard",
 )
 
 
@@ -141,7 +139,6 @@ def parse(told: Any) -> Policy:
         _text(told, "output"),
         split_rows,
         _number(told, "patience_seconds", 0.0, PATIENCE_SECONDS_MAX) or PATIENCE_SECONDS,
-        _text(told, "keep_hard"),
     )
 
 

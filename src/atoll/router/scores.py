@@ -24,7 +24,7 @@ Rows = NDArray[np.float64]
 
 def scores(outputs: Mapping[str, NDArray[Any]], named: str | None, calibration: Calibration) -> Rows:
     """One number a row; 0 where the model gives none that makes sense."""
-    classes = probabilities(_chosen(outputs, named), calibration.temperature)
+    classes = probabilities(chosen(outputs, named), calibration.temperature)
     best: Rows = np.nan_to_num(classes.max(axis=1), nan=0.0)
     if not calibration.points:
         return best
@@ -65,7 +65,7 @@ def _is_share(rows: Rows) -> bool:
     return bool(np.all((rows >= 0) & (rows <= 1)))
 
 
-def _chosen(outputs: Mapping[str, NDArray[Any]], named: str | None) -> NDArray[Any]:
+def chosen(outputs: Mapping[str, NDArray[Any]], named: str | None) -> NDArray[Any]:
     """The output that is meant: the one that is named, or else the only one that it can be."""
     able = {
         name: values
