@@ -1,7 +1,7 @@
 """What does a cascade of two classifiers come to, against the small one, the large one, and an oracle?
 
 Written digits with noise (scikit-learn's copy of UCI's, 1,797 images, CC BY 4.0): a net of 6 units and one
-of 256 and 128 are trained on one part, thresholds are found on a second as `atoll route calibrate` finds
+of 128 and 64 are trained on one part, thresholds are found on a second as `atoll route calibrate` finds
 them, and everything is counted on a third that neither has seen, asked through the cascade and ONNX Runtime.
 Every split is made anew for each seed. Needs scikit-learn.
 
@@ -35,7 +35,7 @@ from support import report
 CALIBRATION, TEST = 500, 500
 BELOW = 0.02  # the accuracy that is promised, less than the large model's on the calibration part
 SHARE = 0.2
-COPIES = 8  # of each image to learn from, each with noise of its own
+COPIES = 4  # of each image to learn from, each with noise of its own
 Floats = NDArray[np.float32]
 
 
@@ -66,8 +66,8 @@ def write(net: MLPClassifier, path: Path) -> Path:
 
 def trained(folder: Path, x: Floats, y: NDArray[Any], seed: int) -> list[Path]:
     found = []
-    for name, hidden in (("small", (6,)), ("large", (256, 128))):
-        net = MLPClassifier(hidden, max_iter=40, random_state=seed, n_iter_no_change=40)
+    for name, hidden in (("small", (6,)), ("large", (128, 64))):
+        net = MLPClassifier(hidden, max_iter=30, random_state=seed, n_iter_no_change=30)
         found.append(write(net.fit(x, y), folder / f"{name}-{seed}.onnx"))
     return found
 
