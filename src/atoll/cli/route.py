@@ -8,12 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from atoll.cli.home import HomeOption, find_home, running_postgres
+from atoll.cli.route_calibrate import calibrate
 from atoll.domain.models import Skill
 
 group = typer.Typer(help="Routes: where requests for a name may be answered.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="Name of the route.")]
 OWN = ("here", "peer", "hub")
 KINDS = (*OWN, "cloud")
+
+group.command()(calibrate)
 
 
 @group.command("set")
