@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 
 from atoll.domain.errors import DataError, LinkError
 from atoll.router import cascade, cascading
-from atoll.router.cascading import Hard
 from atoll.router.confidence import Measure
 from atoll.runtimes import answers, events
 from atoll.runtimes.contract import Ask, Runtime
@@ -65,12 +64,11 @@ class Pair:
         self,
         body: Mapping[str, Any],
         barred: list[str] = ANYWHERE,
-        keep: Callable[[Hard], Any] | None = None,
         **policy: Any,
-    ) -> tuple[str, cascade.Verdict, list[bytes]]:
+    ) -> tuple[str | None, cascade.Verdict, list[bytes]]:
         told = {"first": "small", "then": "large", "measure": "mean_logprob", **policy}
         async with cascading.generate(
-            cascade.parse(told), self.first.path, body, self.first, self.then, lambda: barred, keep
+            cascade.parse(told), self.first.path, body, self.first, self.then, lambda: barred
         ) as answer:
             return answer.model, answer.verdict, [event async for event in answer.events]
 
@@ -182,20 +180,6 @@ async def test_with_tools_the_engine_says_nothing_of_tokens_and_the_request_goes
     look = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
     model, verdict, _ = await pair.ask({**QUESTION, "tools": [look]}, threshold=0.0)
     assert (model, verdict.confidence) == ("large", None)
-
-
-async def test_a_hard_example_is_kept_with_both_answers(pair: Pair) -> None:
-    kept: list[Hard] = []
-
-    async def keep(hard: Hard) -> None:
-        kept.append(hard)
-        raise OSError("the disk is full")  # which is no trouble of the caller's
-
-    _, _, found = await pair.ask(QUESTION, threshold=1.0, keep=keep)
-    (hard,) = kept
-    assert hard.request == QUESTION
-    assert hard.first["choices"] != hard.then["choices"]
-    assert hard.then["choices"][0]["message"]["content"] == said(found)
 
 
 async def test_only_unsure_rows_go_on_and_come_back_to_their_places(tiny_onnx: Path, tmp_path: Path) -> None:

@@ -24,13 +24,15 @@ WISH: dict[str, Any] = {
     "labels": {"patient": "local"},
     "hedge_after_seconds": 0.5,
     "keys": [],
+    "cascade": None,
 }
+CASCADE = {"first": "pebble", "measure": "mean_logprob", "threshold": 0.7}
 
 
 def say(node: Node, **changed: Any) -> None:
     wish = WISH | changed
-    wish |= {name: Jsonb(wish[name]) for name in ("models", "labels")}
-    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
+    wish |= {name: Jsonb(wish[name]) for name in ("models", "labels", "cascade") if wish[name] is not None}
+    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,14 @@ def say(node: Node, **changed: Any) -> None:
         ({"max_cost": float("inf")}, "route-malformed", "out of bounds"),
         ({"prefer": ["cloud:m"] * 33}, "route-malformed", "says too much"),
         ({"keys": ["nobody"]}, "key-unknown", 'no key "nobody"'),
+        ({"cascade": []}, "cascade-malformed", "no object"),
+        ({"cascade": CASCADE | {"speed": 1}}, "cascade-malformed", 'no field "speed"'),
+        ({"cascade": CASCADE | {"first": "small"}}, "cascade-malformed", "none of the route's"),
+        ({"cascade": CASCADE | {"then": "pebble"}}, "cascade-malformed", "no other model"),
+        ({"cascade": CASCADE, "models": {"here": ["pebble"]}}, "cascade-malformed", "no other model"),
+        ({"cascade": CASCADE | {"measure": "mood"}}, "cascade-malformed", "needs a measure"),
+        ({"cascade": CASCADE | {"threshold": 1.5}}, "cascade-malformed", "threshold from 0 to 1"),
+        ({"cascade": CASCADE | {"threshold": "0.5"}}, "cascade-malformed", "threshold from 0 to 1"),
     ],
 )
 def test_a_route_that_makes_no_sense_is_refused(node: Node, changed: Any, code: str, words: str) -> None:

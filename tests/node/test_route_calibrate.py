@@ -8,28 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
 
-from support import graphs
 from support.fix_home import NodeStarter, RunningNode, atoll
+from support.lines import HELD_OUT, write_line
 
 pytestmark = pytest.mark.slow
-HELD_OUT = Path(__file__).parents[1] / "unit" / "digits_held_out.npz"
 LEARNT, KNOWN = 60, 90
-
-
-def write_line(path: Path, images: Any, labels: Any) -> Path:
-    """Least squares from pixels to classes: quick, and often wrong."""
-    pixels = np.hstack([images.reshape(len(images), -1), np.ones((len(images), 1))])
-    weight = np.linalg.lstsq(pixels, np.eye(10)[labels] * 4, rcond=1e-2)[0].astype(np.float32)
-    nodes = [
-        helper.make_node("Flatten", ["image"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["sum"]),
-        helper.make_node("Softmax", ["sum"], ["probabilities"], axis=1),
-    ]
-    inputs = [("image", graphs.FLOAT, ["rows", 1, 8, 8])]
-    outputs = [("probabilities", graphs.FLOAT, ["rows", 10])]
-    return graphs.save(path, nodes, inputs, outputs, weight=weight[:-1], bias=weight[-1])
 
 
 def calibrate(node: RunningNode, *arguments: str) -> tuple[int, Any]:

@@ -147,7 +147,7 @@ def test_points_are_joined_by_straight_lines() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"then": "pebble"}, "two models"),
+        ({"then": "pebble"}, "another one then"),
         ({"first": ""}, "first"),
         ({"measure": "feeling"}, "measure"),
         ({"threshold": 1.5}, "threshold"),

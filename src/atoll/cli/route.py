@@ -50,6 +50,19 @@ def set_route(
     hedge_after: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Ask a second place where the first is so late.")
     ] = None,
+    first: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that is asked before the others.")
+    ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(help="How sure it is: mean_logprob, min_margin, entropy, agreement; of tensors score."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="From 0 to 1: where it is less sure, the others are asked.")
+    ] = None,
+    cascade: Annotated[
+        str | None, typer.Option(metavar="JSON", help="All of that, as `route calibrate` prints it.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Say where requests for a name may be answered, on every node. What was said before is replaced."""
@@ -57,6 +70,7 @@ def set_route(
 
     from atoll.cli.rows import fetch
 
+    told = _cascade(cascade, first=first, measure=measure, threshold=threshold)
     places = [word.strip() for word in prefer.split(",") if word.strip()]
     wish = {
         "name": name,
@@ -69,6 +83,7 @@ def set_route(
         "hedge_after_seconds": hedge_after,
         "keys": key or [],
         "budget": budget,
+        "cascade": None if told is None else Jsonb(told),
     }
     fetch(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")
@@ -81,6 +96,25 @@ def _models(given: list[str]) -> dict[str, list[str]]:
         for place in (kind,) if is_said else OWN:
             found.setdefault(place, []).append(model if is_said else one)
     return found
+
+
+def _cascade(given: str | None, **said: Any) -> dict[str, Any] | None:
+    """What is said by itself comes before what stands in the JSON."""
+    from atoll.router.cascade import parse
+
+    own = {name: value for name, value in said.items() if value is not None}
+    if given is None and not own:
+        return None
+    try:
+        told = json.loads(given or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"it is not JSON: {error}", param_hint="--cascade") from None
+    if isinstance(told, dict):
+        told = told.get("cascade", told)
+    if isinstance(told, dict):
+        told = {**told, **own}
+    parse(told)
+    return dict(told)
 
 
 def _pair(given: str) -> tuple[str, str]:
@@ -197,4 +231,12 @@ def explain(
     if not rows:
         typer.echo("no place has a model of this route")
         return
-    print_table(("", "place", "model", "expected", "cost", "why not"), rows, ("expected", "cost"))
+    titles = ["", "place", "model", "expected", "cost", "why not"]
+    if (cascade := found.get("cascade")) is not None:
+        titles.insert(3, "asked")
+        for row, one in zip(rows, [*found["places"], *found["out"]], strict=True):
+            row.insert(3, one["turn"] or "never")
+    print_table(titles, rows, ("expected", "cost"))
+    if cascade is not None:
+        measure, threshold = cascade["measure"], cascade["threshold"]
+        typer.echo(f"then: where the {measure} of {cascade['first']} is below {threshold:g}")

@@ -26,7 +26,7 @@ SAMPLING_TEMPERATURE = 0.7
 @dataclass(frozen=True)
 class Policy:
     first: str
-    then: str
+    then: str | None  # any other model of the route, where none is named
     measure: Measure
     threshold: float
     samples: int = 3
@@ -34,6 +34,15 @@ class Policy:
     output: str | None = None  # of a tensor model, where its scores are
     split_rows: bool = True  # whether only the unsure rows of a request go on
     patience_seconds: float = PATIENCE_SECONDS  # for the larger model's first word
+
+    def told(self) -> dict[str, Any]:
+        return {"first": self.first, "measure": self.measure, "threshold": self.threshold}
+
+    def turn(self, model: str) -> str | None:
+        """When a model of the route is asked; some never are."""
+        if model == self.first:
+            return "first"
+        return "then" if self.then in (None, model) else None
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,8 @@ def parse(told: Any) -> Policy:
     if unknown := sorted(told.keys() - set(FIELDS)):
         raise _malformed(f'it has an unknown field "{unknown[0]}"', f"There are: {', '.join(FIELDS)}.")
     first, then = _text(told, "first"), _text(told, "then")
-    if first is None or then is None or first == then:
-        raise _malformed("it needs two models: first, and then")
+    if first is None or first == then:
+        raise _malformed("it needs a model that is asked first, and another one then")
     if told.get("measure") not in list(Measure):
         raise _malformed("it needs a measure", f"One of: {', '.join(Measure)}.")
     threshold = _number(told, "threshold", 0.0, 1.0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -40,11 +39,9 @@ if TYPE_CHECKING:
     from atoll.runtimes.contract import Array
 
 HELD_BYTES_MAX = 8 * 1024 * 1024  # of an answer that is held back; then what is known has to do
-HARD_BYTES_MAX = 256 * 1024  # of an answer that is kept as an example
-# The place has not got the model; every other error of the caller is one everywhere.
-LACKING = ("model-unknown", "model-unusable", "skill-missing")
+# Elsewhere it may be otherwise; the caller's other errors are errors everywhere.
+LACKING = ("model-unknown", "model-unusable", "skill-missing", "no-place")
 
-log = logging.getLogger(__name__)
 Body: TypeAlias = Mapping[str, Any]
 Arrays: TypeAlias = "Mapping[str, Array]"
 Open: TypeAlias = Callable[[Body], AbstractAsyncContextManager[AsyncIterator[bytes]]]
@@ -53,23 +50,10 @@ WhyNot: TypeAlias = Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Hard:
-    """A request that the small model was not sure of, with both answers."""
-
-    request: Any
-    first: Any  # nothing where it was broken off
-    then: Any
-    confidence: float | None
-
-
-Keep: TypeAlias = Callable[[Hard], Awaitable[None]]
-
-
-@dataclass(frozen=True)
 class Answer:
     """Who answers, why, and the events; known before the first of them is passed on."""
 
-    model: str
+    model: str | None
     verdict: Verdict
     events: AsyncIterator[bytes]
 
@@ -107,13 +91,14 @@ async def generate(
     first: Open,
     then: Open,
     why_not: WhyNot,
-    keep: Keep | None = None,
+    seconds: float | None = None,
 ) -> AsyncIterator[Answer]:
-    """Entering waits until it is known who answers. Errors are those of a runtime."""
+    """Entering waits until it is known who answers. The small model has `seconds`, unless nobody else may
+    answer. Errors are those of a runtime."""
     cascade.check(policy, Skill.GENERATE)
     async with AsyncExitStack() as outer:
         small = await outer.enter_async_context(AsyncExitStack())
-        trial = await _tried(policy, path, body, first, small)
+        trial = await _tried(policy, path, body, first, small, None if why_not() else seconds)
         verdict = _verdict(policy, trial.confidence, why_not)
         if verdict.goes_on:
             try:
@@ -124,8 +109,6 @@ async def generate(
                 verdict = _gave_up(verdict, trial.error or error)
             else:
                 await small.aclose()
-                if keep is not None and trial.error is None:
-                    told = _listened(path, body, trial, told, keep)
                 yield Answer(policy.then, verdict, told)
                 return
         if trial.error is not None:
@@ -135,14 +118,21 @@ async def generate(
 
 
 async def infer(
-    policy: Policy, inputs: Arrays, first: Infer, then: Infer, why_not: WhyNot, keep: Keep | None = None
+    policy: Policy,
+    inputs: Arrays,
+    first: Infer,
+    then: Infer,
+    why_not: WhyNot,
+    seconds: float | None = None,
 ) -> Inferred:
     """The outputs, with those of the larger model for the rows, or the request, that went on."""
     from atoll.router import rows, scores
 
     cascade.check(policy, Skill.INFER)
     try:
-        small = await first(inputs)
+        with _in_time():
+            async with asyncio.timeout(None if why_not() else seconds):
+                small = await first(inputs)
     except AtollError as error:
         if not _may_be_elsewhere(error) or why_not():
             raise
@@ -159,9 +149,6 @@ async def infer(
                 large = await then(asked)
     except AtollError as error:
         return Inferred(small, _gave_up(verdict, error), len(sure), 0)
-    if keep is not None and rows.weight(asked) <= HARD_BYTES_MAX:
-        own = small if chosen is None else rows.take(small, chosen)
-        await _kept(keep, Hard(rows.told(asked), rows.told(own), rows.told(large), verdict.confidence))
     if chosen is None:
         return Inferred(large, verdict, len(sure), len(sure))
     return Inferred(rows.put(small, large, chosen), verdict, len(sure), len(chosen))
@@ -183,19 +170,23 @@ def _in_time() -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise LinkError("runtime-slow", "could not begin in time") from None
+        raise LinkError("runtime-slow", "could not answer in time") from None
 
 
 def _may_be_elsewhere(error: AtollError) -> bool:
     return isinstance(error, LinkError) or error.code in LACKING
 
 
-async def _tried(policy: Policy, path: str, body: Body, first: Open, stack: AsyncExitStack) -> _Trial:
+async def _tried(
+    policy: Policy, path: str, body: Body, first: Open, stack: AsyncExitStack, seconds: float | None
+) -> _Trial:
     """What the small model said, or why it could not, where that may be otherwise elsewhere."""
     try:
-        if policy.measure is Measure.AGREEMENT:
-            return await _sampled(policy, path, body, first)
-        return await _measured(policy, path, body, first, stack)
+        with _in_time():
+            async with asyncio.timeout(seconds):
+                if policy.measure is Measure.AGREEMENT:
+                    return await _sampled(policy, path, body, first)
+                return await _measured(policy, path, body, first, stack)
     except AtollError as error:
         if not _may_be_elsewhere(error):
             raise
@@ -260,34 +251,3 @@ async def _whole(first: Open, body: Body) -> list[bytes]:
             if size > HELD_BYTES_MAX:
                 raise LinkError("runtime-broken", "could not answer: the answer is too long to be held back")
     return found
-
-
-async def _listened(
-    path: str, body: Body, trial: _Trial, told: AsyncIterator[bytes], keep: Keep
-) -> AsyncIterator[bytes]:
-    """Pass on what the larger model says; at its end, the example is whole."""
-    heard, size = [], 0
-    async for event in told:
-        size += len(event)
-        if size <= HARD_BYTES_MAX:
-            heard.append(event)
-        yield event
-    if size <= HARD_BYTES_MAX:
-        own, large = (_gathered(path, said) for said in (trial.held, heard))
-        await _kept(keep, Hard(body, own, large, trial.confidence))
-
-
-def _gathered(path: str, said: Sequence[bytes]) -> Any:
-    """Nothing where it was broken off."""
-    try:
-        return answers.gather(path, said)
-    except LinkError:
-        return None
-
-
-async def _kept(keep: Keep, hard: Hard) -> None:
-    """Examples are worth something, but never an answer."""
-    try:
-        await keep(hard)
-    except Exception as error:
-        log.warning("could not keep a hard example: %s", error)

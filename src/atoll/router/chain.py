@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.router.asked import Asked
@@ -29,10 +29,19 @@ LATE_SECONDS = 0.005  # two clocks do not strike at the same moment
 # Errors of the caller stay errors wherever they are asked; these say that the place does not have the model.
 LACKING = ("model-unknown", "model-unusable", "skill-missing")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Open = Callable[[Place, float], AbstractAsyncContextManager[T]]
 Look = Callable[[], Sequence[Place]]
 Pay = Callable[[Place], Awaitable[Reservation | None]]
 MAYBE_BILLED = ("runtime-slow", "deadline-passed")  # of what failed before its first word
+
+
+class Answering(Protocol[T_co]):
+    """A request that is asked when `answer` is entered, and told of in its trip."""
+
+    trip: Trip
+
+    def answer(self) -> AbstractAsyncContextManager[T_co]: ...
 
 
 class Chain(Generic[T]):
@@ -44,17 +53,16 @@ class Chain(Generic[T]):
         route: Route,
         look: Look,
         course: Course,
-        open_at: Open[T],
         records: Records,
         pay: Pay,
+        open_at: Open[T],
     ) -> None:
         self._asked = asked
         self._route = route
         self._look = look
         self._course = course
         self._open_at = open_at
-        own = asked.deadline_seconds
-        self._seconds = route.deadline_seconds if own is None else min(own, route.deadline_seconds)
+        self._seconds = seconds_of(asked, route)
         self._ends_at = course.clock() + self._seconds
         self._spent = 0.0
         self._seen: set[object] = set()
@@ -67,24 +75,14 @@ class Chain(Generic[T]):
     @asynccontextmanager
     async def answer(self) -> AsyncIterator[T]:
         """What the first place says that begins. Whoever leaves the block frees the engine."""
-        try:
-            async with asyncio.timeout(self._seconds) as limit, AsyncExitStack() as stack:
-                self.trip.place, found = await self._first(stack)
-                yield found
-            self.trip.end = "answered"
-        except TimeoutError:
-            self.trip.end = "broken"
-            if limit.expired():
-                raise _late(self._seconds) from None
-            raise
-        except AtollError:
-            self.trip.end = "refused" if self.trip.place is None else "broken"
-            raise
-        except BaseException:
-            self.trip.end = "left"
-            raise
-        finally:
-            self._records.count(self.trip)
+        async with settled(self.trip, self._seconds, self._records), AsyncExitStack() as stack:
+            self.trip.place, found = await self._first(stack)
+            yield found
+
+    @property
+    def spent(self) -> float:
+        """What it may have cost so far."""
+        return self._spent
 
     async def _first(self, stack: AsyncExitStack) -> tuple[Place, T]:
         while order := self._order():
@@ -105,9 +103,7 @@ class Chain(Generic[T]):
         asked, route = self._asked, self._route
         if not self._spent:
             return decide(asked, route, self._look())
-        cap = min((one for one in (asked.max_cost, route.max_cost) if one is not None), default=math.inf)
-        left = replace(asked, max_cost=max(0.0, cap - self._spent))
-        return decide(left, route, self._look())
+        return decide(with_less(asked, route, self._spent), route, self._look())
 
     async def _try(self, place: Place, has_others: bool, stack: AsyncExitStack) -> tuple[Place, T] | None:
         """Ask a place, and where the route hedges a second; nothing where they failed."""
@@ -193,6 +189,17 @@ class Chain(Generic[T]):
         return self._course.clock() >= self._ends_at - LATE_SECONDS
 
 
+def seconds_of(asked: Asked, route: Route) -> float:
+    own = asked.deadline_seconds
+    return route.deadline_seconds if own is None else min(own, route.deadline_seconds)
+
+
+def with_less(asked: Asked, route: Route, spent: float) -> Asked:
+    """The request with what is left of its cap, and of the route's."""
+    cap = min((one for one in (asked.max_cost, route.max_cost) if one is not None), default=math.inf)
+    return replace(asked, max_cost=max(0.0, cap - spent))
+
+
 def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> AtollError:
     """Nobody could: was it forbidden, impossible, or may it be tried again?"""
     name = decision.route.name
@@ -234,6 +241,28 @@ def _late(seconds: float) -> LinkError:
         f"could not answer within {seconds:g} seconds",
         hint="Allow more time, or ask for less.",
     )
+
+
+@asynccontextmanager
+async def settled(trip: Trip, seconds: float, records: Records) -> AsyncIterator[None]:
+    """One deadline for a request; and how it ends is told."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+        trip.end = "answered"
+    except TimeoutError:
+        trip.end = "broken"
+        if limit.expired():
+            raise _late(seconds) from None
+        raise
+    except AtollError:
+        trip.end = "refused" if trip.place is None else "broken"
+        raise
+    except BaseException:
+        trip.end = "left"
+        raise
+    finally:
+        records.count(trip)
 
 
 class _Held(Generic[T]):

@@ -21,9 +21,10 @@ class Decision:
     out: tuple[tuple[Place, Verdict], ...]
 
     def told(self) -> dict[str, Any]:
-        asked = self.asked
+        asked, policy = self.asked, self.route.cascade
         return {
             "route": self.route.name,
+            **({} if policy is None else {"cascade": policy.told()}),
             "request": {
                 "path": asked.path,
                 "skill": asked.skill,
@@ -36,22 +37,28 @@ class Decision:
             },
             "places": [
                 {
-                    **_told(place),
+                    **self._told(place),
                     "expected_seconds": round(expected_seconds(asked, place), 3),
                     "cost": cost(asked, place),
                 }
                 for place in self.order
             ],
-            "out": [{**_told(place), "why": list(verdict.all)} for place, verdict in self.out],
+            "out": [{**self._told(place), "why": list(verdict.all)} for place, verdict in self.out],
         }
+
+    def _told(self, place: Place) -> dict[str, Any]:
+        told = {"place": place.label, "kind": place.kind, "region": place.region, "model": place.model}
+        policy = self.route.cascade
+        return told if policy is None else {**told, "turn": policy.turn(place.model)}
 
 
 def decide(asked: Asked, route: Route, places: Sequence[Place]) -> Decision:
     judged = [(place, judge(asked, route, place)) for place in places]
     may = [place for place, verdict in judged if not verdict.all]
-    may.sort(key=lambda place: (score(asked, route, place), place.label, place.model))
+    may.sort(key=lambda place: (_turn(route, place), score(asked, route, place), place.label, place.model))
     return Decision(asked, route, tuple(may), tuple((p, verdict) for p, verdict in judged if verdict.all))
 
 
-def _told(place: Place) -> dict[str, Any]:
-    return {"place": place.label, "kind": place.kind, "region": place.region, "model": place.model}
+def _turn(route: Route, place: Place) -> int:
+    """Of a cascade, who is asked first comes first."""
+    return 0 if route.cascade is None or route.cascade.turn(place.model) == "first" else 1

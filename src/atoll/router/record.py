@@ -26,11 +26,19 @@ class Trip:
     tries: list[dict[str, Any]] = field(default_factory=list)
     place: Place | None = None
     end: str = "asked"  # then answered, broken, refused or left
+    cascade: dict[str, Any] | None = None  # how sure the first model was, and what came of it
 
     @property
     def header(self) -> str:
         where = "none" if self.place is None else self.place.label
-        return f"{where}; route={self.decision.route.name}; id={self.id}"
+        return f"{where}; route={self.decision.route.name}{self._sureness()}; id={self.id}"
+
+    def _sureness(self) -> str:
+        if self.cascade is None:
+            return ""
+        known = self.cascade["confidence"]
+        turn = "then" if self.cascade["went_on"] else "first"
+        return f"; cascade={turn}; confidence={'unknown' if known is None else format(known, '.3f')}"
 
     def tried(self, place: Place, seconds: float, problem: BaseException | None) -> None:
         told = None if problem is None else getattr(problem, "code", "left")
@@ -50,6 +58,7 @@ class Trip:
             "answered_by": answered,
             "tries": self.tries,
             **self.decision.told(),
+            **({} if self.cascade is None else {"cascade": self.cascade}),
         }
 
 

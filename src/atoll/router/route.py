@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.domain.errors import DataError
+from atoll.router.cascade import Policy
+from atoll.router.cascade import parse as read_cascade
 from atoll.router.place import Kind, Place
 
 SECONDS_USUAL = 300.0
@@ -35,6 +37,22 @@ class Route:
     keys: Sequence[str] = ()  # that may use it; all, where none is named
     budget: str | None = None  # that pays for clouds
     options: Mapping[str, Any] = field(default_factory=dict)
+    cascade: Policy | None = None
+
+    def turns(self) -> tuple[Route, Route]:
+        """Of a cascade: to its first model, and to those that are asked where that one is not sure."""
+        policy = self.cascade
+        if policy is None:
+            raise ValueError(f"{self.name} is no cascade")
+
+        def having(turn: str) -> Route:
+            models = {
+                kind: tuple(model for model in named if policy.turn(model) == turn)
+                for kind, named in self.models.items()
+            }
+            return replace(self, models=models, cascade=None)
+
+        return having("first"), having("then")
 
     def rank(self, place: Place) -> int | None:
         """How early the place comes in what is preferred; None where the route does not lead there."""
@@ -46,7 +64,7 @@ class Route:
 def from_row(row: Mapping[str, Any]) -> Route:
     try:
         return _read(row)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
         raise DataError(
             "route-malformed",
             f'cannot use route "{row.get("name")}"',
@@ -67,7 +85,7 @@ def _read(row: Mapping[str, Any]) -> Route:
     if not isinstance(keys, list):
         raise ValueError("its keys are no list")
     deadline = _number(row["deadline_seconds"], SECONDS_MAX)
-    return Route(
+    found = Route(
         _text(row["name"]),
         models,
         prefer,
@@ -79,7 +97,11 @@ def _read(row: Mapping[str, Any]) -> Route:
         tuple(map(_text, keys)),
         None if options.get("budget") is None else _text(options["budget"]),
         options,
+        None if options.get("cascade") is None else read_cascade(options["cascade"]),
     )
+    if found.cascade is not None and not all(any(turn.models.values()) for turn in found.turns()):
+        raise ValueError("its cascade needs two of its models: one that is asked first, and another one")
+    return found
 
 
 def _text(value: Any) -> str:

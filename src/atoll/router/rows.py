@@ -47,11 +47,3 @@ def put(small: Arrays, large: Arrays, chosen: NDArray[np.intp]) -> dict[str, NDA
         whole[chosen] = given
         found[name] = whole
     return found
-
-
-def weight(arrays: Arrays) -> int:
-    return sum(array.nbytes for array in arrays.values())
-
-
-def told(arrays: Arrays) -> dict[str, Any]:
-    return {name: array.tolist() for name, array in arrays.items()}

@@ -29,11 +29,14 @@ from typing import Any, TypeAlias, TypeVar
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from atoll.domain.errors import DataError, LinkError, PolicyDenied
+from atoll.domain.models import Skill
 from atoll.observe.metrics import gauge
+from atoll.router import cascade
 from atoll.router.asked import Asked
 from atoll.router.budget import Reservation, charge
 from atoll.router.budget_book import Budgets
-from atoll.router.chain import Chain
+from atoll.router.cascaded import CascadedTensors, CascadedText
+from atoll.router.chain import Answering, Chain, Look, Open, Pay
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.eligible import GLOBAL, REGION, scopes_of
@@ -110,35 +113,51 @@ class Router:
 
     # Requests: each is asked when its chain's `answer` is entered
 
-    def generate(self, asked: Asked, body: Body) -> Chain[AsyncIterator[bytes]]:
+    def generate(self, asked: Asked, body: Body) -> Answering[AsyncIterator[bytes]]:
         """The events of an answer."""
+        route, scopes = self._whose(asked)
+
+        def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
+            return lambda place, left: self._events(asked.path, sent, place, left, scopes)
+
         sent = {name: value for name, value in body.items() if name != "provider"}
+        if route.cascade is not None:
+            return CascadedText(sent, ask, asked, route, route.cascade, *self._means(asked, route))
+        return self._chain(asked, route, ask(sent))
 
-        def ask(place: Place, left: float, scopes: Scopes) -> Opening[AsyncIterator[bytes]]:
-            return self._events(asked.path, sent, place, left, scopes)
+    def embed(self, asked: Asked, texts: list[str]) -> Answering[Embeddings]:
+        route, scopes = self._whose(asked)
+        if route.cascade is not None:
+            cascade.check(route.cascade, Skill.EMBED)
 
-        return self._chain(asked, ask)
-
-    def embed(self, asked: Asked, texts: list[str]) -> Chain[Embeddings]:
         @asynccontextmanager
-        async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[Embeddings]:
+        async def ask(place: Place, left: float) -> AsyncIterator[Embeddings]:
             if place.kind is Kind.HERE:
                 yield await asking.embed(self._serving, place.model, texts)
             else:
                 async with self._runtime(place, left, scopes) as runtime:
                     yield await runtime.embed(texts)
 
-        return self._chain(asked, ask)
+        return self._chain(asked, route, ask)
 
     def infer(
         self, asked: Asked, inputs: Mapping[str, Array], wanted: Sequence[str] = ()
-    ) -> Chain[dict[str, Array]]:
-        @asynccontextmanager
-        async def ask(place: Place, left: float, scopes: Scopes) -> AsyncIterator[dict[str, Array]]:
-            async with self._runtime(place, left, scopes) as runtime:
-                yield await runtime.infer(inputs, wanted)
+    ) -> Answering[dict[str, Array]]:
+        route, scopes = self._whose(asked)
 
-        return self._chain(asked, ask)
+        def ask(given: Mapping[str, Array], names: Sequence[str] = ()) -> Open[dict[str, Array]]:
+            @asynccontextmanager
+            async def open_at(place: Place, left: float) -> AsyncIterator[dict[str, Array]]:
+                async with self._runtime(place, left, scopes) as runtime:
+                    yield await runtime.infer(given, names)
+
+            return open_at
+
+        if route.cascade is not None:
+            return CascadedTensors(
+                inputs, wanted, ask, asked, route, route.cascade, *self._means(asked, route)
+            )
+        return self._chain(asked, route, ask(inputs, wanted))
 
     def check_quotes(self, model: str, scopes: Collection[str]) -> None:
         """May rows of these scopes be quoted to a model of this node that is asked without a route?"""
@@ -185,15 +204,18 @@ class Router:
 
     # How places are found and asked
 
-    def _chain(self, asked: Asked, ask: Callable[[Place, float, Scopes], Opening[T]]) -> Chain[T]:
+    def _whose(self, asked: Asked) -> tuple[Route, Scopes]:
         route = self._checked(asked)
-        scopes = scopes_of(asked, route)
-        return Chain(
-            asked,
-            route,
+        return route, scopes_of(asked, route)
+
+    def _chain(self, asked: Asked, route: Route, open_at: Open[T]) -> Chain[T]:
+        return Chain(asked, route, *self._means(asked, route), open_at)
+
+    def _means(self, asked: Asked, route: Route) -> tuple[Look, Course, Records, Pay]:
+        """What every chain of a request needs."""
+        return (
             lambda: self._look(route),
             self._course,
-            lambda place, left: ask(place, left, scopes),
             self._records,
             lambda place: self._reserve(asked, route, place),
         )

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill, TensorFacts
-from atoll.router.chain import Chain
+from atoll.router.chain import Answering
 from atoll.router.service import Router
 from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room
@@ -34,7 +34,7 @@ PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
 Check = Callable[[Request], object]
-Routed = Callable[[Mapping[str, Array], list[str]], Chain[dict[str, Array]]]
+Routed = Callable[[Mapping[str, Array], list[str]], Answering[dict[str, Array]]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 

@@ -1,8 +1,35 @@
 -- Setting and removing routes. A route says what may leave a node, so these are for the atoll's owner and not for
 -- applications; what a route means is decided in the node's process, which takes no row at its word.
 
+-- What a cascade needs to be one; the node's process reads the rest of it, and refuses requests where it makes no sense.
+create or replace function atoll.check_cascade(called text, of_models jsonb, told jsonb) returns void
+language plpgsql set search_path = pg_catalog as $$
+declare
+    fields constant text[] := array['first', 'then', 'measure', 'threshold', 'samples', 'calibration', 'output', 'split_rows', 'patience_seconds'];
+    models text[] := array(select distinct n from jsonb_each(of_models) m, jsonb_array_elements_text(m.value) n);
+    why    text;
+begin
+    if jsonb_typeof(told) <> 'object' then
+        why := 'it is no object';
+    elsif exists (select from jsonb_object_keys(told) k where k <> all (fields)) then
+        why := format('it has no field "%s"', (select min(k) from jsonb_object_keys(told) k where k <> all (fields)));
+    elsif not coalesce(told ->> 'first' = any (models), false) then
+        why := 'the model that is asked first is none of the route''s';
+    elsif cardinality(models) < 2 or (told ->> 'then' is not null and (told ->> 'then' <> all (models) or told ->> 'then' = told ->> 'first')) then
+        why := 'there is no other model that is asked where the first is not sure';
+    elsif not coalesce(told ->> 'measure' in ('mean_logprob', 'min_margin', 'entropy', 'agreement', 'score'), false) then
+        why := 'it needs a measure: mean_logprob, min_margin, entropy or agreement, or score of tensors';
+    elsif not coalesce(jsonb_typeof(told -> 'threshold') = 'number' and (told ->> 'threshold')::numeric between 0 and 1, false) then
+        why := 'it needs a threshold from 0 to 1';
+    end if;
+    if why is not null then
+        perform atoll.refuse('cascade-malformed', format('cannot use the cascade of route "%s": %s', called, why), hint => 'See: atoll route set --help, and atoll route calibrate');
+    end if;
+end $$;
+
 drop function if exists atoll.set_route(text, jsonb, text[], double precision, double precision, double precision, jsonb, double precision, text[]);
-create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text) returns text
+
+create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text, with_cascade jsonb default null) returns text
 language plpgsql set search_path = pg_catalog as $$
 declare
     allowed constant integer := 256;
@@ -38,6 +65,9 @@ begin
     if bad is not null then
         perform atoll.refuse('key-unknown', format('there is no key "%s"', bad), hint => 'See: atoll key list');
     end if;
+    if with_cascade is not null then
+        perform atoll.check_cascade(called, of_models, with_cascade);
+    end if;
     if not coalesce(deadline > 0 and deadline <= 3600, true) or not coalesce(first_token > 0 and first_token <= 3600, true)
        or not coalesce(hedge_after >= 0 and hedge_after <= 3600, true) or not coalesce(cost >= 0 and cost < 'infinity', true) then
         perform atoll.refuse('route-malformed', format('a number of route "%s" is out of bounds', called), hint => 'Seconds are up to 3,600; a cost is 0 or more.');
@@ -51,10 +81,10 @@ begin
     end if;
     insert into atoll.route (name, models, prefer, deadline_seconds, first_token_seconds, max_cost, labels, hedge_after_seconds, options)
     values (called, of_models, preferred, coalesce(deadline, 300), first_token, cost, with_labels, hedge_after,
-            jsonb_strip_nulls(jsonb_build_object('keys', case when cardinality(with_keys) > 0 then with_keys end, 'budget', with_budget)))
+            jsonb_strip_nulls(jsonb_build_object('keys', case when cardinality(with_keys) > 0 then with_keys end, 'budget', with_budget, 'cascade', with_cascade)))
     on conflict (name) do update set models = excluded.models, prefer = excluded.prefer, deadline_seconds = excluded.deadline_seconds,
        first_token_seconds = excluded.first_token_seconds, max_cost = excluded.max_cost, labels = excluded.labels,
-       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - array['keys', 'budget'] || excluded.options;
+       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - array['keys', 'budget', 'cascade'] || excluded.options;
     return called;
 end $$;
 
