@@ -24,6 +24,7 @@ WISH: dict[str, Any] = {
     "labels": {"patient": "local"},
     "hedge_after_seconds": 0.5,
     "keys": [],
+    "budget": None,
     "cascade": None,
 }
 CASCADE = {"first": "pebble", "measure": "mean_logprob", "threshold": 0.7}
@@ -32,7 +33,7 @@ CASCADE = {"first": "pebble", "measure": "mean_logprob", "threshold": 0.7}
 def say(node: Node, **changed: Any) -> None:
     wish = WISH | changed
     wish |= {name: Jsonb(wish[name]) for name in ("models", "labels", "cascade") if wish[name] is not None}
-    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
+    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def say(node: Node, **changed: Any) -> None:
         ({"max_cost": float("inf")}, "route-malformed", "out of bounds"),
         ({"prefer": ["cloud:m"] * 33}, "route-malformed", "says too much"),
         ({"keys": ["nobody"]}, "key-unknown", 'no key "nobody"'),
+        ({"budget": "little"}, "budget-unknown", 'no budget "little"'),
         ({"cascade": []}, "cascade-malformed", "no object"),
         ({"cascade": CASCADE | {"speed": 1}}, "cascade-malformed", 'no field "speed"'),
         ({"cascade": CASCADE | {"first": "small"}}, "cascade-malformed", "none of the route's"),

@@ -29,7 +29,7 @@ end $$;
 
 drop function if exists atoll.set_route(text, jsonb, text[], double precision, double precision, double precision, jsonb, double precision, text[]);
 
-create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text, with_cascade jsonb default null) returns text
+create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text, with_cascade jsonb) returns text
 language plpgsql set search_path = pg_catalog as $$
 declare
     allowed constant integer := 256;
