@@ -13,7 +13,7 @@ import typer
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
 if TYPE_CHECKING:
-    from atoll.router.calibrate import Choice, Examples
+    from atoll.router.calibrate import Choice, Examples, Line
 
 ROWS_MAX = 20_000
 TOKENS = 64
@@ -193,11 +193,17 @@ def _with_progress(seen: Iterator[Any], count: int) -> Iterator[Any]:
 def _ways(examples: Examples, choice: Choice, certainty: float) -> list[dict[str, Any]]:
     from atoll.router.calibrate import lower
 
+    def certain(line: Line) -> float:
+        """Of a threshold that was chosen because it does well here, no more than it was chosen for."""
+        if line.threshold is not None and choice.accuracy is not None:
+            return choice.accuracy
+        return lower(line.right, line.count, certainty)
+
     return [
         {
             "way": line.way,
             "accuracy": line.accuracy,
-            "accuracy_at_least": lower(line.right, line.count, certainty),
+            "accuracy_at_least": certain(line),
             "share_here": line.share_here,
             "requests_gone_on": line.gone_on,
         }

@@ -52,6 +52,7 @@ class Choice:
 
     threshold: float | None
     why: str
+    accuracy: float | None = None  # that is certain of it
 
 
 class Examples:
@@ -92,7 +93,7 @@ class Examples:
                     break
                 passed.append(threshold)
         if passed:
-            return Choice(min(passed), f"accuracy is at least {target:g}")
+            return Choice(min(passed), f"accuracy is at least {target:g}", target)
         best = max((self.at(threshold) for threshold in GRID), key=lambda line: line.accuracy)
         why = f"no threshold certainly has an accuracy of {target:g}: the best has {best.accuracy:.3f}"
         return Choice(None, f"{why} of {self.count} examples")
