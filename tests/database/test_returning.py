@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from psycopg.types.json import Jsonb
 
-from support.fix_nodes import Node, Nodes
+from atoll.sql import query
+from support.fix_nodes import REGIONS, Node, Nodes
 
 pytestmark = pytest.mark.slow
 
@@ -149,3 +150,85 @@ def test_another_table_that_the_source_cannot_read_says_nothing_of_its_rows(thre
     give_back(three, away, one, "atoll.node")
     assert away.owner(SIDE) == [(40,)]
     assert len(away.rows("item")) == 40
+
+
+def test_what_it_wrote_before_it_was_shut_out_is_kept_though_its_log_comes_in_first(three: Nodes) -> None:
+    """It comes back under another number, and its log of the old one reaches the others at once."""
+    one, two, away = three
+    left = without(three, away)
+    name_all(three)
+    away.run("update item set word = 'mine' where id in (5, 20)")
+    away.run("insert into item values (50, 'mine', 1)")
+    for _ in range(3):
+        away.owner("select atoll.make_marks(true)")
+    two.run("delete from item where id <= 10")
+    one.owner("update atoll.node set revoked_at = now() where number = 3")
+    left.sync()
+    for _ in range(4):
+        beat(left)
+    for node in left:
+        node.owner("select atoll.forget_deleted()")
+        assert node.owner(BURIED) == []
+    unsent = away.changes()
+    come_back(one, away, 4)
+    left.sync()
+    for node in left:
+        node.receive([change for change in unsent if node.may_have(change)])
+    give_back(three, away, one)
+    rows = {row[0]: row[1] for row in three.same("item")}
+    assert sorted(map(int, rows)) == [5, *range(11, 41), 50]
+    assert rows["5"] == rows["20"] == rows["50"] == "mine"
+    assert_back(away, one)
+
+
+def test_what_it_wrote_under_a_number_that_it_took_while_it_was_away_is_kept(three: Nodes) -> None:
+    one, two, away = three
+    left = without(three, away)
+    name_all(three)
+    two.run("delete from item where id <= 10")
+    left.sync()
+    forget(three, away)
+    away.owner("select atoll.take_number(4, 'it was restored')")
+    away.number = 4
+    one.owner("select atoll.know_again(4, 'n3', 'us', 'edge', '{}')")
+    left.sync()
+    away.run("update item set word = 'mine' where id in (5, 20)")
+    for _ in range(3):
+        away.owner("select atoll.make_marks(true)")
+    give_back(three, away, one)
+    rows = {row[0]: row[1] for row in three.same("item")}
+    assert sorted(map(int, rows)) == [5, *range(11, 41)]
+    assert rows["5"] == rows["20"] == "mine"
+    assert_back(away, one)
+
+
+def assert_back(away: Node, one: Node) -> None:
+    """All of its numbers are back, also for itself, which was told since when it had been away."""
+    assert away.owner(ABSENT) == one.owner(ABSENT) == []
+    ((since,),) = one.owner("select max(since) from atoll.absence")
+    state = away.apply.execute(query("returning", "state"), {"told": since}).fetchone()
+    assert state is not None
+    assert not state[0]
+
+
+def name_all(nodes: Nodes) -> None:
+    """Every node's row in every node."""
+    for node in nodes:
+        nodes[0].owner(
+            "insert into atoll.node (number, name, region, tier) values (%s, %s, %s, 'edge')",
+            node.number,
+            f"n{node.number}",
+            REGIONS[node.number - 1],
+        )
+    nodes.sync()
+
+
+def come_back(admits: Node, away: Node, number: int) -> None:
+    """The node that was shut out joins again with its data, and is another number from now on."""
+    name = f"n{away.number}"
+    with admits.apply.transaction():
+        admits.apply.execute("set local session_replication_role = origin")
+        admits.apply.execute(query("nodes", "admit"), (number, name, REGIONS[number - 1], "edge", []))
+        admits.apply.execute(query("moving", "admit_back"), (number,))
+    away.owner("select atoll.move_back(%s, (select introduced from atoll.self))", number)
+    away.number = number

@@ -21,7 +21,7 @@ from support.fix_postgres import APP_ROLE, Database, DatabaseMaker, databases
 
 COLUMNS = "origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope"
 ATOLL = uuid.UUID(int=7)
-REGIONS = ("eu", "eu", "us")
+REGIONS = ("eu", "eu", "us", "us")  # the fourth is for a number that one of three nodes takes
 STATES = """
     select format('select %%s, %%s(atoll_s, atoll_t) from atoll_side.%%I atoll_s'
                   ' left join %%s atoll_t on %%s order by %%s',

@@ -46,6 +46,10 @@ def leave(
     if not yes:
         typer.confirm(f'Take node "{me["name"]}" out of the atoll for good?', abort=True)
     fetch(postgres, "members", "hold_writes", (True,))
+    for _ in range(2):
+        # The second one says that everything from before the first is here: if the node joins again, only
+        # what it wrote later is news.
+        fetch(postgres, "fleet", "make_marks", (True,))
     late = _drain(postgres, timeout)
     if late:
         fetch(postgres, "members", "hold_writes", (False,))

@@ -43,16 +43,20 @@ return not atoll.is_absent(atoll.me()) and (
               and least(atoll.me(), min(number) filter (where is_present)) < min(number) filter (where not is_present))
       from atoll.present());
 
--- Marks a member absent. What it had written until then, as far as it is known here, is what need not be kept.
+-- Marks a member absent. What it had written until then, as far as it is known here, is what need not be kept. The same
+-- goes for what it wrote under numbers that it had before: it may not have sent all of that either.
 create or replace function atoll.mark_absent(member integer) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
-    covered constant bigint := coalesce((select h.covered from atoll.heard h where h.origin = member and h.scope = 'global'), 0);
+    one integer;
 begin
-    insert into atoll.absence (number, since, heard, by_node) values (member, clock_timestamp(), covered, atoll.me())
-    on conflict (number) do update set heard = excluded.heard, by_node = excluded.by_node,
-        since = greatest(excluded.since, absence.returned_at + interval '1 microsecond')
-     where absence.since <= absence.returned_at;
+    for one in select member union select n.number from atoll.node n join atoll.node m on m.name = n.name where m.number = member loop
+        insert into atoll.absence (number, since, heard, by_node)
+        values (one, clock_timestamp(), coalesce((select h.covered from atoll.heard h where h.origin = one and h.scope = 'global'), 0), atoll.me())
+        on conflict (number) do update set heard = excluded.heard, by_node = excluded.by_node,
+            since = greatest(excluded.since, absence.returned_at + interval '1 microsecond')
+         where absence.since <= absence.returned_at;
+    end loop;
     delete from atoll.silence s where s.number = member;
 end $$;
 

@@ -16,7 +16,8 @@ language sql immutable parallel safe
 return stamp is null or stamp <= coalesce((known->>(atoll.stamp_node(stamp)::text))::bigint, 0);
 
 -- Up to which stamp of each node this one has everything, as far as it may have it and nothing is parked. An absent
--- member's unsent writes may be coming in already: those do not count before it has told of its rows.
+-- member's unsent writes may be coming in already: those do not count before it has told of its rows, whichever of its
+-- numbers they were written under. Of one that it took after it was marked, nothing was known then.
 create or replace function atoll.known_stamps() returns jsonb
 language sql stable security definer set search_path = pg_catalog
 return (
@@ -26,7 +27,9 @@ return (
               left join jsonb_each_text(g.others) k on k.key = any (atoll.scopes_of(atoll.me()))
               left join atoll.heard s on s.origin = g.origin and s.scope = k.key
              where g.scope = 'global' group by g.origin, g.covered) o
-      left join atoll.absence a on a.number = o.origin and a.since > coalesce(a.returned_at, '-infinity')
+      left join lateral (
+          select coalesce((select b.heard from atoll.absence b where b.number = o.origin and b.since > coalesce(b.returned_at, '-infinity')), 0) as heard
+           where atoll.is_absent(o.origin)) a on true
       left join (select origin, min((change->>'at')::bigint) - 1 as before from atoll.parked group by origin) p on p.origin = o.origin);
 
 create or replace function atoll.unheard(policies jsonb, mine jsonb, theirs jsonb, known jsonb) returns jsonb

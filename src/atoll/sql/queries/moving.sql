@@ -17,4 +17,4 @@ select moves from atoll.self;
 call atoll.share_brought();
 
 -- admit_back: a member that was one before has to compare what it has with what the others have
-insert into atoll.absence (number, since, heard, by_node) values (%s, clock_timestamp(), 0, atoll.me());
+select atoll.mark_absent(%s);

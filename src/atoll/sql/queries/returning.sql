@@ -1,5 +1,7 @@
 -- state: whether this node has to return, as it or a peer knows, and how far that is
-select atoll.is_absent(atoll.me()) or coalesce(%(told)s::timestamptz > coalesce((select max(a.returned_at) from atoll.absence a where a.number = atoll.me()), '-infinity'), false),
+select atoll.is_absent(atoll.me()) or coalesce(%(told)s::timestamptz > coalesce((
+           select max(a.returned_at) from atoll.absence a
+            where a.number = atoll.me() or a.number in (select o.number from atoll.node o join atoll.node n on n.name = o.name where n.number = atoll.me())), '-infinity'), false),
        r.source, r.token, r.arrived is not null
   from (select) o left join atoll.returning r on true;
 
