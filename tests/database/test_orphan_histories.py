@@ -16,7 +16,7 @@ from support.fix_nodes import Change, Node, Nodes
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = int(os.environ.get("ATOLL_EXAMPLES", "60")) // 6
+EXAMPLES = int(os.environ.get("ATOLL_EXAMPLES", "30")) // 6
 STEPS = 30
 ROUNDS_MAX = 8
 POLICIES = ("follow", "remove", "restore", "report")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 SEEDS = (
     [int(os.environ["ATOLL_SCHEMA_SEED"])]
     if "ATOLL_SCHEMA_SEED" in os.environ
-    else list(range(int(os.environ.get("ATOLL_EXAMPLES", "40")) // 5))
+    else list(range(int(os.environ.get("ATOLL_EXAMPLES", "20")) // 5))
 )
 STEPS = 40
 START = 3 * 10**11  # milliseconds: later than all that the nodes did before
