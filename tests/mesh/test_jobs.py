@@ -83,6 +83,7 @@ async def test_a_job_waits_for_the_link_and_its_result_comes_back_once(
     jobs_by_route.append(told)
     status, told = await call(one, "/v1/chat/completions", routed, **{"x-atoll-place": "here"})
     assert (status, told["error"]["code"]) == (400, "request-malformed")
+    await mesh.app(two, "select pg_notify('atoll_jobs', 'nonsense')")  # anybody may, and nothing ends
     ((by_sql,),) = await mesh.app(one, "select atoll.ask_later('tiny', %s)", json.dumps(chat(3)))
 
     await mesh.kill(one)

@@ -37,6 +37,7 @@ from atoll.web.routed import routing_routes
 from atoll.web.search import Asked as Search
 from atoll.web.search import Found
 from atoll.web.tensors import tensor_routes
+from support.fix_peers import an_offer
 from support.providers import Provider, running
 
 CHAT = "/v1/chat/completions"
@@ -57,22 +58,7 @@ ROUTE: dict[str, Any] = {
 
 
 def offered(node: int, name: str, model: str = "own", **changes: Any) -> Offer:
-    told: dict[str, Any] = {
-        "tier": "edge",
-        "version": "1",
-        "variant": "f16",
-        "skills": frozenset(Skill),
-        "adapters": (),
-        "context_tokens": None,
-        "state": "ready",
-        "queue": 0,
-        "tokens_per_second": None,
-        "is_upstream": False,
-        "region": "eu",
-        "node_region": "eu",
-        "price": None,
-    }
-    return Offer(node, name, model=model, **told | changes)
+    return an_offer(model, **{"node": node, "name": name, "tier": "edge", "variant": "f16"} | changes)
 
 
 class Neighbours:

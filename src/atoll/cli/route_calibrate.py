@@ -80,15 +80,7 @@ def calibrate(
     if fit:
         half = len(seen) // 2
         calibration, seen = trial.fit(policy, seen[:half]), seen[half:]
-    read = cascade.parse(
-        {
-            "first": first,
-            "then": then,
-            "measure": policy.measure,
-            "threshold": 0.0,
-            "calibration": calibration,
-        }
-    ).calibration
+    read = cascade.parse(_policy(policy, 0.0, calibration)).calibration
     examples = Examples([one.example(read) for one in seen])
     choice = (
         examples.for_accuracy(accuracy, certainty)

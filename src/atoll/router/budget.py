@@ -149,6 +149,8 @@ class Budget:
         self.spent = 0  # of this period, by this process
         self.refused = 0
         self.needed = 0
+        self.held = 0  # of the lease, beside what is in the pocket
+        self.in_vain_until = 0.0  # somebody has waited for more, and nothing came
         self._low = low
         self._clock = clock
         self._period = -1
@@ -157,16 +159,18 @@ class Budget:
         self._full = 0
         self._recent: list[tuple[float, int]] = []
 
+    def has(self, cost: int) -> bool:
+        """Is so much in the pocket? If not, more is asked for."""
+        if self._clock() < self._ends_at and cost <= self._free:
+            return True
+        self.needed = max(self.needed, cost)
+        self._low()
+        return False
+
     def reserve(self, cost: int) -> Reservation | None:
         """At once, or not: `cost` is the most that the request can cost."""
-        found = self.try_to_reserve(cost)
-        self.refused += found is None
-        return found
-
-    def try_to_reserve(self, cost: int) -> Reservation | None:
-        if self._clock() >= self._ends_at or cost > self._free:
-            self.needed = max(self.needed, cost)
-            self._low()
+        if not self.has(cost):
+            self.refused += 1
             return None
         self._free -= cost
         if self._free < self._full // 2:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterable
 
-import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from atoll.router.budget import (
@@ -24,16 +22,14 @@ from atoll.router.budget import (
     may_grant,
     next_move,
 )
-from atoll.router.job_queue import Connect, Connection
 from atoll.sql import query
+from atoll.sql.sessions import Connect, Connection, keep
 
 LOOK_SECONDS = 2.0
 IDLE_SECONDS = 10.0
-AGAIN_SECONDS = 1.0
 BREATH_SECONDS = 0.1
 POLL_SECONDS = 0.05
 IN_VAIN_SECONDS = 10.0
-log = logging.getLogger(__name__)
 
 
 class Budgets:
@@ -42,17 +38,15 @@ class Budgets:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._budgets: dict[str, Budget] = {}
-        self._held: dict[str, int] = {}
-        self._refused_at: dict[str, float] = {}
         self._low = asyncio.Event()
 
     def find(self, name: str) -> Budget | None:
         return self._budgets.get(name)
 
     def is_spent(self, name: str) -> bool:
-        """Is nothing left of it here, in the pocket or of the lease? So is one that is not known."""
+        """Is nothing left of it here? So is one that is not known."""
         budget = self._budgets.get(name)
-        return budget is None or budget.free + self._held.get(name, 0) <= 0
+        return budget is None or budget.free + budget.held <= 0
 
     async def reserve(self, name: str, cost: int, seconds: float = 0.5) -> Reservation | None:
         """As Budget.reserve, but where the pocket is short, wait a moment for more of the lease.
@@ -64,15 +58,12 @@ class Budgets:
             return None
         loop = asyncio.get_running_loop()
         began = loop.time()
-        is_hopeless = began - self._refused_at.get(name, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS
-        ends_at = began + (0.0 if is_hopeless else seconds)
-        while (found := budget.try_to_reserve(cost)) is None and loop.time() < ends_at:
-            await asyncio.sleep(POLL_SECONDS)
-        if found is None:
-            budget.refused += 1
-            if not is_hopeless:
-                self._refused_at[name] = loop.time()
-        return found
+        if began >= budget.in_vain_until:
+            while not budget.has(cost) and loop.time() < began + seconds:
+                await asyncio.sleep(POLL_SECONDS)
+            if not budget.has(cost):
+                budget.in_vain_until = loop.time() + IN_VAIN_SECONDS
+        return budget.reserve(cost)
 
     def numbers(self) -> Iterable[Metric]:
         free = GaugeMetricFamily("atoll_budget_free", "What may be spent here at once.", labels=["budget"])
@@ -86,21 +77,16 @@ class Budgets:
 
     async def run(self) -> None:
         """Until cancelled."""
+        await keep(self._connect, "budgets", self._follow)
+
+    async def _follow(self, connection: Connection) -> None:
         while True:
-            try:
-                async with await self._connect() as connection:
-                    while True:
-                        self._low.clear()
-                        pause = await self.look(connection)
-                        with contextlib.suppress(TimeoutError):
-                            async with asyncio.timeout(pause):
-                                await self._low.wait()
-                        await asyncio.sleep(BREATH_SECONDS)
-            except (psycopg.Error, OSError) as error:
-                log.debug("budgets wait for the database: %s", error)
-            except Exception:
-                log.exception("keeping budgets goes wrong")
-            await asyncio.sleep(AGAIN_SECONDS)
+            self._low.clear()
+            pause = await self.look(connection)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._low.wait()
+            await asyncio.sleep(BREATH_SECONDS)
 
     async def look(self, connection: Connection) -> float:
         """Grant, draw, ask for more, give back; when to look again."""
@@ -147,5 +133,5 @@ class Budgets:
                 found = await (await connection.execute(query("budgets", "move"), values)).fetchone()
                 drawn = draw if found else 0
             if is_present:
-                self._held[budget.name] = max(lease.held - drawn - move.give_back, 0)
+                budget.held = max(lease.held - drawn - move.give_back, 0)
                 budget.fill(period, drawn, terms.period_seconds - now % terms.period_seconds)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -23,16 +21,13 @@ from atoll.domain.errors import DataError, LinkError
 from atoll.router.jobs import narrowest
 from atoll.sql import query
 from atoll.sql.errors import explained
+from atoll.sql.sessions import Connect, Connection, keep
 
-AGAIN_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 WAITING_MAX = 256
 DEADLINE_SECONDS = 86_400.0
 TRIES = 10
 FINAL = ("done", "refused", "cancelled", "dead", "late")
-Connection = AsyncConnection[tuple[Any, ...]]
-Connect = Callable[[], Awaitable[Connection]]
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,23 +58,20 @@ class JobQueue:
 
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
-        self._waiting: dict[int, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}  # by what a notification says
         self.woken = asyncio.Event()  # there may be something to work on
 
     async def run(self) -> None:
         """Hear of jobs until cancelled."""
-        while True:
-            try:
-                async with await self._connect() as connection:
-                    await connection.execute("listen atoll_jobs")
-                    self._wake_all()
-                    async for note in connection.notifies():
-                        self.woken.set()
-                        for event in self._waiting.get(int(note.payload), ()):
-                            event.set()
-            except (psycopg.Error, OSError) as error:
-                log.debug("jobs wait for the database: %s", error)
-                await asyncio.sleep(AGAIN_SECONDS)
+        await keep(self._connect, "callers of jobs", self._hear)
+
+    async def _hear(self, connection: Connection) -> None:
+        await connection.execute("listen atoll_jobs")
+        self._wake_all()
+        async for note in connection.notifies():
+            self.woken.set()
+            for event in self._waiting.get(note.payload, ()):
+                event.set()
 
     async def queue(
         self,
@@ -138,14 +130,14 @@ class JobQueue:
             raise LinkError(
                 "jobs-crowded", f"{WAITING_MAX} callers wait for jobs already", hint="Ask again later."
             )
-        event = asyncio.Event()
-        self._waiting.setdefault(job, set()).add(event)
+        event, name = asyncio.Event(), str(job)
+        self._waiting.setdefault(name, set()).add(event)
         try:
             yield event
         finally:
-            self._waiting[job].discard(event)
-            if not self._waiting[job]:
-                del self._waiting[job]
+            self._waiting[name].discard(event)
+            if not self._waiting[name]:
+                del self._waiting[name]
 
     def _wake_all(self) -> None:
         self.woken.set()

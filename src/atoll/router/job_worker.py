@@ -19,26 +19,26 @@ import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.types.json import Jsonb
 
-from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
+from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.router.asked import Asked, read_asked
-from atoll.router.job_queue import Connect, Connection, JobQueue
+from atoll.router.job_queue import JobQueue
 from atoll.router.jobs import Claim, Job, Leave, Take, Wait, decide, pause_seconds
 from atoll.router.service import Router
+from atoll.runtimes.answers import embedded, gather
 from atoll.serving import asking
 from atoll.serving.service import Serving
 from atoll.sql import query
+from atoll.sql.sessions import Connect, Connection, keep
 
 AT_ONCE = 4
 LOOKED_AT = 100
 LOOK_SECONDS = 5.0
-AGAIN_SECONDS = 1.0
 BREATH_SECONDS = 0.01
 AWAY_SECONDS = 30.0
 TIDY_SECONDS = 60.0
 RESULT_CHARACTERS_MAX = 1_000_000
 EMBEDDINGS = "/v1/embeddings"
-UPSTREAM = "upstream"  # the variant of models that somebody else's server answers for
 AWAY = ("runtime-crowded", "model-unknown")  # which is no fault of the job; nor is a place that is away
 log = logging.getLogger(__name__)
 
@@ -62,18 +62,12 @@ class JobWorker:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._jobs.run())
-            while True:
-                try:
-                    async with await self._connect() as connection:
-                        while True:
-                            await self._rest(await self._look(connection, group))
-                            await self._tidy(connection)
-                except (psycopg.Error, OSError) as error:
-                    log.debug("jobs wait for the database: %s", error)
-                except Exception:
-                    # What goes wrong in a way that nobody thought of must not end the node.
-                    log.exception("looking for jobs goes wrong")
-                await asyncio.sleep(AGAIN_SECONDS)
+            await keep(self._connect, "jobs", partial(self._follow, group))
+
+    async def _follow(self, group: asyncio.TaskGroup, connection: Connection) -> None:
+        while True:
+            await self._rest(await self._look(connection, group))
+            await self._tidy(connection)
 
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -175,50 +169,40 @@ class JobWorker:
                 log.debug("could not renew the lease on job %d: %s", job.id, error)
 
     async def _answer(self, job: Job, path: str, body: Json, scope: str, caller: str | None) -> Json:
-        model, scopes = job.model, frozenset({scope})
-        routed: Asked | None = None
-        if self._router.has(model):
-            skill = Skill.EMBED if path == EMBEDDINGS else Skill.GENERATE
-            routed = read_asked(path, skill, model, body, {}, caller, scopes)
+        scopes = frozenset({scope})
+        skill = Skill.EMBED if path == EMBEDDINGS else Skill.GENERATE
+        routed = None
+        if self._router.has(job.model):
+            routed = read_asked(path, skill, job.model, body, {}, caller, scopes)
         else:
-            self._check_place(model, scope)
-        if path == EMBEDDINGS:
-            given = body.get("input")
-            texts = asking.read_texts([given] if isinstance(given, str) else given)
-            if routed is None:
-                found = await asking.embed(self._serving, model, texts)
-            else:
-                async with self._router.embed(routed, texts).answer() as found:
-                    pass
-            data = [
-                {"object": "embedding", "index": index, "embedding": row.tolist()}
-                for index, row in enumerate(found.vectors)
-            ]
-            usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-            answer: Json = {"object": "list", "data": data, "usage": usage}
-        else:
-            from atoll.runtimes.answers import gather
-
-            opening = (
-                asking.generate(self._serving, model, path, body, scopes)
-                if routed is None
-                else self._router.generate(routed, body).answer()
-            )
-            async with opening as events:
-                answer = gather(path, [event async for event in events])
-        answer["model"] = model
+            self._router.check_scopes(job.model, scopes)
+        answer = (
+            await self._embedded(job.model, body, routed)
+            if skill is Skill.EMBED
+            else await self._said(job.model, path, body, scopes, routed)
+        )
+        answer["model"] = job.model
         if len(json.dumps(answer)) > RESULT_CHARACTERS_MAX:
             raise DataError("job-result", f"the answer has more than {RESULT_CHARACTERS_MAX} characters")
         return answer
 
-    def _check_place(self, model: str, scope: str) -> None:
-        """What may not go to every node may not go to somebody else's server."""
-        base, _ = asking.split(model)
-        variants = [word.variant for word in self._serving.models() if word.model == base]
-        if UPSTREAM in variants and scope != "global":
-            raise PolicyDenied(
-                "job-scope", f'cannot ask model "{model}": it is somebody else\'s, and the job is {scope}'
-            )
+    async def _said(
+        self, model: str, path: str, body: Json, scopes: frozenset[str], routed: Asked | None
+    ) -> Json:
+        opening = (
+            asking.generate(self._serving, model, path, body, scopes)
+            if routed is None
+            else self._router.generate(routed, body).answer()
+        )
+        async with opening as events:
+            return gather(path, [event async for event in events])
+
+    async def _embedded(self, model: str, body: Json, routed: Asked | None) -> Json:
+        texts = asking.texts_of(body)
+        if routed is None:
+            return embedded(await asking.embed(self._serving, model, texts), body)
+        async with self._router.embed(routed, texts).answer() as found:
+            return embedded(found, body)
 
     async def _end(self, job: Job, state: str, more: Json) -> bool:
         row = await self._run("finish", (job.id, state, Jsonb(more)))

@@ -159,8 +159,8 @@ class Router:
             )
         return self._chain(asked, route, ask(inputs, wanted))
 
-    def check_quotes(self, model: str, scopes: Collection[str]) -> None:
-        """May rows of these scopes be quoted to a model of this node that is asked without a route?"""
+    def check_scopes(self, model: str, scopes: Collection[str]) -> None:
+        """May what has these scopes be sent to a model of this node that is asked without a route?"""
         base = asking.split(model)[0]
         for word in self._serving.models():
             if word.model == base and word.variant == UPSTREAM:
@@ -169,7 +169,7 @@ class Router:
                 if kept:
                     raise PolicyDenied(
                         "no-place",
-                        f'cannot quote rows of scope {kept[0]} to model "{model}": it is somebody else\'s',
+                        f'cannot send what has scope {kept[0]} to model "{model}": it is somebody else\'s',
                         hint="Ask a model of this node, or a route that leads to one.",
                     )
 

@@ -6,12 +6,16 @@ names.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from atoll.domain.errors import LinkError
 from atoll.runtimes import events
+
+if TYPE_CHECKING:
+    from atoll.runtimes.contract import Embeddings
 
 Json = dict[str, Any]
 
@@ -24,6 +28,21 @@ def gather(path: str, stream: Iterable[bytes]) -> Json:
     if path == "/v1/messages":
         return _message(contents)
     return _choices(contents, is_chat=path == "/v1/chat/completions")
+
+
+def embedded(found: Embeddings, body: Mapping[str, Any]) -> Json:
+    """Vectors as OpenAI's clients read them: as numbers, or packed where that was asked for."""
+    is_packed = body.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": index, "embedding": _pack(row) if is_packed else row.tolist()}
+        for index, row in enumerate(found.vectors)
+    ]
+    usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+    return {"object": "list", "data": data, "usage": usage}
+
+
+def _pack(row: Any) -> str:
+    return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
 def _choices(contents: list[Json], is_chat: bool) -> Json:

@@ -70,6 +70,12 @@ def _may_ask_again(error: BaseException) -> bool:
     return isinstance(error, LinkError) and error.code in AGAIN
 
 
+def texts_of(body: Mapping[str, Any]) -> list[str]:
+    """What a request would have embedded; one text may stand by itself."""
+    given = body.get("input")
+    return read_texts([given] if isinstance(given, str) else given)
+
+
 def read_texts(given: Any) -> list[str]:
     """What is to be embedded, if it is a list of texts and not too many."""
     if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):

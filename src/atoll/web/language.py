@@ -6,7 +6,6 @@ Who hangs up frees the engine. Errors have the shape of the protocol that was sp
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +21,7 @@ from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
 from atoll.router.job_queue import JobQueue
 from atoll.router.service import Router
+from atoll.runtimes.answers import embedded
 from atoll.runtimes.contract import STREAMED
 from atoll.runtimes.events import content as content_of
 from atoll.serving import asking
@@ -102,7 +102,7 @@ def language_routes(
             caller = check(request)
             body = await read_object(request)
             later = read_later(request, body) if jobs is not None else None
-            model, texts = _model_of(body, serving, Skill.EMBED), _texts_of(body)
+            model, texts = _model_of(body, serving, Skill.EMBED), asking.texts_of(body)
             if jobs is not None and later is not None:
                 kept = scopes_later(router, request, Skill.EMBED, model, body, caller)
                 return await answer_later(jobs, later, model, request.url.path, body, kept, caller)
@@ -117,14 +117,7 @@ def language_routes(
                 found = await asking.embed(serving, model, texts)
         except AtollError as error:
             return refusal(error, request.url.path, headers)
-        is_packed = body.get("encoding_format") == "base64"
-        data = [
-            {"object": "embedding", "index": index, "embedding": _pack(row) if is_packed else row.tolist()}
-            for index, row in enumerate(found.vectors)
-        ]
-        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-        told = {"object": "list", "model": model, "data": data, "usage": usage}
-        return JSONResponse(told, headers=headers)
+        return JSONResponse({**embedded(found, body), "model": model}, headers=headers)
 
     return [
         Route("/v1/models", list_models, methods=["GET"]),
@@ -164,7 +157,7 @@ class _Own:
             loaded = self.serving.loaded(base)
         found = await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
         if found.scopes and self.router is not None:
-            self.router.check_quotes(self.model, found.scopes)
+            self.router.check_scopes(self.model, found.scopes)
         return found
 
     def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
@@ -260,15 +253,6 @@ def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
         "the request names no model" if able else f"no model of this node is made to {skill}",
         hint=f"There are: {', '.join(able)}." if able else "Add one: atoll model add FILE",
     )
-
-
-def _texts_of(body: Mapping[str, Any]) -> list[str]:
-    given = body.get("input")
-    return asking.read_texts([given] if isinstance(given, str) else given)
-
-
-def _pack(row: Any) -> str:
-    return base64.b64encode(row.astype("<f4").tobytes()).decode()
 
 
 def _route_words(name: str) -> dict[str, Any]:
