@@ -144,6 +144,8 @@ class Models:
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
         routes = await connection.cursor(row_factory=dict_row).execute(query("routes", "all"))
         self.router.set_routes(await routes.fetchall())
+        if (await (await connection.execute(query("budgets", "there"))).fetchone()) == (True,):
+            self.budgets.wake()
         read = rows, adapters, upstream_keys.changed_at(self._home)
         if read != self._read or any(problem.missing for problem in self._problems.values()):
             self._read = read

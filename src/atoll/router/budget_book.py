@@ -26,7 +26,6 @@ from atoll.sql import query
 from atoll.sql.sessions import Connect, Connection, keep
 
 LOOK_SECONDS = 2.0
-IDLE_SECONDS = 10.0
 BREATH_SECONDS = 0.1
 POLL_SECONDS = 0.05
 IN_VAIN_SECONDS = 10.0
@@ -39,6 +38,7 @@ class Budgets:
         self._connect = connect
         self._budgets: dict[str, Budget] = {}
         self._low = asyncio.Event()
+        self._is_needed = asyncio.Event()
 
     def find(self, name: str) -> Budget | None:
         return self._budgets.get(name)
@@ -76,13 +76,24 @@ class Budgets:
         yield from (free, spent, refused)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await keep(self._connect, "budgets", self._follow)
+        """Until cancelled. Where there are no budgets, no session is held."""
+        await keep(self._connect_when_needed, "budgets", self._follow)
+
+    def wake(self) -> None:
+        """There is a budget, or something of one that was."""
+        self._is_needed.set()
+
+    async def _connect_when_needed(self) -> Connection:
+        await self._is_needed.wait()
+        return await self._connect()
 
     async def _follow(self, connection: Connection) -> None:
         while True:
+            self._is_needed.clear()
             self._low.clear()
             pause = await self.look(connection)
+            if not self._budgets:
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._low.wait()
@@ -90,11 +101,12 @@ class Budgets:
 
     async def look(self, connection: Connection) -> float:
         """Grant, draw, ask for more, give back; when to look again."""
+        await connection.execute(query("budgets", "forget_dropped"))
         rows = await (await connection.execute(query("budgets", "facts"))).fetchall()
         self._budgets = {
             row[1]: self._budgets.get(row[1]) or Budget(row[1], row[3], self._low.set) for row in rows
         }
-        pause = LOOK_SECONDS if rows else IDLE_SECONDS
+        pause = LOOK_SECONDS
         for me, name, amount, _, period_seconds, granter, nodes, now, told in rows:
             terms = Terms(amount, period_seconds, nodes)
             leases = [Lease(*one) for one in told]

@@ -1,7 +1,7 @@
 """The queue of jobs, as those see it who ask: taking one in, reading it, waiting for what comes of it.
 
 Jobs are rows of a shared table, so a job that was taken in survives any crash, and its result arrives by
-replication. Whoever waits is woken by the row's own notification.
+replication. Whoever waits is woken by the notification of the row, which the worker hears.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from atoll.domain.errors import DataError, LinkError
 from atoll.router.jobs import narrowest
 from atoll.sql import query
 from atoll.sql.errors import explained
-from atoll.sql.sessions import Connect, Connection, keep
+from atoll.sql.sessions import Connect
 
 LOOK_SECONDS = 5.0
 WAITING_MAX = 256
@@ -59,18 +59,16 @@ class JobQueue:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._waiting: dict[str, set[asyncio.Event]] = {}  # by what a notification says
-        self.woken = asyncio.Event()  # there may be something to work on
 
-    async def run(self) -> None:
-        """Hear of jobs until cancelled."""
-        await keep(self._connect, "callers of jobs", self._hear)
+    def hear(self, notification: str) -> None:
+        """What came on the channel of jobs: the id of one that was written, or whatever somebody sent."""
+        for event in self._waiting.get(notification, ()):
+            event.set()
 
-    async def _hear(self, connection: Connection) -> None:
-        await connection.execute("listen atoll_jobs")
-        self._wake_all()
-        async for note in connection.notifies():
-            self.woken.set()
-            for event in self._waiting.get(note.payload, ()):
+    def wake(self) -> None:
+        """Notifications may have been missed."""
+        for events in self._waiting.values():
+            for event in events:
                 event.set()
 
     async def queue(
@@ -138,12 +136,6 @@ class JobQueue:
             self._waiting[name].discard(event)
             if not self._waiting[name]:
                 del self._waiting[name]
-
-    def _wake_all(self) -> None:
-        self.woken.set()
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
 
     async def _row(self, name: str, parameters: Any) -> dict[str, Any] | None:
         try:

@@ -61,20 +61,17 @@ class JobWorker:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._jobs.run())
             await keep(self._connect, "jobs", partial(self._follow, group))
 
     async def _follow(self, group: asyncio.TaskGroup, connection: Connection) -> None:
+        await connection.execute("listen atoll_jobs")
+        self._jobs.wake()
         while True:
-            await self._rest(await self._look(connection, group))
+            pause = await self._look(connection, group)
             await self._tidy(connection)
-
-    async def _rest(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, BREATH_SECONDS)):
-                await self._jobs.woken.wait()
-        self._jobs.woken.clear()
-        await asyncio.sleep(BREATH_SECONDS)
+            async for note in connection.notifies(timeout=max(pause, BREATH_SECONDS), stop_after=1):
+                self._jobs.hear(note.payload)
+            await asyncio.sleep(BREATH_SECONDS)
 
     def numbers(self) -> Iterable[Metric]:
         known = GaugeMetricFamily(
@@ -110,7 +107,6 @@ class JobWorker:
 
     def _leave(self, job: int, _: asyncio.Task[None]) -> None:
         del self._working[job]
-        self._jobs.woken.set()
 
     async def _tidy(self, connection: Connection) -> None:
         if time.monotonic() - self._tidied_at >= TIDY_SECONDS:

@@ -14,7 +14,7 @@ declare
     wanted record;
 begin
     for wanted in select w.rel::regclass, w.channel
-                    from (values ('atoll.model', 'atoll_models'), ('atoll.desired_model', 'atoll_models'), ('atoll.api_key', 'atoll_models'), ('atoll.offer', 'atoll_offers'), ('atoll.route', 'atoll_models'),
+                    from (values ('atoll.model', 'atoll_models'), ('atoll.desired_model', 'atoll_models'), ('atoll.api_key', 'atoll_models'), ('atoll.offer', 'atoll_offers'), ('atoll.route', 'atoll_models'), ('atoll.budget', 'atoll_models'),
                                  ('atoll.pipeline', 'atoll_pipelines'), ('atoll.embedding', 'atoll_pipelines'), ('atoll.search_rule', 'atoll_search'), ('atoll.rollup_rule', 'atoll_rollups')) w (rel, channel)
                    where not exists (select from pg_trigger g where g.tgrelid = w.rel::regclass and g.tgname = 'wake_node' and g.tgenabled = 'A')
     loop

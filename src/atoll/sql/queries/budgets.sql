@@ -23,5 +23,8 @@ select granted from atoll.grant_lease(%s, %s, %s, %s);
 -- forget: leases of periods long ago
 delete from atoll.budget_lease where budget = %s and period = any (%s);
 
--- forget_all: leases of budgets that have been dropped
+-- there: whether there is any, or a lease of one that was
+select exists (select from atoll.budget) or exists (select from atoll.budget_lease l where l.node = atoll.me());
+
+-- forget_dropped: this node's leases of budgets that are no more
 delete from atoll.budget_lease l where not exists (select from atoll.budget b where b.name = l.budget) and l.node = atoll.me();
