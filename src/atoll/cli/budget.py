@@ -11,6 +11,7 @@ from atoll.cli import flags
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
 MILLIONTHS = 1_000_000
+MOST = 1e12
 group = typer.Typer(help="Budgets: what clouds may cost, over all nodes together.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="Name of the budget.")]
 
@@ -18,7 +19,9 @@ NameArgument = Annotated[str, typer.Argument(help="Name of the budget.")]
 @group.command("set")
 def set_budget(
     name: NameArgument,
-    amount: Annotated[float, typer.Argument(min=0, help="In the currency of prices; or so many tokens.")],
+    amount: Annotated[
+        float, typer.Argument(min=0, max=MOST, help="In the currency of prices; or so many tokens.")
+    ],
     period: Annotated[str, typer.Option(metavar="TIME", help="How long it lasts, then anew.")] = "1d",
     in_tokens: Annotated[bool, typer.Option("--tokens", help="Count tokens, not their price.")] = False,
     home: HomeOption = None,

@@ -9,8 +9,9 @@ import typer
 
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
+STATES = ("waiting", "working", "done", "refused", "cancelled", "dead", "late")
 group = typer.Typer(help="Jobs: requests of models that are answered later.", no_args_is_help=True)
-IdArgument = Annotated[int, typer.Argument(metavar="ID", help="Id of the job.")]
+IdArgument = Annotated[int, typer.Argument(metavar="ID", min=0, max=2**63 - 1, help="Id of the job.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
@@ -27,6 +28,8 @@ def list_jobs(
     """List the jobs that this node knows of."""
     from atoll.cli.rows import fetch, print_table
 
+    if state not in (None, *STATES):
+        raise typer.BadParameter(f'there is no state "{state}"', param_hint="--state")
     found = fetch(running_postgres(find_home(home)), "jobs", "listing", {"state": state, "most": most})
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
