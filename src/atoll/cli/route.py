@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from atoll.cli import flags
 from atoll.cli.home import HomeOption, find_home, running_postgres
 from atoll.cli.route_calibrate import calibrate
 from atoll.domain.models import Skill
@@ -63,6 +64,13 @@ def set_route(
     cascade: Annotated[
         str | None, typer.Option(metavar="JSON", help="All of that, as `route calibrate` prints it.")
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="exact|JSON", help="Give answers again; to like questions as `cache calibrate` prints."
+        ),
+    ] = None,
+    cache_for: Annotated[str | None, typer.Option(metavar="TIME", help="For how long; a day.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Say where requests for a name may be answered, on every node. What was said before is replaced."""
@@ -71,6 +79,7 @@ def set_route(
     from atoll.cli.rows import fetch
 
     told = _cascade(cascade, first=first, measure=measure, threshold=threshold)
+    again = _cache(cache, cache_for)
     places = [word.strip() for word in prefer.split(",") if word.strip()]
     wish = {
         "name": name,
@@ -84,6 +93,7 @@ def set_route(
         "keys": key or [],
         "budget": budget,
         "cascade": None if told is None else Jsonb(told),
+        "cache": None if again is None else Jsonb(again),
     }
     fetch(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")
@@ -113,6 +123,24 @@ def _cascade(given: str | None, **said: Any) -> dict[str, Any] | None:
         told = told.get("cascade", told)
     if isinstance(told, dict):
         told = {**told, **own}
+    parse(told)
+    return dict(told)
+
+
+def _cache(given: str | None, lasting: str | None) -> dict[str, Any] | None:
+    from atoll.router.answers.policy import parse
+
+    if given is None:
+        if lasting is not None:
+            raise typer.BadParameter("it needs --cache", param_hint="--cache-for")
+        return None
+    try:
+        told = {} if given == "exact" else json.loads(given)
+    except ValueError as error:
+        raise typer.BadParameter(f'it is neither "exact" nor JSON: {error}', param_hint="--cache") from None
+    if isinstance(told, dict):
+        told = told.get("cache", told)
+        told = told if lasting is None else {**told, "seconds": flags.duration("cache-for", lasting)}
     parse(told)
     return dict(told)
 

@@ -30,12 +30,14 @@ from atoll.pipelines.service import Pipelines
 from atoll.registry.parcels import Parcels
 from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
+from atoll.router.answers.book import Answers
 from atoll.router.budget_book import Budgets
 from atoll.router.job_queue import JobQueue
 from atoll.router.job_worker import JobWorker
 from atoll.router.places import Terms
 from atoll.router.service import Router
 from atoll.serving.decide import State
+from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving, Word
 from atoll.sql import query
 from atoll.web.keys import APP, hash_key
@@ -70,7 +72,16 @@ class Models:
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.peers = Peers(self.serving, settings, self._options)
         self.budgets = Budgets(postgres.connect)
-        self.router = Router(self.serving, settings.region, self._terms, self.peers, budgets=self.budgets)
+        self.embedder = Embedder(self.serving)
+        self.answers = Answers(postgres.connect, self.embedder.vector)
+        self.router = Router(
+            self.serving,
+            settings.region,
+            self._terms,
+            self.peers,
+            budgets=self.budgets,
+            answers=self.answers,
+        )
         self.jobs = JobQueue(postgres.connect)
         self.job_worker = JobWorker(self.serving, self.router, self.jobs, postgres.connect)
         self.pipelines = Pipelines(
@@ -119,6 +130,7 @@ class Models:
             group.create_task(self.pipelines.run())
             group.create_task(self.job_worker.run())
             group.create_task(self.budgets.run())
+            group.create_task(self.answers.run())
             group.create_task(self._scrub.run(lambda: self._catalog.files))
 
     async def _follow(self) -> None:

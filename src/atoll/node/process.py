@@ -152,7 +152,7 @@ def http_routes(node: Node) -> list[BaseRoute]:
         return await log_in(node.home, node.settings, node.postgres, "atoll feed")
 
     models = node.models
-    search = make_search(node.home, node.settings, node.postgres, models.serving if models else None)
+    search = make_search(node.home, node.settings, node.postgres, models.embedder if models else None)
     routes: list[BaseRoute] = [
         question_route(node.questions.ask, password),
         feed_route(follow, password),
@@ -176,6 +176,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
         metrics.add(models.pipelines.numbers)
         metrics.add(models.job_worker.numbers)
         metrics.add(models.budgets.numbers)
+        metrics.add(models.answers.numbers)
     node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     if models is not None:

@@ -12,9 +12,8 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from atoll.domain.errors import AtollError, LinkError
-from atoll.serving.asking import split
-from atoll.serving.service import Serving
+from atoll.domain.errors import AtollError
+from atoll.serving.embedding import Embedder
 from atoll.sql import query
 from atoll.web.search import Asked
 
@@ -33,7 +32,7 @@ NONE = QueryVector()
 
 
 async def make_vector(
-    serving: Serving | None, connection: AsyncConnection[tuple[Any, ...]], asked: Asked
+    embedder: Embedder | None, connection: AsyncConnection[tuple[Any, ...]], asked: Asked
 ) -> QueryVector:
     """Nothing is made for a search that brings a vector, wants none, or has none to compare it with."""
     words = (asked.query or "").strip()
@@ -45,11 +44,11 @@ async def make_vector(
     model, version, is_behind = row
     if version is None:
         return _by_words("no row has a vector on this node yet")
-    if serving is None:
+    if embedder is None:
         return _by_words("no models run here to make the query's vector")
     try:
         async with asyncio.timeout(EMBED_SECONDS_MAX):
-            vector, made_by = await _embed(serving, model, words)
+            vector, made_by = await embedder.vector(model, words)
     except TimeoutError:
         return _by_words(f'model "{model}" did not answer within {EMBED_SECONDS_MAX:g} s')
     except AtollError as error:
@@ -57,17 +56,7 @@ async def make_vector(
     if made_by != version:
         return _by_words(f'the rows\' vectors are by version {version} of "{model}", here is {made_by}')
     note = "some rows have no vector of this version yet" if is_behind else None
-    return QueryVector(vector, model, version, note)
-
-
-async def _embed(serving: Serving, model: str, words: str) -> tuple[list[float], str]:
-    base, _ = split(model)
-    async with serving.use(base) as runtime:
-        loaded = serving.loaded(base)
-        if loaded is None:
-            raise LinkError("runtime-broken", f'model "{base}" is not loaded any more')
-        found = await runtime.embed([words])
-        return found.vectors[0].tolist(), loaded.wanted.version
+    return QueryVector(vector.tolist(), model, version, note)
 
 
 def _by_words(why: str) -> QueryVector:

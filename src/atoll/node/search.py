@@ -21,7 +21,7 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.postgres.server import Postgres
 from atoll.node.query_vector import make_vector
-from atoll.serving.service import Serving
+from atoll.serving.embedding import Embedder
 from atoll.sql import query
 from atoll.sql.errors import explained
 from atoll.web.search import Asked, Found, Search
@@ -37,11 +37,13 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 Connect = Callable[[], Awaitable[Connection]]
 
 
-def make_search(home: Home, settings: Settings, postgres: Postgres, serving: Serving | None = None) -> Search:
-    return search_by(lambda: log_in(home, settings, postgres, "atoll search", SESSION), serving)
+def make_search(
+    home: Home, settings: Settings, postgres: Postgres, embedder: Embedder | None = None
+) -> Search:
+    return search_by(lambda: log_in(home, settings, postgres, "atoll search", SESSION), embedder)
 
 
-def search_by(connect: Connect, serving: Serving | None) -> Search:
+def search_by(connect: Connect, embedder: Embedder | None) -> Search:
     """Searches wait for each other: more at once than this would only be slower.
 
     Whoever has no models at hand searches by words, or by a vector that the caller gives.
@@ -51,7 +53,7 @@ def search_by(connect: Connect, serving: Serving | None) -> Search:
     async def search(asked: Asked) -> Found:
         try:
             async with turn, await connect() as connection:
-                made = await make_vector(serving, connection, asked)
+                made = await make_vector(embedder, connection, asked)
                 asked = replace(asked, vector=made.vector or asked.vector, version=made.version)
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(

@@ -55,6 +55,8 @@ class Asked:
     hints: Hints = NO_HINTS
     deadline_seconds: float | None = None
     max_cost: float | None = None  # what may still be spent on it
+    may_be_old: bool = True  # may it be given an answer that was given before?
+    may_be_held: bool = True  # may its answer be given again?
 
     @property
     def tokens_in(self) -> int:
@@ -75,6 +77,7 @@ def read_asked(
     scopes: frozenset[str] = frozenset(),
 ) -> Asked:
     """Of a request over HTTP; the names of headers are small."""
+    wishes = {word.strip() for word in headers.get("cache-control", "").lower().split(",", WORDS_MAX)}
     size, images = weigh({name: value for name, value in body.items() if name != "provider"})
     return Asked(
         model,
@@ -90,6 +93,8 @@ def read_asked(
         _hints(body.get("provider"), headers.get("x-atoll-place")),
         _header(headers, "x-atoll-deadline"),
         _header(headers, "x-atoll-max-cost"),
+        wishes.isdisjoint({"no-cache", "no-store"}),
+        "no-store" not in wishes,
     )
 
 

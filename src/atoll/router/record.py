@@ -26,11 +26,14 @@ class Trip:
     tries: list[dict[str, Any]] = field(default_factory=list)
     place: Place | None = None
     end: str = "asked"  # then answered, broken, refused or left
+    again: dict[str, Any] | None = None  # the answer that was given once more
     cascade: dict[str, Any] | None = None  # how sure the first model was, and what came of it
 
     @property
     def header(self) -> str:
         where = "none" if self.place is None else self.place.label
+        if self.again is not None:
+            return f"cache; route={self.decision.route.name}; age={self.again['age_seconds']:g}; id={self.id}"
         return f"{where}; route={self.decision.route.name}{self._sureness()}; id={self.id}"
 
     def _sureness(self) -> str:
@@ -58,6 +61,7 @@ class Trip:
             "answered_by": answered,
             "tries": self.tries,
             **self.decision.told(),
+            **({} if self.again is None else {"again": self.again}),
             **({} if self.cascade is None else {"cascade": self.cascade}),
         }
 
@@ -74,6 +78,7 @@ class Records:
 
     def count(self, trip: Trip) -> None:
         kind = "none" if trip.place is None else str(trip.place.kind)
+        kind = kind if trip.again is None else "cache"
         self.answers[trip.decision.route.name, kind, trip.end] += 1
 
     def forget_routes_but(self, names: Container[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from atoll.domain.errors import DataError
+from atoll.router.answers import policy as again
 from atoll.router.cascade import Policy
 from atoll.router.cascade import parse as read_cascade
 from atoll.router.place import Kind, Place
@@ -38,6 +39,7 @@ class Route:
     budget: str | None = None  # that pays for clouds
     options: Mapping[str, Any] = field(default_factory=dict)
     cascade: Policy | None = None
+    again: again.Policy | None = None  # where answers are given again
 
     def turns(self) -> tuple[Route, Route]:
         """Of a cascade: to its first model, and to those that are asked where that one is not sure."""
@@ -98,6 +100,7 @@ def _read(row: Mapping[str, Any]) -> Route:
         None if options.get("budget") is None else _text(options["budget"]),
         options,
         None if options.get("cascade") is None else read_cascade(options["cascade"]),
+        None if options.get("cache") is None else again.parse(options["cache"]),
     )
     if found.cascade is not None and not all(any(turn.models.values()) for turn in found.turns()):
         raise ValueError("its cascade needs two of its models: one that is asked first, and another one")

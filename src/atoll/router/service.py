@@ -32,6 +32,8 @@ from atoll.domain.errors import DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
 from atoll.observe.metrics import gauge
 from atoll.router import cascade
+from atoll.router.again import Again
+from atoll.router.answers.book import Answers
 from atoll.router.asked import Asked
 from atoll.router.budget import Reservation, charge
 from atoll.router.budget_book import Budgets
@@ -45,6 +47,7 @@ from atoll.router.place import Kind, Place
 from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
 from atoll.router.record import KEPT_MAX, Records
 from atoll.router.route import Route, from_row
+from atoll.router.wording import Quoted
 from atoll.runtimes.contract import Array, Ask, Embeddings, Runtime
 from atoll.serving import asking
 from atoll.serving.service import Serving
@@ -64,8 +67,9 @@ class Router:
         peers: Peers | None = None,
         clock: Callable[[], float] = time.monotonic,
         budgets: Budgets | None = None,
+        answers: Answers | None = None,
     ) -> None:
-        """Without `peers` nobody else is asked, without `budgets` there are none.
+        """Without `peers` nobody else is asked, without `budgets` or `answers` there are none.
 
         `terms_of` says what rows say of a model on this node.
         """
@@ -74,6 +78,7 @@ class Router:
         self._terms_of = terms_of
         self._peers = peers
         self._budgets = budgets
+        self._answers = answers
         self._routes: dict[str, Route | DataError] = {}
         self._course = Course(self._round_trip, clock)
         self._records = Records()
@@ -91,6 +96,10 @@ class Router:
                 found[str(row["name"])] = error
         self._routes = found
         self._records.forget_routes_but(found)
+        if self._answers is not None:
+            self._answers.need(
+                name for name, route in found.items() if isinstance(route, Route) and route.again
+            )
 
     def names(self) -> list[str]:
         return sorted(self._routes)
@@ -113,8 +122,17 @@ class Router:
 
     # Requests: each is asked when its chain's `answer` is entered
 
-    def generate(self, asked: Asked, body: Body) -> Answering[AsyncIterator[bytes]]:
+    def generate(
+        self, asked: Asked, body: Body, quoted: Quoted | None = None
+    ) -> Answering[AsyncIterator[bytes]]:
         """The events of an answer."""
+        route = self._checked(asked)
+        chain, policy, answers = self._generate(asked, body), route.again, self._answers
+        if policy is None or answers is None:
+            return chain
+        return Again(chain, answers, policy, asked, route, body, quoted, self._records, self._me.number)
+
+    def _generate(self, asked: Asked, body: Body) -> Answering[AsyncIterator[bytes]]:
         route, scopes = self._whose(asked)
 
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from atoll.domain.errors import PolicyDenied
 from atoll.retrieval import quoting, wish
+from atoll.router.wording import Quoted
 from atoll.runtimes.contract import STREAMED
 from atoll.web.keys import APP
 from atoll.web.search import Asked, Search
@@ -26,6 +27,7 @@ class Prepared:
     body: Mapping[str, Any]
     scopes: frozenset[str] = frozenset()
     beside: Mapping[str, Any] = field(default_factory=dict)
+    quoted: Quoted | None = None
 
 
 class Retriever:
@@ -59,4 +61,6 @@ class Retriever:
         asked["messages"] = quoting.with_quotes(body["messages"], quoted)
         notes = [f"{table}: {one.note}" for table, one in zip(wanted.tables, found, strict=True) if one.note]
         told = {"query": wanted.query, "found": len(rows), "left_out": quoted.left_out, "notes": notes}
-        return Prepared(asked, quoted.scopes, {"citations": quoted.citations, "retrieval": told})
+        beside = {"citations": quoted.citations, "retrieval": told}
+        said = Quoted(wanted.tables, wish.said_last(body["messages"]))
+        return Prepared(asked, quoted.scopes, beside, said)

@@ -78,7 +78,7 @@ class Routed:
         if prepared.scopes:
             size, _ = weigh(prepared.body)
             asked = replace(asked, scopes=asked.scopes | prepared.scopes, bytes_in=size)
-        chain = self._router.generate(asked, prepared.body)
+        chain = self._router.generate(asked, prepared.body, prepared.quoted)
         self._trip = chain.trip
         async with chain.answer() as found:
             yield found

@@ -11,7 +11,8 @@ begin atomic
            ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
            ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
            ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null),
-           ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null);
+           ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null),
+           ('atoll.answer', 'merge', 'scope');
 end;
 
 -- How their columns merge, where the latest value is not what holds.

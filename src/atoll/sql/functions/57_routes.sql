@@ -28,8 +28,9 @@ begin
 end $$;
 
 drop function if exists atoll.set_route(text, jsonb, text[], double precision, double precision, double precision, jsonb, double precision, text[]);
+drop function if exists atoll.set_route(text, jsonb, text[], double precision, double precision, double precision, jsonb, double precision, text[], text, jsonb);
 
-create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text, with_cascade jsonb) returns text
+create or replace function atoll.set_route(called text, of_models jsonb, preferred text[], deadline double precision, first_token double precision, cost double precision, with_labels jsonb, hedge_after double precision, with_keys text[], with_budget text, with_cascade jsonb, with_cache jsonb) returns text
 language plpgsql set search_path = pg_catalog as $$
 declare
     allowed constant integer := 256;
@@ -81,10 +82,10 @@ begin
     end if;
     insert into atoll.route (name, models, prefer, deadline_seconds, first_token_seconds, max_cost, labels, hedge_after_seconds, options)
     values (called, of_models, preferred, coalesce(deadline, 300), first_token, cost, with_labels, hedge_after,
-            jsonb_strip_nulls(jsonb_build_object('keys', case when cardinality(with_keys) > 0 then with_keys end, 'budget', with_budget, 'cascade', with_cascade)))
+            jsonb_strip_nulls(jsonb_build_object('keys', case when cardinality(with_keys) > 0 then with_keys end, 'budget', with_budget, 'cascade', with_cascade, 'cache', with_cache)))
     on conflict (name) do update set models = excluded.models, prefer = excluded.prefer, deadline_seconds = excluded.deadline_seconds,
        first_token_seconds = excluded.first_token_seconds, max_cost = excluded.max_cost, labels = excluded.labels,
-       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - array['keys', 'budget', 'cascade'] || excluded.options;
+       hedge_after_seconds = excluded.hedge_after_seconds, options = route.options - array['keys', 'budget', 'cascade', 'cache'] || excluded.options;
     return called;
 end $$;
 

@@ -4,7 +4,7 @@ select atoll.me() as me, name, models, prefer, deadline_seconds, first_token_sec
 
 -- set: what a route is from now on
 select atoll.set_route(%(name)s, %(models)s, %(prefer)s, %(deadline_seconds)s, %(first_token_seconds)s, %(max_cost)s, %(labels)s,
-                       %(hedge_after_seconds)s, %(keys)s, %(budget)s, %(cascade)s) as name;
+                       %(hedge_after_seconds)s, %(keys)s, %(budget)s, %(cascade)s, %(cache)s) as name;
 
 -- remove: a route
 select atoll.drop_route(%s);
