@@ -26,6 +26,7 @@ from atoll.pipelines.service import Pipelines
 from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.echo import EchoRuntime
 from atoll.serving.berth import Wanted
+from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving
 from atoll.web.app import WebServer
 from atoll.web.keys import APP, Keys, hash_key
@@ -70,7 +71,7 @@ class Site:
         self.node = node
         self.asks: list[Ask] = []
         self.serving = Serving(1000)
-        self.search = search_by(lambda: self._app(SESSION), self.serving)
+        self.search = search_by(lambda: self._app(SESSION), Embedder(self.serving))
         keys = Keys(lambda: {hash_key("secret"): APP, hash_key("k1"): "till", hash_key("k2"): "desk"}, False)
         retriever = Retriever(self.search, lambda: {"desk"})
         routes = [

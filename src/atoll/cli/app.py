@@ -16,6 +16,7 @@ from atoll.cli import (
     ask,
     backup,
     budget,
+    cache,
     chat,
     check,
     conflicts,
@@ -85,6 +86,7 @@ app.add_typer(model.group, name="model")
 app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(job.group, name="job")
 app.add_typer(budget.group, name="budget")
+app.add_typer(cache.group, name="cache")
 app.command()(chat.chat)
 app.command()(chat.embed)
 app.command()(chat.infer)

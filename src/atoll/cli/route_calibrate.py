@@ -103,11 +103,12 @@ def calibrate(
 
 def _rows(file: Path | None, sql: str | None, node: Any, given: str, label: str) -> Iterator[tuple[Any, Any]]:
     """What is asked and what is right, row by row."""
+    from atoll.cli.labelled import rows_of
     from atoll.domain.errors import DataError
 
     if (file is None) is (sql is None):
         raise DataError("request-malformed", "the labelled rows are in one file, or come of one query")
-    for number, row in enumerate(_of_file(file) if file is not None else _of_query(node, sql or ""), 1):
+    for number, row in enumerate(rows_of(file) if file is not None else _of_query(node, sql or ""), 1):
         if not isinstance(row, dict) or given not in row or label not in row:
             raise DataError(
                 "request-malformed",
@@ -115,23 +116,6 @@ def _rows(file: Path | None, sql: str | None, node: Any, given: str, label: str)
                 hint="Name the columns: --input COLUMN --label COLUMN",
             )
         yield row[given], row[label]
-
-
-def _of_file(file: Path) -> Iterator[Any]:
-    import csv
-
-    from atoll.domain.errors import DataError
-
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            if file.suffix == ".csv":
-                yield from csv.DictReader(lines)
-                return
-            for line in lines:
-                if line.strip():
-                    yield json.loads(line)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError("request-malformed", f"cannot read {file}", detail=f"{error}.") from error
 
 
 def _of_query(node: Any, sql: str) -> Iterator[dict[str, Any]]:

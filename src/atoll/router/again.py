@@ -7,7 +7,7 @@ first, as for any other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,6 +41,7 @@ class Again:
         quoted: Quoted | None,
         records: Records,
         node: int,
+        is_current: Callable[[Place], bool],
     ) -> None:
         self._chain = chain
         self._answers = answers
@@ -50,6 +51,7 @@ class Again:
         self._quoted = quoted
         self._records = records
         self._node = node
+        self._is_current = is_current
         self._wording = read_wording(asked, route, policy, body, quoted)
         self._vector: tuple[bytes, str] | None = None
         self.trip: Trip = chain.trip
@@ -59,8 +61,12 @@ class Again:
         found = self._exact() or await self._near()
         if found is None:
             self._count("new")
+            current = {place.key for place in self.trip.decision.order if self._is_current(place)}
             async with self._chain.answer() as events:
-                yield self._held(events)
+                place = self.trip.place
+                if place is not None and place.key in current and self._is_current(place):
+                    events = self._held(events, place)
+                yield events
             return
         answer, likeness = found
         self._count("same" if likeness is None else "alike")
@@ -109,7 +115,7 @@ class Again:
             for place in places
         )
 
-    async def _held(self, events: Events) -> Events:
+    async def _held(self, events: Events, place: Place) -> Events:
         kept: list[bytes] | None = [] if self._asked.may_be_held else None
         size = 0
         async for event in events:
@@ -118,8 +124,7 @@ class Again:
                 kept.append(event)
                 kept = kept if size <= ANSWER_BYTES_MAX else None
             yield event
-        place = self.trip.place
-        if kept is not None and place is not None and is_whole(self._asked.path, kept):
+        if kept is not None and is_whole(self._asked.path, kept):
             self._hold(place, b"".join(kept))
 
     def _hold(self, place: Place, events: bytes) -> None:

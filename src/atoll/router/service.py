@@ -130,7 +130,8 @@ class Router:
         chain, policy, answers = self._generate(asked, body), route.again, self._answers
         if policy is None or answers is None:
             return chain
-        return Again(chain, answers, policy, asked, route, body, quoted, self._records, self._me.number)
+        whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current)
+        return Again(chain, answers, policy, *whole)
 
     def _generate(self, asked: Asked, body: Body) -> Answering[AsyncIterator[bytes]]:
         route, scopes = self._whose(asked)
@@ -273,6 +274,11 @@ class Router:
             f'budget "{route.budget}" has too little left on this node',
             hint="See what is left: atoll budget list",
         )
+
+    def _is_current(self, place: Place) -> bool:
+        """Would the version answer that the place is said to have? While it is loaded, the last one does."""
+        loaded = self._serving.loaded(asking.split(place.model)[0]) if place.kind is Kind.HERE else None
+        return loaded is None or loaded.wanted.version == place.version
 
     def _round_trip(self, node: int) -> float | None:
         return self._peers.round_trip(node) if self._peers is not None else None

@@ -37,7 +37,7 @@ begin
         select a.key from atoll.answer a
          where a.until < present - case when a.node = atoll.me() then 0 else 86400 end
             or a.node = atoll.me() and exists (select from jsonb_each_text(a.read) e where e.key || ' ' || e.value = any (changed))
-            or a.node = atoll.me() and a.made_at < (select x.made_at from atoll.answer x order by x.made_at desc offset kept limit 1)
+            or a.node = atoll.me() and a.made_at <= (select x.made_at from atoll.answer x order by x.made_at desc offset kept limit 1)
          limit most
     )
     delete from atoll.answer a using old where a.key = old.key;
