@@ -15,10 +15,12 @@ from atoll.domain.models import Skill
 from atoll.router import breaker
 from atoll.router.asked import Asked, Hints, read_asked
 from atoll.router.breaker import Breaker
+from atoll.router.course import Course
 from atoll.router.decide import decide
 from atoll.router.eligible import why_not
 from atoll.router.feel import FORGOTTEN_SECONDS, PLACES_MAX, Feels
 from atoll.router.place import FREE, Feel, Kind, Need, Place, Price
+from atoll.router.prefix import MARKS_MAX, REQUESTS_MAX, Warmth, read_marks, share_read
 from atoll.router.route import Route, from_row
 from atoll.router.score import expected_seconds
 
@@ -299,3 +301,53 @@ def test_what_was_measured_is_bounded_and_forgotten() -> None:
     assert feels.of(last, 2 + FORGOTTEN_SECONDS, 0.1, 2) == Feel(0.1, 2)
     feels.began("far", 0.0, 0.4, 100, None)
     assert feels.of("far", 1.0, None, None).round_trip_seconds == 0.4
+
+
+def talk(*texts: str) -> tuple[tuple[int, int], ...]:
+    roles = ("system", "user", "assistant")
+    messages = [{"role": roles[number % 3], "content": text} for number, text in enumerate(texts)]
+    return read_marks({"messages": messages})
+
+
+def test_requests_share_a_beginning_as_far_as_every_word_is_the_same() -> None:
+    one, more = talk("Rules" * 50, "Hm?"), talk("Rules" * 50, "Hm?", "Yes.", "And?")
+    warm = frozenset(mark for mark, _ in one)
+    assert share_read(one, warm) == 1.0
+    assert 0.8 < share_read(more, warm) < 1.0
+    assert share_read(talk("rules" * 50, "Hm?"), warm) == 0.0
+    assert share_read(read_marks({"messages": "?"}), warm) == share_read((), warm) == 0.0
+    tools = read_marks({"messages": [{"role": "user", "content": "Hm?"}], "tools": [{"type": "function"}]})
+    assert tools != read_marks({"messages": [{"role": "user", "content": "Hm?"}]})
+    assert len(talk(*"x" * 100)) == MARKS_MAX
+
+
+def test_where_its_beginning_was_read_a_request_is_expected_to_be_sooner() -> None:
+    warmth = Warmth()
+    for number in range(REQUESTS_MAX + 3):
+        warmth.read("reef", talk(f"rules {number}", "Hm?"), 0.0)
+    warmth.read("reef", talk("rules 10", "Hm?", "Yes", "And?"), 1.0)
+    held = warmth.of("reef", 2.0)
+    assert [share_read(talk(f"rules {number}", "Hm?"), held) for number in (0, 2, 3, 10)] == [
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+    ]
+    assert not warmth.of("jade", 2.0)
+    assert not warmth.of("reef", 3 + FORGOTTEN_SECONDS), "an engine does not keep it for ever"
+    long = asked(bytes_in=3000, marks=talk("rules 10", "Hm?"))
+    one, other = (place(Kind.PEER, name=name, feel=Feel(0.0, 0, 50.0, 100.0)) for name in ("jade", "reef"))
+    warm = replace(other, feel=replace(other.feel, warm=held))
+    assert expected_seconds(long, warm) < expected_seconds(long, one) - 5
+    assert decide(long, ROUTE, [one, warm]).order[0].name == "reef"
+
+
+def test_what_a_place_need_not_read_says_nothing_of_how_fast_it_reads() -> None:
+    now = 0.0
+    course = Course(lambda node: 0.0, lambda: now)
+    here, marks = place(), talk("rules" * 100, "Hm?")
+    course.came(here, 2.0, 1000, marks)
+    measured = course.known(here).feel.prefill_tokens_per_second
+    assert measured == 500
+    course.came(here, 0.01, 1000, marks)
+    assert course.known(here).feel.prefill_tokens_per_second == measured

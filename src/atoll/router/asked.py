@@ -14,6 +14,7 @@ from typing import Any
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
 from atoll.router.place import Need, Price
+from atoll.router.prefix import Mark, read_marks
 
 BYTES_PER_TOKEN = 3  # what a request costs is estimated high
 BYTES_PER_TOKEN_MOST = 8  # whether it fits is estimated low: the model itself counts better
@@ -55,6 +56,7 @@ class Asked:
     hints: Hints = NO_HINTS
     deadline_seconds: float | None = None
     max_cost: float | None = None  # what may still be spent on it
+    marks: tuple[Mark, ...] = ()  # of how it begins
     may_be_old: bool = True  # may it be given an answer that was given before?
     may_be_held: bool = True  # may its answer be given again?
 
@@ -93,6 +95,7 @@ def read_asked(
         _hints(body.get("provider"), headers.get("x-atoll-place")),
         _header(headers, "x-atoll-deadline"),
         _header(headers, "x-atoll-max-cost"),
+        read_marks(body) if skill is Skill.GENERATE else (),
         wishes.isdisjoint({"no-cache", "no-store"}),
         "no-store" not in wishes,
     )

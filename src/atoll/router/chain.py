@@ -158,7 +158,7 @@ class Chain(Generic[T]):
                 except TimeoutError:
                     raise LinkError("runtime-slow", "could not begin in time") from None
                 self.trip.tried(place, course.clock() - began, None)
-                course.came(place, course.clock() - began, self._asked.tokens_in)
+                course.came(place, course.clock() - began, self._asked.tokens_in, self._asked.marks)
                 yield found
         except BaseException as error:
             problem = error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from atoll.domain.errors import ConfigError, LinkError
 from atoll.router.breaker import Breaker
 from atoll.router.feel import PLACES_MAX, Feels
 from atoll.router.place import Kind, Place
+from atoll.router.prefix import Mark, Warmth, share_read
 
 RoundTrip = Callable[[int], float | None]
 
@@ -20,6 +21,7 @@ class Course:
         self._round_trip = round_trip
         self._breakers: dict[object, Breaker] = {}  # of those places only that are in trouble
         self._feels = Feels()
+        self._warmth = Warmth()
 
     def known(self, place: Place) -> Place:
         """The place with what was learned of it."""
@@ -27,16 +29,20 @@ class Course:
         feel = self._feels.of(place.key, now, self._trip(place), place.feel.queue)
         if feel.tokens_per_second is None:
             feel = replace(feel, tokens_per_second=place.feel.tokens_per_second)
+        feel = replace(feel, warm=self._warmth.of(place.key, now))
         breaker = self._breakers.get(place.key)
         return replace(place, feel=feel, is_up=place.is_up and (breaker is None or breaker.lets_in(now)))
 
     def begun(self, place: Place) -> None:
         self._set(place, self._of(place).begun(self.clock()))
 
-    def came(self, place: Place, seconds: float, tokens_in: int) -> None:
+    def came(self, place: Place, seconds: float, tokens_in: int, marks: Sequence[Mark] = ()) -> None:
         """Its first word."""
+        now = self.clock()
+        unread = round(tokens_in * (1 - share_read(marks, self._warmth.of(place.key, now))))
+        self._warmth.read(place.key, marks, now)
         self._set(place, self._of(place).came())
-        self._feels.began(place.key, self.clock(), seconds, tokens_in, self._trip(place))
+        self._feels.began(place.key, now, seconds, unread, self._trip(place))
 
     def ended(self, place: Place, events: int, seconds: float) -> None:
         self._feels.ended(place.key, self.clock(), events, seconds)

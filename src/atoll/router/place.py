@@ -49,6 +49,7 @@ class Feel:
     queue: int | None = None
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
+    warm: frozenset[int] = frozenset()  # marks of what it has read lately
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from atoll.router.asked import Asked
 from atoll.router.eligible import is_named
 from atoll.router.place import Place
+from atoll.router.prefix import share_read
 from atoll.router.route import Route
 
 # What is not known is taken for slow: tried, but not before what is known to be quicker.
@@ -33,7 +34,8 @@ def expected_seconds(asked: Asked, place: Place) -> float:
     feel = place.feel
     tokens_out = min(asked.tokens_out or TOKENS_OUT, 4 * TOKENS_OUT)
     round_trip = ROUND_TRIP_SECONDS if feel.round_trip_seconds is None else feel.round_trip_seconds
-    prefill = asked.tokens_in / (feel.prefill_tokens_per_second or PREFILL_TOKENS_PER_SECOND)
+    unread = asked.tokens_in * (1 - share_read(asked.marks, feel.warm))
+    prefill = unread / (feel.prefill_tokens_per_second or PREFILL_TOKENS_PER_SECOND)
     work = prefill + tokens_out / (feel.tokens_per_second or TOKENS_PER_SECOND)
     return round_trip + work * (1 + (feel.queue or 0) / TOGETHER)
 
