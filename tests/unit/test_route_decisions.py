@@ -327,12 +327,8 @@ def test_where_its_beginning_was_read_a_request_is_expected_to_be_sooner() -> No
         warmth.read("reef", talk(f"rules {number}", "Hm?"), 0.0)
     warmth.read("reef", talk("rules 10", "Hm?", "Yes", "And?"), 1.0)
     held = warmth.of("reef", 2.0)
-    assert [share_read(talk(f"rules {number}", "Hm?"), held) for number in (0, 2, 3, 10)] == [
-        0.0,
-        0.0,
-        1.0,
-        1.0,
-    ]
+    shares = [share_read(talk(f"rules {number}", "Hm?"), held) for number in (0, 2, 3, 10)]
+    assert shares == [0.0, 0.0, 1.0, 1.0]
     assert not warmth.of("jade", 2.0)
     assert not warmth.of("reef", 3 + FORGOTTEN_SECONDS), "an engine does not keep it for ever"
     long = asked(bytes_in=3000, marks=talk("rules 10", "Hm?"))
