@@ -27,7 +27,7 @@ class Course:
         """The place with what was learned of it."""
         now = self.clock()
         feel = self._feels.of(place.key, now, self._trip(place), place.feel.queue)
-        if feel.tokens_per_second is None:
+        if feel.tokens_per_second is None and place.feel.tokens_per_second is not None:
             feel = replace(feel, tokens_per_second=place.feel.tokens_per_second)
         feel = replace(feel, warm=self._warmth.of(place.key, now))
         breaker = self._breakers.get(place.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from atoll.router.place import FREE, OWN_ENGINES, Feel, Kind, Need, Place, Price
 from atoll.router.route import Route
@@ -12,6 +12,7 @@ from atoll.serving.offer import Offer
 from atoll.serving.service import Word
 
 UPSTREAM = "upstream"
+ALL_NEEDS = frozenset(Need)
 HUBS = ("hub", "cloud")  # tiers
 
 
@@ -45,7 +46,7 @@ def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -
             if adapter and adapter not in word.adapters:
                 continue
             terms = terms_of(base)
-            place = Place(
+            yield Place(
                 kind,
                 me.number,
                 named if is_cloud else "here",
@@ -58,8 +59,8 @@ def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -
                 terms.price if is_cloud else FREE,
                 Feel(queue=word.asking),
                 word.problem is None or word.state is State.READY,
+                ALL_NEEDS if is_cloud else OWN_ENGINES,
             )
-            yield replace(place, needs=frozenset(Need)) if is_cloud else place
 
 
 def context_of(word: Word, terms: Terms) -> int | None:
@@ -89,6 +90,6 @@ def peer_places(offers: Iterable[Offer], route: Route) -> Iterator[Place]:
                 offer.context_tokens,
                 price if is_cloud else FREE,
                 Feel(queue=offer.queue, tokens_per_second=offer.tokens_per_second),
-                needs=frozenset(Need) if is_cloud else OWN_ENGINES,
+                needs=ALL_NEEDS if is_cloud else OWN_ENGINES,
                 passing=offer.node_region if is_cloud else None,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
@@ -28,9 +29,9 @@ class Splitter:
         """The events that are whole now, each with its blank line."""
         text = self._rest + block if self._rest else block
         found, begin = [], 0
-        for end in _END.finditer(text):
-            found.append(text[begin : end.end()])
-            begin = end.end()
+        for end in _ends(text):
+            found.append(text[begin:end])
+            begin = end
         self._rest = text[begin:].lstrip(b"\r\n") if begin else text
         if len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLong
@@ -40,6 +41,16 @@ class Splitter:
         """What came after the last blank line, as an event."""
         rest, self._rest = self._rest.strip(), b""
         return [rest + b"\n\n"] if rest else []
+
+
+def _ends(text: bytes) -> Iterator[int]:
+    if b"\r" in text:
+        yield from (end.end() for end in _END.finditer(text))
+        return
+    at = -1
+    while (at := text.find(b"\n\n", at + 1)) >= 0:
+        at += 1
+        yield at + 1
 
 
 def is_error(event: bytes) -> bool:
@@ -53,8 +64,14 @@ def data(event: bytes) -> str:
 
 def content(event: bytes) -> dict[str, Any] | None:
     """The JSON object that an event carries, if it is one."""
+    import orjson
+
+    text = data(event)
     try:
-        found = json.loads(data(event))
+        found = orjson.loads(text)
     except ValueError:
-        return None
+        try:
+            found = json.loads(text)  # some engines write NaN
+        except ValueError:
+            return None
     return found if isinstance(found, dict) else None

@@ -65,7 +65,7 @@ class UpstreamRuntime:
             if address.socket
             else aiohttp.TCPConnector(limit=0)
         )
-        session = aiohttp.ClientSession(connector=connector)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         base = address.base.rstrip("/")
         self._wire = Wire(session, base, address.silence_seconds, headers, self._explain)

@@ -171,7 +171,8 @@ class Berth:
                 hint="Ask again in a moment.",
             )
         self.asking += 1
-        wake()
+        if self.state is not State.READY:
+            wake()
         try:
             loaded = await self._until_ready(adapter)
             loaded.callers += 1
@@ -179,11 +180,13 @@ class Berth:
                 yield loaded.runtime
             finally:
                 loaded.callers -= 1
+                if not loaded.callers:
+                    await self._tell()
         finally:
             self.asking -= 1
             self._used_at = self._clock()
-            await self._tell()
-            wake()
+            if not self.asking:
+                wake()
 
     async def _until_ready(self, adapter: str | None) -> Loaded:
         def is_settled() -> bool:
@@ -194,8 +197,9 @@ class Berth:
             return self.state is State.READY and (not waits or self.is_refused)
 
         try:
-            async with asyncio.timeout(READY_SECONDS_MAX), self._changed:
-                await self._changed.wait_for(is_settled)
+            if not is_settled():
+                async with asyncio.timeout(READY_SECONDS_MAX), self._changed:
+                    await self._changed.wait_for(is_settled)
         except TimeoutError:
             raise LinkError(
                 "model-loading",

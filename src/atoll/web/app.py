@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from atoll.web import strays
+from atoll.web.outgoing import Outgoing
 
 CONNECTIONS_MAX = 256
 HEAD_SECONDS_MAX = 30.0
@@ -65,10 +66,12 @@ class _Connection(H11Protocol):
     _still: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._outgoing = Outgoing(transport)
+        super().connection_made(self._outgoing)
         self._wait_for_head()
 
     def on_response_complete(self) -> None:
+        self._outgoing.flush()
         super().on_response_complete()
         self._wait_for_head()
 
@@ -149,6 +152,7 @@ class WebServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 limit_concurrency=CONNECTIONS_MAX,
                 timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
             )

@@ -82,18 +82,21 @@ def retry_headers(error: AtollError) -> dict[str, str]:
 
 async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Do the work, and give it up when the caller has gone."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_until_gone(receive))
+    working, has_gone = asyncio.current_task(), False
+    assert working is not None
+
+    async def watch() -> None:
+        nonlocal has_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_gone = True
+        working.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await work
+    except asyncio.CancelledError:
+        if not has_gone or working.uncancel():
+            raise  # somebody else wants it to end
     finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-    if not working.cancelled() and (error := working.exception()) is not None:
-        raise error
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

@@ -73,7 +73,7 @@ def language_routes(
         return JSONResponse(found[0])
 
     async def generate(request: Request) -> Response:
-        path = request.url.path
+        path: str = request.scope["path"]
         try:
             caller = check(request)
             body = await read_object(request)

@@ -31,7 +31,7 @@ Check = Callable[[Request], object]
 
 def asked_in(request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object) -> Asked:
     name = caller if isinstance(caller, str) else None
-    return read_asked(request.url.path, skill, model, body, request.headers, name)
+    return read_asked(request.scope["path"], skill, model, body, request.headers, name)
 
 
 def scopes_later(
