@@ -14,25 +14,19 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from support import report
+from support import others, report
 from support.networks import save_dense
 
-ROOT = Path(__file__).resolve().parents[1]
-MLSERVER = ROOT / "build" / "mlserver"
 # Later versions of uvloop make no loop where none was set, which MLServer's workers count on.
 PACKAGES = ["mlserver==1.7.1", "uvloop<0.22", "onnxruntime"]
 SIZES = [64, 128, 10]
@@ -98,57 +92,19 @@ async def serve(file: Path, port: int) -> None:
 # MLServer's side
 
 
-def install() -> None:
-    if not (MLSERVER / "bin" / "mlserver").exists():
-        print("installing MLServer below build/ (once)", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", MLSERVER], check=True)
-        pip = [str(MLSERVER / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
-        subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
-
-
-def mlserver_command(folder: Path, file: Path, port: int, workers: int) -> list[str]:
+def mlserver_command(program: Path, folder: Path, file: Path, port: int, workers: int) -> list[str]:
     folder.mkdir()
     settings = {"debug": False, "host": "127.0.0.1", "parallel_workers": workers, "http_port": port}
-    settings |= {"grpc_port": free_port(), "metrics_port": free_port(), "metrics_dir": str(folder)}
+    settings |= {
+        "grpc_port": others.free_port(),
+        "metrics_port": others.free_port(),
+        "metrics_dir": str(folder),
+    }
     model = {"name": "m", "implementation": "bench_model.OnnxModel", "parameters": {"uri": str(file)}}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(model))
     (folder / "bench_model.py").write_text(MLSERVER_MODEL)
-    return [str(MLSERVER / "bin" / "mlserver"), "start", str(folder)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
-
-
-@contextmanager
-def process(command: list[str], log: Path) -> Iterator[int]:
-    """A server and whatever it starts, as a group that is ended as one."""
-    with log.open("wb") as file:
-        started = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    try:
-        yield started.pid
-    finally:
-        os.killpg(started.pid, signal.SIGTERM)
-        try:
-            started.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
-
-
-def cpu_seconds(group: int) -> float:
-    """Of all processes of a group."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return [str(program), "start", str(folder)]
 
 
 # The client
@@ -168,13 +124,13 @@ async def ask_on(port: int, request: bytes, end: float, times: list[float]) -> N
 async def measure(port: int, group: int, request: bytes, connections: int, seconds: float) -> Outcome:
     await asyncio.gather(*(ask_on(port, request, time.perf_counter() + 0.5, []) for _ in range(connections)))
     times: list[float] = []
-    cpu, began = cpu_seconds(group), time.perf_counter()
+    cpu, began = others.cpu_seconds(group), time.perf_counter()
     await asyncio.gather(*(ask_on(port, request, began + seconds, times) for _ in range(connections)))
     took = time.perf_counter() - began
     return Outcome(
         len(times) / took,
         statistics.median(times) * 1e3,
-        (cpu_seconds(group) - cpu) / len(times) * 1e3,
+        (others.cpu_seconds(group) - cpu) / len(times) * 1e3,
     )
 
 
@@ -208,18 +164,19 @@ def make_requests(port: int, seed: int) -> dict[str, bytes]:
 
 async def compare(options: argparse.Namespace, folder: Path) -> None:
     file = save_dense(folder / "m.onnx", SIZES, options.seed)
+    mlserver = await asyncio.to_thread(others.install, "mlserver", "mlserver", PACKAGES)
     found: dict[str, list[Outcome]] = {}
     for number in range(options.rounds):
         for name in ("MLServer, 1 worker", "MLServer, 0 workers", "Atoll"):
-            port = free_port()
+            port = others.free_port()
             requests = make_requests(port, options.seed)
             if name == "Atoll":
                 command = [sys.executable, __file__, "--serve", str(file), "--port", str(port)]
             else:
                 place = folder / f"{number}-{name[10]}"
-                command = mlserver_command(place, file, port, int(name[10]))
+                command = mlserver_command(mlserver, place, file, port, int(name[10]))
             log = folder / "log"
-            with process(command, log) as group:
+            with others.process(command, log) as group:
                 await until_ready(port, requests["json"], log)
                 for connections in (1, options.connections):
                     for way in ("json", "raw") if name == "Atoll" else ("json",):
@@ -251,7 +208,6 @@ def main() -> None:
     if options.serve:
         asyncio.run(serve(options.serve, options.port))
         return
-    install()
     print("How many small inferences a second, over HTTP?")
     print(f"machine   {report.machine()}; load before the run {os.getloadavg()[0]:.1f}; seed {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
