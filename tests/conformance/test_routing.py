@@ -289,11 +289,11 @@ async def test_where_a_request_would_go_can_be_asked_without_asking_it(site: Sit
 
 
 async def test_rows_are_not_quoted_to_somebody_elses_model_without_a_route(site: Site) -> None:
-    site.router.check_scopes("own", {"local"})
-    site.router.check_scopes("one", {"global", "region:eu"})
+    site.router.check_direct("own", None, {"local"})
+    site.router.check_direct("one", None, {"global", "region:eu"})
     for scope in ("local", "node:1", "region:us"):
         with pytest.raises(PolicyDenied):
-            site.router.check_scopes("one", {"global", scope})
+            site.router.check_direct("one", None, {"global", scope})
 
 
 async def test_counters_are_those_of_routes_that_there_are(site: Site) -> None:

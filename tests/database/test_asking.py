@@ -23,6 +23,7 @@ from atoll.node import listen
 from atoll.node.search import SESSION, search_by
 from atoll.node.values import Address
 from atoll.pipelines.service import Pipelines
+from atoll.router.key import Key
 from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.echo import EchoRuntime
 from atoll.serving.berth import Wanted
@@ -73,7 +74,7 @@ class Site:
         self.serving = Serving(1000)
         self.search = search_by(lambda: self._app(SESSION), Embedder(self.serving))
         keys = Keys(lambda: {hash_key("secret"): APP, hash_key("k1"): "till", hash_key("k2"): "desk"}, False)
-        retriever = Retriever(self.search, lambda: {"desk"})
+        retriever = Retriever(self.search, lambda: {"desk": Key("desk", may_read=True)})
         routes = [
             *language_routes(self.serving, keys.check, retriever),
             search_route(self.search, lambda: "secret"),

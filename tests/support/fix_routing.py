@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
@@ -15,10 +16,14 @@ import aiohttp
 import pytest
 from starlette.applications import Starlette
 
+from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
 from atoll.node import listen
 from atoll.node.values import Address as At
 from atoll.router.asked import Asked
+from atoll.router.budget import Budget
+from atoll.router.budget_book import Budgets
+from atoll.router.key import Key, from_row
 from atoll.router.place import Price
 from atoll.router.places import Terms
 from atoll.router.record import Trip
@@ -30,8 +35,9 @@ from atoll.serving.berth import Wanted
 from atoll.serving.offer import Offer
 from atoll.serving.service import Serving
 from atoll.web.app import WebServer
-from atoll.web.keys import Keys
+from atoll.web.keys import Keys, hash_key
 from atoll.web.language import language_routes
+from atoll.web.limits import Limits
 from atoll.web.retrieving import Retriever
 from atoll.web.routed import routing_routes
 from atoll.web.search import Asked as Search
@@ -85,6 +91,10 @@ class Neighbours:
         return 0.001
 
 
+async def _no_database() -> Any:
+    raise OSError("there is none")
+
+
 async def _nothing(asked: Search) -> Found:
     return Found([])
 
@@ -97,15 +107,24 @@ class Site:
         self.peers = Neighbours()
         self.now = 0.0
         self.tasks: list[asyncio.Task[None]] = []
+        self.budgets = Budgets(_no_database)
         self.router = Router(
-            self.serving, "eu", lambda model: TERMS if model != "own" else Terms(), self.peers, self._clock
+            self.serving,
+            "eu",
+            lambda model: TERMS if model != "own" else Terms(),
+            self.peers,
+            self._clock,
+            self.budgets,
         )
+        self.limits = Limits(self.budgets, self._clock)
+        self.keys: dict[str, Key | DataError] = {}
         self.listener = listen.bind(At("127.0.0.1", 0), "--http")
         self.address = f"http://{listen.bound(self.listener)}"
-        keys = Keys(dict, False)
+        keys = Keys(lambda: {hash_key(name): name for name in self.keys}, False)
+        retriever = Retriever(_nothing, lambda: self.keys)
         routes = [
-            *language_routes(self.serving, keys.check, Retriever(_nothing, set), self.router),
-            *tensor_routes(self.serving, keys.check, self.router),
+            *language_routes(self.serving, keys.check, retriever, self.router, limits=self.limits),
+            *tensor_routes(self.serving, keys.check, self.router, self.limits),
             *routing_routes(self.router, keys.check, lambda: "secret"),
         ]
         self.server = WebServer(Starlette(routes=routes), self.listener)
@@ -119,6 +138,22 @@ class Site:
 
     def route(self, **changed: Any) -> None:
         self.router.set_routes([ROUTE | changed])
+
+    def key(self, name: str, **told: Any) -> dict[str, str]:
+        """There is such a key, called like itself; the header that shows it."""
+        usual = {"may_read": False, "rate": None, "token_rate": None, "budget": None, "scope": None}
+        self.keys[name] = from_row({"name": name, **usual, "tables": None, **told})
+        self.router.set_keys(self.keys)
+        self.limits.set_keys(self.keys)
+        return {"Authorization": f"Bearer {name}"}
+
+    def budget(self, name: str, unit: str, amount: int) -> Budget:
+        """One of which this node has drawn so much, and that is all."""
+        made = Budget(name, unit, lambda: None, self._clock)
+        made.fill(1, amount, 3600)
+        made.in_vain_until = math.inf
+        self.budgets._budgets[name] = made
+        return made
 
     async def desire(self) -> None:
         """One model of its own, and a cloud's for each provider."""
@@ -154,6 +189,11 @@ class Site:
 
     async def post(self, path: str = CHAT, headers: dict[str, str] | None = None, **body: Any) -> Any:
         """Status, headers and content."""
+        status, head, content = await self.ask(path, headers, **body)
+        return status, head, json.loads(content)
+
+    async def ask(self, path: str = CHAT, headers: dict[str, str] | None = None, **body: Any) -> Any:
+        """The same, with the content as it came."""
         if len(self.tasks) == 1:
             self.run(self.server.run())
         asked = {"model": "ask", **BODY, **body}
@@ -161,7 +201,7 @@ class Site:
             aiohttp.ClientSession(headers=headers) as session,
             session.post(self.address + path, json=asked) as answer,
         ):
-            return answer.status, answer.headers, json.loads(await answer.read())
+            return answer.status, answer.headers, await answer.read()
 
     async def quiet(self) -> None:
         """Until no provider answers anybody."""

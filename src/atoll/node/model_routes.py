@@ -29,11 +29,11 @@ def model_routes(models: Models | None, home: Home, settings: Settings, search: 
         own = Keys(lambda: {hash_key(credentials.password(home)): APP}, is_needed=not is_open)
         return [openapi_route(own.check)]
     check = Keys(models.key_hashes, is_needed=not is_open).check
-    retriever = Retriever(search, models.readers)
+    retriever = Retriever(search, models.keys)
     return [
         openapi_route(check),
-        *language_routes(models.serving, check, retriever, models.router, models.jobs),
-        *tensor_routes(models.serving, check, models.router),
+        *language_routes(models.serving, check, retriever, models.router, models.jobs, models.limits),
+        *tensor_routes(models.serving, check, models.router, models.limits),
         *routing_routes(models.router, check, lambda: credentials.password(home)),
         *job_routes(models.jobs, check),
     ]

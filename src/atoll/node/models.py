@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -34,6 +34,7 @@ from atoll.router.answers.book import Answers
 from atoll.router.budget_book import Budgets
 from atoll.router.job_queue import JobQueue
 from atoll.router.job_worker import JobWorker
+from atoll.router.key import NO_KEYS, Keys, from_row
 from atoll.router.places import Terms
 from atoll.router.service import Router
 from atoll.serving.decide import State
@@ -41,6 +42,7 @@ from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving, Word
 from atoll.sql import query
 from atoll.web.keys import APP, hash_key
+from atoll.web.limits import Limits
 
 MODELS, OFFERS = "atoll_models", "atoll_offers"
 OFFERS_SECONDS, OFFERS_PAUSE_SECONDS = 5.0, 0.2
@@ -63,7 +65,7 @@ class Models:
         self._catalog = Catalog(home, self._store, settings.models_memory)
         self._scrub = Scrub(self._store, self._lose)
         self._key_hashes: dict[str, str] = {}
-        self._readers: frozenset[str] = frozenset()
+        self._keys: Keys = NO_KEYS
         self._changed = asyncio.Event()
         self._wanted_now = self._catalog.wanted((), (), {})[0]
         self._read: Any = None
@@ -82,6 +84,7 @@ class Models:
             budgets=self.budgets,
             answers=self.answers,
         )
+        self.limits = Limits(self.budgets)
         self.jobs = JobQueue(postgres.connect)
         self.job_worker = JobWorker(self.serving, self.router, self.jobs, postgres.connect)
         self.pipelines = Pipelines(
@@ -91,9 +94,9 @@ class Models:
     def key_hashes(self) -> Mapping[str, str]:
         return self._key_hashes
 
-    def readers(self) -> frozenset[str]:
-        """The names of keys that may have rows quoted to a model."""
-        return self._readers
+    def keys(self) -> Keys:
+        """What is said of each key, by its name."""
+        return self._keys
 
     def attach(self, links: Links) -> None:
         """From now on there are peers."""
@@ -148,10 +151,8 @@ class Models:
 
     async def _look(self, connection: Connection) -> float:
         """Make true what is wanted now; in how many seconds to look again if nothing happens."""
-        keys = await (await connection.execute(query("keys", "hashes"))).fetchall()
-        own = hash_key(credentials.password(self._home))
-        self._key_hashes = {own: APP} | {sha256: name for sha256, name, _ in keys}
-        self._readers = frozenset(name for _, name, may_read in keys if may_read)
+        keys = await connection.cursor(row_factory=dict_row).execute(query("keys", "all"))
+        self._set_keys(await keys.fetchall())
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
         routes = await connection.cursor(row_factory=dict_row).execute(query("routes", "all"))
@@ -167,6 +168,13 @@ class Models:
         if await self._parcels.fetch(missing):
             return 0.0  # more is on its way
         return MISSING_SECONDS if missing else LOOK_SECONDS
+
+    def _set_keys(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        good = {row["sha256"]: row["name"] for row in rows if row["sha256"] is not None}
+        self._key_hashes = {hash_key(credentials.password(self._home)): APP} | good
+        self._keys = {row["name"]: from_row(row) for row in rows}
+        self.router.set_keys(self._keys)
+        self.limits.set_keys(self._keys)
 
     async def _wait(self, connection: Connection, seconds: float) -> None:
         """Until models are to be looked at again. Meanwhile nodes tell each other what they offer."""

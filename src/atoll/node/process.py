@@ -177,6 +177,7 @@ async def _build(opened: Opened, output: RotatingFile, say: Callable[[str], None
         metrics.add(models.job_worker.numbers)
         metrics.add(models.budgets.numbers)
         metrics.add(models.answers.numbers)
+        metrics.add(models.limits.numbers)
     node = Node(home, settings, server, readiness, metrics, kept.disk, identity, questions, models)
     metrics.add(lambda: node_numbers(settings, readiness, kept.disk, kept.keeper))
     if models is not None:

@@ -29,11 +29,9 @@ class Wish:
 
 
 def read(told: Any, messages: Any) -> Wish:
-    if not isinstance(told, Mapping):
-        raise malformed("it is not an object")
+    named = tables(told)
     if unknown := sorted(told.keys() - set(FIELDS)):
         raise malformed(f'it has no field "{unknown[0]}"')
-    tables = _tables(told)
     k = told.get("k", ROWS)
     if type(k) is not int or not 1 <= k <= ROWS_MAX:
         raise malformed(f"k is a number from 1 to {ROWS_MAX}")
@@ -45,10 +43,12 @@ def read(told: Any, messages: Any) -> Wish:
         query = SIGNS.sub(" ", said)[:QUERY_LENGTH_MAX]
     if not isinstance(query, str) or not query.strip():
         raise malformed("there is nothing to search for")
-    return Wish(tables, query.strip(), k, chosen)
+    return Wish(named, query.strip(), k, chosen)
 
 
-def _tables(told: Mapping[str, Any]) -> tuple[str, ...]:
+def tables(told: Any) -> tuple[str, ...]:
+    if not isinstance(told, Mapping):
+        raise malformed("it is not an object")
     named = [told["table"]] if told.get("table") is not None else told.get("tables")
     if not isinstance(named, Sequence) or isinstance(named, str) or not named:
         raise malformed("it names no table")

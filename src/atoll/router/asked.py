@@ -59,6 +59,7 @@ class Asked:
     marks: tuple[Mark, ...] = ()  # of how it begins
     may_be_old: bool = True  # may it be given an answer that was given before?
     may_be_held: bool = True  # may its answer be given again?
+    budget: str | None = None  # of its key, that pays for clouds beside the route's
 
     @property
     def tokens_in(self) -> int:
@@ -128,6 +129,21 @@ def weigh(body: Any) -> tuple[int, int]:
         elif isinstance(one, list | tuple):
             waiting += one
     return size, images
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Tokens that a request may come to."""
+
+    most_in: int
+    least_in: int
+    out: int | None  # at most, where it says so
+
+
+def weigh_tokens(body: Mapping[str, Any]) -> Weight:
+    size, images = weigh({name: value for name, value in body.items() if name != "provider"})
+    asked = Asked("", "", Skill.GENERATE, bytes_in=size, images=images)
+    return Weight(asked.tokens_in, asked.tokens_in_least, _limit(body))
 
 
 def _limit(body: Mapping[str, Any]) -> int | None:

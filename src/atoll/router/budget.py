@@ -200,6 +200,11 @@ class Budget:
         """What was spent in the last seconds."""
         return sum(spent for _, spent in self._recent_at(self._clock()))
 
+    @property
+    def seconds_left(self) -> float:
+        """Of its period."""
+        return max(0.0, self._ends_at - self._clock())
+
     def _recent_at(self, now: float) -> list[tuple[float, int]]:
         return [(at, spent) for at, spent in self._recent if now - at < RECENT_SECONDS]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from atoll.domain.errors import LinkError
 from atoll.router.budget import (
     Budget,
     Lease,
@@ -29,6 +30,17 @@ LOOK_SECONDS = 2.0
 BREATH_SECONDS = 0.1
 POLL_SECONDS = 0.05
 IN_VAIN_SECONDS = 10.0
+
+
+def spent(name: str, seconds: float | None = None) -> LinkError:
+    """It comes anew after so many seconds, where that is known."""
+    error = LinkError(
+        "budget-spent",
+        f'budget "{name}" has too little left on this node',
+        hint="See what is left: atoll budget list",
+    )
+    error.retry_after_seconds = seconds
+    return error
 
 
 class Budgets:

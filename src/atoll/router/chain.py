@@ -32,7 +32,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Open = Callable[[Place, float], AbstractAsyncContextManager[T]]
 Look = Callable[[], Sequence[Place]]
-Pay = Callable[[Place], Awaitable[Reservation | None]]
+Pay = Callable[[Place], Awaitable[Sequence[Reservation]]]
 MAYBE_BILLED = ("runtime-slow", "deadline-passed")  # of what failed before its first word
 
 
@@ -172,8 +172,8 @@ class Chain(Generic[T]):
                     self._spent -= price  # it was not even begun
             raise
         finally:
-            if paid is not None:
-                paid.settle(0 if found is None and not _may_be_billed(problem) else paid.cost)
+            for one in paid:
+                one.settle(0 if found is None and not _may_be_billed(problem) else one.cost)
             course.over(place, problem)
 
     def _patience(self, left: float, has_others: bool) -> float:

@@ -107,7 +107,8 @@ def _budget(asked: Asked, route: Route, place: Place) -> list[str]:
     if most is not None and (price.tokens_in > most.tokens_in or price.tokens_out > most.tokens_out):
         found.append("it costs more a token than the request allows")
     cap = min(inf if one is None else one for one in (asked.max_cost, route.max_cost))
-    is_counted = cap < inf or (route.budget is not None and place.kind is Kind.CLOUD)
+    has_budget = route.budget is not None or asked.budget is not None
+    is_counted = cap < inf or (has_budget and place.kind is Kind.CLOUD)
     if is_counted and price.tokens_out > 0 and asked.tokens_out is None:
         found.append("without max_tokens nobody knows what it would cost")
     elif price.of(asked.tokens_in, asked.tokens_out or 0) > cap:

@@ -171,7 +171,7 @@ class JobWorker:
         if self._router.has(job.model):
             routed = read_asked(path, skill, job.model, body, {}, caller, scopes)
         else:
-            self._router.check_scopes(job.model, scopes)
+            scopes = self._router.check_direct(job.model, caller, scopes)
         answer = (
             await self._embedded(job.model, body, routed)
             if skill is Skill.EMBED

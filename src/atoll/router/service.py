@@ -35,13 +35,14 @@ from atoll.router import cascade
 from atoll.router.again import Again
 from atoll.router.answers.book import Answers
 from atoll.router.asked import Asked
-from atoll.router.budget import Reservation, charge
-from atoll.router.budget_book import Budgets
+from atoll.router.budget import TOKENS, Reservation, charge
+from atoll.router.budget_book import Budgets, spent
 from atoll.router.cascaded import CascadedTensors, CascadedText
 from atoll.router.chain import Answering, Chain, Look, Open, Pay
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.eligible import GLOBAL, REGION, scopes_of
+from atoll.router.key import NO_KEYS, Keys, find_key
 from atoll.router.peers import Peers
 from atoll.router.place import Kind, Place
 from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
@@ -80,6 +81,7 @@ class Router:
         self._budgets = budgets
         self._answers = answers
         self._routes: dict[str, Route | DataError] = {}
+        self._keys: Keys = NO_KEYS
         self._course = Course(self._round_trip, clock)
         self._records = Records()
 
@@ -100,6 +102,10 @@ class Router:
             self._answers.need(
                 name for name, route in found.items() if isinstance(route, Route) and route.again
             )
+
+    def set_keys(self, keys: Keys) -> None:
+        """These are the keys now; whoever shows one asks no wider than it says."""
+        self._keys = keys
 
     def names(self) -> list[str]:
         return sorted(self._routes)
@@ -126,15 +132,16 @@ class Router:
         self, asked: Asked, body: Body, quoted: Quoted | None = None
     ) -> Answering[AsyncIterator[bytes]]:
         """The events of an answer."""
-        route = self._checked(asked)
-        chain, policy, answers = self._generate(asked, body), route.again, self._answers
+        asked, route, scopes = self._whose(asked)
+        chain, policy, answers = self._generate(asked, route, scopes, body), route.again, self._answers
         if policy is None or answers is None:
             return chain
         whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current)
         return Again(chain, answers, policy, *whole)
 
-    def _generate(self, asked: Asked, body: Body) -> Answering[AsyncIterator[bytes]]:
-        route, scopes = self._whose(asked)
+    def _generate(
+        self, asked: Asked, route: Route, scopes: Scopes, body: Body
+    ) -> Answering[AsyncIterator[bytes]]:
 
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
             return lambda place, left: self._events(asked.path, sent, place, left, scopes)
@@ -145,7 +152,7 @@ class Router:
         return self._chain(asked, route, ask(sent))
 
     def embed(self, asked: Asked, texts: list[str]) -> Answering[Embeddings]:
-        route, scopes = self._whose(asked)
+        asked, route, scopes = self._whose(asked)
         if route.cascade is not None:
             cascade.check(route.cascade, Skill.EMBED)
 
@@ -162,7 +169,7 @@ class Router:
     def infer(
         self, asked: Asked, inputs: Mapping[str, Array], wanted: Sequence[str] = ()
     ) -> Answering[dict[str, Array]]:
-        route, scopes = self._whose(asked)
+        asked, route, scopes = self._whose(asked)
 
         def ask(given: Mapping[str, Array], names: Sequence[str] = ()) -> Open[dict[str, Array]]:
             @asynccontextmanager
@@ -178,9 +185,10 @@ class Router:
             )
         return self._chain(asked, route, ask(inputs, wanted))
 
-    def check_scopes(self, model: str, scopes: Collection[str]) -> None:
-        """May what has these scopes be sent to a model of this node that is asked without a route?"""
-        base = asking.split(model)[0]
+    def check_direct(self, model: str, caller: object, scopes: Collection[str] = ()) -> Scopes:
+        """May a model of this node be asked without a route? All the scopes that go along."""
+        base, key = asking.split(model)[0], find_key(self._keys, caller)
+        scopes = frozenset(scopes) | self.scopes_of_key(caller)
         for word in self._serving.models():
             if word.model == base and word.variant == UPSTREAM:
                 region = self._terms_of(base).region
@@ -191,17 +199,29 @@ class Router:
                         f'cannot send what has scope {kept[0]} to model "{model}": it is somebody else\'s',
                         hint="Ask a model of this node, or a route that leads to one.",
                     )
+                if key is not None and self._pays_for_clouds(key.budget):
+                    raise PolicyDenied(
+                        "no-place",
+                        f'cannot ask model "{model}" by its name: key "{key.name}" has a budget',
+                        detail="It pays for what a route leads to.",
+                        hint=f"Ask a route that leads there: atoll route set NAME --model cloud={model}",
+                    )
+        return scopes
 
     def scopes(self, asked: Asked) -> Scopes:
         """Of everything that is in a request, its label among it."""
-        return scopes_of(asked, self._checked(asked))
+        return self._whose(asked)[2]
+
+    def scopes_of_key(self, caller: object) -> Scopes:
+        key = find_key(self._keys, caller)
+        return frozenset() if key is None else key.scopes
 
     # What is told
 
     def explain(self, asked: Asked) -> Decision:
         """Where a request would go now."""
-        route = self._checked(asked)
-        return decide(asked, route, self._look(route))
+        asked, route, _ = self._whose(asked)
+        return decide(asked, route, self._look(asked, route))
 
     def decision(self, name: str) -> Mapping[str, Any]:
         """One of the last."""
@@ -223,9 +243,18 @@ class Router:
 
     # How places are found and asked
 
-    def _whose(self, asked: Asked) -> tuple[Route, Scopes]:
-        route = self._checked(asked)
-        return route, scopes_of(asked, route)
+    def _whose(self, asked: Asked) -> tuple[Asked, Route, Scopes]:
+        """The request as its key narrows it, its route, and the scopes of everything in it."""
+        route, key = self._checked(asked), find_key(self._keys, asked.caller)
+        if key is not None:
+            budget = key.budget if self._pays_for_clouds(key.budget) else None
+            asked = replace(asked, scopes=asked.scopes | key.scopes, budget=budget)
+        return asked, route, scopes_of(asked, route)
+
+    def _pays_for_clouds(self, budget: str | None) -> bool:
+        """A key's budget that is one of tokens counts every answer, and is paid before."""
+        known = self._budgets.find(budget) if self._budgets is not None and budget is not None else None
+        return budget is not None and (known is None or known.unit != TOKENS)
 
     def _chain(self, asked: Asked, route: Route, open_at: Open[T]) -> Chain[T]:
         return Chain(asked, route, *self._means(asked, route), open_at)
@@ -233,7 +262,7 @@ class Router:
     def _means(self, asked: Asked, route: Route) -> tuple[Look, Course, Records, Pay]:
         """What every chain of a request needs."""
         return (
-            lambda: self._look(route),
+            lambda: self._look(asked, route),
             self._course,
             self._records,
             lambda place: self._reserve(asked, route, place),
@@ -250,30 +279,33 @@ class Router:
             )
         return route
 
-    def _look(self, route: Route) -> list[Place]:
+    def _look(self, asked: Asked, route: Route) -> list[Place]:
         found = list(own_places(self._me, self._serving.models(), self._terms_of, route))
         if self._peers is not None:
             found += peer_places(self._peers.offers(), route)
         known = [self._course.known(place) for place in found]
-        name, budgets = route.budget, self._budgets
-        if name is None or not (budgets is None or budgets.is_spent(name)):
+        if not any(self._budgets is None or self._budgets.is_spent(name) for name in _budgets(asked, route)):
             return known
         return [replace(place, is_funded=place.kind is not Kind.CLOUD) for place in known]
 
-    async def _reserve(self, asked: Asked, route: Route, place: Place) -> Reservation | None:
-        """What a place may cost, out of the route's budget; one's own nodes cost nothing."""
-        if route.budget is None or place.kind is not Kind.CLOUD or place.price is None:
-            return None
-        budget = self._budgets.find(route.budget) if self._budgets is not None else None
-        if self._budgets is not None and budget is not None:
-            most = charge(budget.unit, place.price, asked.tokens_in, asked.tokens_out or 0)
-            if (found := await self._budgets.reserve(route.budget, most)) is not None:
-                return found
-        raise LinkError(
-            "budget-spent",
-            f'budget "{route.budget}" has too little left on this node',
-            hint="See what is left: atoll budget list",
-        )
+    async def _reserve(self, asked: Asked, route: Route, place: Place) -> Sequence[Reservation]:
+        """What a place may cost, out of the budgets of route and key; one's own nodes cost nothing."""
+        found: list[Reservation] = []
+        if place.kind is not Kind.CLOUD or place.price is None:
+            return found
+        try:
+            for name in _budgets(asked, route):
+                if self._budgets is None or (budget := self._budgets.find(name)) is None:
+                    raise spent(name)
+                most = charge(budget.unit, place.price, asked.tokens_in, asked.tokens_out or 0)
+                if (one := await self._budgets.reserve(name, most)) is None:
+                    raise spent(name)
+                found.append(one)
+        except BaseException:
+            for one in found:
+                one.settle()
+            raise
+        return found
 
     def _is_current(self, place: Place) -> bool:
         """Would the version answer that the place is said to have? While it is loaded, the last one does."""
@@ -321,3 +353,8 @@ class Router:
             yield event
             began = clock()
         self._course.ended(place, events, took)
+
+
+def _budgets(asked: Asked, route: Route) -> list[str]:
+    """All that have to pay; one that is named twice pays once."""
+    return sorted({name for name in (route.budget, asked.budget) if name is not None})

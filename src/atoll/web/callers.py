@@ -25,6 +25,8 @@ STATUSES = {
     "model-unknown": 404,
     "request-too-large": 413,
     "runtime-crowded": 429,
+    "rate-exceeded": 429,
+    "budget-spent": 429,
     "model-too-large": 503,
     "deadline-passed": 504,
     "decision-unknown": 404,

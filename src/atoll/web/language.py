@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from starlette.requests import Request
@@ -29,6 +29,7 @@ from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.jobs import answer_later, read_later
+from atoll.web.limits import FREE, Limits, Ticket
 from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of, scopes_later
 
@@ -46,8 +47,10 @@ def language_routes(
     retriever: Retriever,
     router: Router | None = None,
     jobs: JobQueue | None = None,
+    limits: Limits | None = None,
 ) -> list[Route]:
     """`check` refuses those who may not ask, and says who the others are; `jobs` take what may wait."""
+    limits = limits or Limits()
 
     def listed() -> list[dict[str, Any]]:
         names = router.names() if router is not None else []
@@ -73,14 +76,15 @@ def language_routes(
         return JSONResponse(found[0])
 
     async def generate(request: Request) -> Response:
-        path: str = request.scope["path"]
+        path, ticket = str(request.scope["path"]), FREE
         try:
-            caller = check(request)
+            ticket = limits.ticket(caller := check(request))
             body = await read_object(request)
             if body.get("retrieve") is not None:
-                retriever.check(caller, path)
+                retriever.check(caller, path, body["retrieve"])
             later = read_later(request, body) if jobs is not None else None
             model = _model_of(body, serving, Skill.GENERATE)
+            await ticket.take(body)
             if jobs is not None and later is not None:
                 kept = scopes_later(router, request, Skill.GENERATE, model, body, caller)
                 prepared = Prepared(body)
@@ -90,19 +94,23 @@ def language_routes(
                 return await answer_later(jobs, later, model, path, prepared.body, scopes, caller)
             if router is not None and router.has(model):
                 asked = asked_in(request, Skill.GENERATE, model, body, caller)
-                return cast("Response", _Answer(Routed(router, retriever, asked, body), model, path, body))
+                routed = Routed(router, retriever, asked, body)
+                return cast("Response", _Answer(routed, model, path, body, ticket))
         except AtollError as error:
-            return refusal(error, path)
-        source = _Own(serving, retriever, router, model, path, body)
-        return cast("Response", _Answer(source, model, path, body))
+            ticket.settle()
+            return refusal(error, path, ticket.headers())
+        source = _Own(serving, retriever, router, model, path, body, caller)
+        return cast("Response", _Answer(source, model, path, body, ticket))
 
     async def embeddings(request: Request) -> Response:
         headers: dict[str, str] = {}
+        ticket = FREE
         try:
-            caller = check(request)
+            ticket = limits.ticket(caller := check(request))
             body = await read_object(request)
             later = read_later(request, body) if jobs is not None else None
             model, texts = _model_of(body, serving, Skill.EMBED), asking.texts_of(body)
+            await ticket.take(body, answers=False)
             if jobs is not None and later is not None:
                 kept = scopes_later(router, request, Skill.EMBED, model, body, caller)
                 return await answer_later(jobs, later, model, request.url.path, body, kept, caller)
@@ -114,9 +122,14 @@ def language_routes(
                 finally:
                     headers = headers_of(chain.trip)
             else:
+                if router is not None:
+                    router.check_direct(model, caller)
                 found = await asking.embed(serving, model, texts)
+            ticket.settle(found.tokens)
         except AtollError as error:
-            return refusal(error, request.url.path, headers)
+            ticket.settle()
+            return refusal(error, request.url.path, {**headers, **ticket.headers()})
+        headers = {**headers, **ticket.headers()}
         return JSONResponse({**embedded(found, body), "model": model}, headers=headers)
 
     return [
@@ -145,20 +158,25 @@ class _Own:
     model: str
     path: str
     body: Mapping[str, Any]
+    caller: object
 
     def headers(self) -> dict[str, str]:
         return {}
 
     async def prepared(self) -> Prepared:
         if self.body.get("retrieve") is None:
-            return Prepared(self.body)
+            return self._kept(Prepared(self.body))
         base, _ = asking.split(self.model)
         async with self.serving.use(base):
             loaded = self.serving.loaded(base)
         found = await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
-        if found.scopes and self.router is not None:
-            self.router.check_scopes(self.model, found.scopes)
-        return found
+        return self._kept(found)
+
+    def _kept(self, found: Prepared) -> Prepared:
+        """With the scopes that its key has, if it may be asked."""
+        if self.router is None:
+            return found
+        return replace(found, scopes=self.router.check_direct(self.model, self.caller, found.scopes))
 
     def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return asking.generate(self.serving, self.model, self.path, prepared.body, prepared.scopes)
@@ -172,12 +190,24 @@ class _Answer:
     model: str
     path: str
     body: Mapping[str, Any]
+    ticket: Ticket
 
     background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._stream if self.body.get("stream") is True else self._whole
-        await while_there(receive, answer(scope, receive, send))
+        try:
+            await while_there(receive, answer(scope, receive, send))
+        finally:
+            self.ticket.settle()
+
+    async def _heard(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for event in events:
+            self.ticket.hear(event)
+            yield event
+
+    def _headers(self) -> dict[str, str]:
+        return {**self.source.headers(), **self.ticket.headers()}
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.runtimes.answers import gather
@@ -185,11 +215,13 @@ class _Answer:
         try:
             asked = await self.source.prepared()
             async with self.source.events(asked) as events:
-                found = gather(self.path, [event async for event in events])
+                found = gather(self.path, [event async for event in self._heard(events)])
+            self.ticket.settle()
             told = {**found, "model": self.model, **asked.beside}
-            response: Response = JSONResponse(told, headers=self.source.headers())
+            response: Response = JSONResponse(told, headers=self._headers())
         except AtollError as error:
-            response = refusal(error, self.path, self.source.headers())
+            self.ticket.settle()
+            response = refusal(error, self.path, self._headers())
         await response(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,16 +230,17 @@ class _Answer:
             asked = await self.source.prepared()
             beside = asked.beside
             async with self.source.events(asked) as events:
-                more = [(name.encode(), value.encode()) for name, value in self.source.headers().items()]
+                more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
                 await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
                 has_begun = True
-                async for event in events:
+                async for event in self._heard(events):
                     if beside and (content := content_of(event)) is not None:
                         event, beside = _event({**content, **beside}), {}
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except AtollError as error:
             if not has_begun:
-                await refusal(error, self.path, self.source.headers())(scope, receive, send)
+                self.ticket.settle()
+                await refusal(error, self.path, self._headers())(scope, receive, send)
                 return
             told = json.dumps(_told(error, self.path)).encode()
             name = b"event: error\n" if self.path == MESSAGES else b""

@@ -6,12 +6,13 @@ that may read. What is looked up and how rows are quoted is decided in retrieval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.domain.errors import PolicyDenied
 from atoll.retrieval import quoting, wish
+from atoll.router.key import Keys, find_key
 from atoll.router.wording import Quoted
 from atoll.runtimes.contract import STREAMED
 from atoll.web.keys import APP
@@ -31,16 +32,26 @@ class Prepared:
 
 
 class Retriever:
-    def __init__(self, search: Search, readers: Callable[[], Collection[str]]) -> None:
-        """`readers`: the keys that may read."""
+    def __init__(self, search: Search, readers: Callable[[], Keys]) -> None:
+        """`readers`: the keys, of which some may read."""
         self._search = search
         self._readers = readers
 
-    def check(self, caller: object, path: str) -> None:
-        """May this caller have rows quoted, on this path?"""
+    def check(self, caller: object, path: str, told: object) -> None:
+        """May this caller have rows quoted, on this path, of the tables that it names?"""
         if path != CHAT:
             raise wish.malformed(f"rows are quoted on {CHAT} only")
-        if caller == APP or caller in self._readers():
+        if caller == APP:
+            return
+        key = find_key(self._readers(), caller)
+        if key is not None and key.may_read:
+            for table in wish.tables(told):
+                if not key.reads(table):
+                    raise PolicyDenied(
+                        "retrieve-denied",
+                        f'key "{key.name}" may not read table "{table}"',
+                        hint=f"It may read: {', '.join(sorted(key.tables or ()))}.",
+                    )
             return
         raise PolicyDenied(
             "retrieve-denied",

@@ -38,8 +38,10 @@ def scopes_later(
     router: Router | None, request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object
 ) -> frozenset[str]:
     """Those of a request that becomes a job: only its body and these go along with it."""
-    if router is None or not router.has(model):
+    if router is None:
         return frozenset()
+    if not router.has(model):
+        return router.scopes_of_key(caller)
     for header in NOT_LATER:
         if header in request.headers:
             raise DataError(

@@ -25,6 +25,7 @@ from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
+from atoll.web.limits import Limits, Ticket
 from atoll.web.routed import asked_in, headers_of
 
 BODY_BYTES_MAX = 64 * 1024**2
@@ -33,13 +34,17 @@ BODY_SECONDS_MAX = 60.0
 PLATFORM = "onnxruntime_onnx"
 JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
+NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
 Routed = Callable[[Mapping[str, Array], list[str]], Answering[dict[str, Array]]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def tensor_routes(serving: Serving, check: Check, router: Router | None = None) -> list[Route]:
+def tensor_routes(
+    serving: Serving, check: Check, router: Router | None = None, limits: Limits | None = None
+) -> list[Route]:
     """`check` says whether somebody may ask; probes of health may always."""
+    limits = limits or Limits()
     room = Room(BODIES_BYTES_MAX)
 
     async def server(request: Request) -> Response:
@@ -69,10 +74,15 @@ def tensor_routes(serving: Serving, check: Check, router: Router | None = None) 
         return JSONResponse({"name": found.model, "ready": _is_ready(found)}, status_code=status)
 
     async def infer(request: Request) -> Response:
+        ticket = limits.ticket(caller := check(request))
+        try:
+            await ticket.take({}, answers=False)
+        except AtollError as error:
+            return refusal(error, ticket.headers())
         if router is None or not router.has(request.path_params["model"]):
-            return cast("Response", _Answer(serving, room))
-        asked = asked_in(request, Skill.INFER, request.path_params["model"], {}, check(request))
-        return cast("Response", _Answer(serving, room, partial(router.infer, asked)))
+            return cast("Response", _Answer(serving, room, ticket))
+        asked = asked_in(request, Skill.INFER, request.path_params["model"], {}, caller)
+        return cast("Response", _Answer(serving, room, ticket, partial(router.infer, asked)))
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
@@ -91,11 +101,11 @@ def tensor_routes(serving: Serving, check: Check, router: Router | None = None) 
     return routes
 
 
-def refusal(error: AtollError) -> Response:
+def refusal(error: AtollError, headers: Mapping[str, str] = NONE) -> Response:
     """An error as the protocol has it: one text; the code stands beside."""
     words = " ".join(filter(None, [f"{error.message}.", error.detail, error.hint]))
     told = {"error": words, "code": error.code}
-    return JSONResponse(told, status_code=status_of(error), headers=retry_headers(error))
+    return JSONResponse(told, status_code=status_of(error), headers={**retry_headers(error), **headers})
 
 
 class _Answer:
@@ -103,11 +113,11 @@ class _Answer:
 
     background = None
 
-    def __init__(self, serving: Serving, room: Room, routed: Routed | None = None) -> None:
+    def __init__(self, serving: Serving, room: Room, ticket: Ticket, routed: Routed | None = None) -> None:
         self._serving = serving
         self._room = room
         self._routed = routed
-        self._headers: dict[str, str] = {}
+        self._headers = ticket.headers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -158,7 +168,7 @@ class _Answer:
             async with chain.answer() as outputs:
                 return outputs
         finally:
-            self._headers = headers_of(chain.trip)
+            self._headers |= headers_of(chain.trip)
 
 
 async def _body(request: Request, take: Callable[[int], None]) -> bytearray:
