@@ -212,6 +212,11 @@ async def test_only_unsure_rows_go_on_and_come_back_to_their_places(tiny_onnx: P
         assert is_large.sum() >= found.rows_gone_on
         best = np.where(is_large, large["best"], small["best"])
         assert np.array_equal(found.outputs["best"], best)
+        assert found.unsure is not None
+        unsure, said_first, said_then = found.unsure
+        assert len(unsure["x"]) == found.rows_gone_on
+        assert said_then is not None
+        assert len(said_first["scores"]) == len(said_then["scores"]) == found.rows_gone_on
         whole = await cascading.infer(
             cascade.parse({**told, "split_rows": False}),
             {"x": rows},

@@ -32,6 +32,7 @@ from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
 from atoll.router.answers.book import Answers
 from atoll.router.budget_book import Budgets
+from atoll.router.examples import Examples
 from atoll.router.job_queue import JobQueue
 from atoll.router.job_worker import JobWorker
 from atoll.router.key import NO_KEYS, Keys, from_row
@@ -75,6 +76,7 @@ class Models:
         self.peers = Peers(self.serving, settings, self._options)
         self.budgets = Budgets(postgres.connect)
         self.embedder = Embedder(self.serving)
+        self.examples = Examples(postgres.connect)
         self.answers = Answers(postgres.connect, self.embedder.vector)
         self.router = Router(
             self.serving,
@@ -83,6 +85,7 @@ class Models:
             self.peers,
             budgets=self.budgets,
             answers=self.answers,
+            examples=self.examples,
         )
         self.limits = Limits(self.budgets)
         self.jobs = JobQueue(postgres.connect)
@@ -134,6 +137,7 @@ class Models:
             group.create_task(self.job_worker.run())
             group.create_task(self.budgets.run())
             group.create_task(self.answers.run())
+            group.create_task(self.examples.run())
             group.create_task(self._scrub.run(lambda: self._catalog.files))
 
     async def _follow(self) -> None:

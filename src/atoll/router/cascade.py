@@ -34,6 +34,7 @@ class Policy:
     output: str | None = None  # of a tensor model, where its scores are
     split_rows: bool = True  # whether only the unsure rows of a request go on
     patience_seconds: float = PATIENCE_SECONDS  # for the larger model's first word
+    keeps: bool = False  # what the first model was not sure of, to learn from
 
     def told(self) -> dict[str, Any]:
         return {"first": self.first, "measure": self.measure, "threshold": self.threshold}
@@ -118,6 +119,7 @@ FIELDS = (
     "output",
     "split_rows",
     "patience_seconds",
+    "keep",
 )
 
 
@@ -135,7 +137,9 @@ def parse(told: Any) -> Policy:
     if threshold is None:
         raise _malformed("it needs a threshold", "Find one: atoll route calibrate")
     samples = _number(told, "samples", 2, SAMPLES_MAX)
-    split_rows = told.get("split_rows", True)
+    split_rows, keeps = told.get("split_rows", True), told.get("keep", False)
+    if not isinstance(keeps, bool):
+        raise _malformed("keep is true or false")
     if not isinstance(split_rows, bool) or (samples is not None and samples != int(samples)):
         raise _malformed("split_rows is true or false, and samples a whole number")
     return Policy(
@@ -148,6 +152,7 @@ def parse(told: Any) -> Policy:
         _text(told, "output"),
         split_rows,
         _number(told, "patience_seconds", 0.0, PATIENCE_SECONDS_MAX) or PATIENCE_SECONDS,
+        keeps,
     )
 
 

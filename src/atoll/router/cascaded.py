@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,9 @@ from atoll.router.cascade import Policy, Verdict
 from atoll.router.chain import Chain, Look, Open, Pay, nobody, seconds_of, settled, with_less
 from atoll.router.course import Course
 from atoll.router.decide import decide
+from atoll.router.eligible import scopes_of
+from atoll.router.examples import Example, Offer, learnt, rows_as_examples
+from atoll.router.jobs import narrowest
 from atoll.router.record import Records, Trip
 from atoll.router.route import Route
 from atoll.runtimes.contract import Array
@@ -43,6 +46,7 @@ class Cascaded(ABC, Generic[T]):
         course: Course,
         records: Records,
         pay: Pay,
+        offer: Offer | None = None,
     ) -> None:
         cascade.check(policy, asked.skill)
         self._asked = asked
@@ -55,6 +59,7 @@ class Cascaded(ABC, Generic[T]):
         self._ends_at = course.clock() + self._seconds
         self._records = records
         self._pay = pay
+        self._offer = offer if policy.keeps else None
         self._parts = Records()  # a part is none of the requests that are counted
         self._chains: tuple[list[Chain[Any]], list[Chain[Any]]] = ([], [])
         self.trip = Trip(decide(asked, route, look()))
@@ -122,6 +127,23 @@ class Cascaded(ABC, Generic[T]):
             **more,
         }
 
+    def _is_unsure(self, verdict: Verdict) -> bool:
+        return verdict.confidence is None or verdict.confidence < self._policy.threshold
+
+    def _example(self, verdict: Verdict, body: Body) -> Example:
+        """Without what was said."""
+        place, scopes = self.trip.place, scopes_of(self._asked, self._route)
+        return Example(
+            self._route.name,
+            self._asked.path,
+            body,
+            self._policy.first,
+            str(self._policy.measure),
+            narrowest(sorted(scopes)),
+            verdict.confidence,
+            then=place.model if place is not None and verdict.goes_on else None,
+        )
+
 
 class CascadedText(Cascaded[Events]):
     def __init__(self, body: Body, ask: Callable[[Body], Open[Events]], *whole: Any) -> None:
@@ -141,7 +163,13 @@ class CascadedText(Cascaded[Events]):
             self._seconds / 2,
         ) as answer:
             self._tell(answer.verdict)
-            yield answer.events
+            if self._offer is None or not self._is_unsure(answer.verdict):
+                yield answer.events
+                return
+            example = self._example(answer.verdict, self._body)
+            kept = learnt(answer.events, example, answer.verdict, answer.first_said, self._offer)
+            async with aclosing(kept) as events:
+                yield events
 
 
 class CascadedTensors(Cascaded[Outputs]):
@@ -169,6 +197,9 @@ class CascadedTensors(Cascaded[Outputs]):
             self._seconds / 2,
         )
         self._tell(found.verdict, rows=found.rows, rows_gone_on=found.rows_gone_on)
+        if self._offer is not None and found.unsure is not None:
+            for one in rows_as_examples(self._example(found.verdict, {}), *found.unsure):
+                self._offer(one)
         yield self._chosen(found.outputs)
 
     def _chosen(self, outputs: Outputs) -> Outputs:

@@ -56,6 +56,7 @@ class Answer:
     model: str | None
     verdict: Verdict
     events: AsyncIterator[bytes]
+    first_said: Sequence[bytes] = ()  # as far as it is known, where another one answers
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Inferred:
     verdict: Verdict  # of the least sure row
     rows: int
     rows_gone_on: int
+    unsure: tuple[Arrays, Arrays, Arrays | None] | None = None  # inputs, and both models' outputs for them
 
 
 @dataclass
@@ -74,6 +76,7 @@ class _Trial:
     rest: AsyncIterator[bytes] | None = None
     confidence: float | None = None
     error: AtollError | None = None
+    is_whole: bool = False
 
     async def all(self) -> AsyncGenerator[bytes, None]:
         for event in self.held:
@@ -109,7 +112,9 @@ async def generate(
                 verdict = _gave_up(verdict, trial.error or error)
             else:
                 await small.aclose()
-                yield Answer(policy.then, verdict, told)
+                yield Answer(
+                    policy.then, verdict, told, trial.held if trial.rest is None or trial.is_whole else ()
+                )
                 return
         if trial.error is not None:
             raise trial.error
@@ -140,7 +145,7 @@ async def infer(
     sure = scores.scores(small, policy.output, policy.calibration)
     verdict = _verdict(policy, float(sure.min()), why_not)
     if not verdict.goes_on:
-        return Inferred(small, verdict, len(sure), 0)
+        return Inferred(small, verdict, len(sure), 0, _unsure(policy, sure, inputs, small))
     chosen = rows.unsure(sure, policy.threshold, inputs, small) if policy.split_rows else None
     asked = inputs if chosen is None else rows.take(inputs, chosen)
     try:
@@ -148,10 +153,26 @@ async def infer(
             async with asyncio.timeout(policy.patience_seconds):
                 large = await then(asked)
     except AtollError as error:
-        return Inferred(small, _gave_up(verdict, error), len(sure), 0)
+        return Inferred(small, _gave_up(verdict, error), len(sure), 0, _unsure(policy, sure, inputs, small))
     if chosen is None:
-        return Inferred(large, verdict, len(sure), len(sure))
-    return Inferred(rows.put(small, large, chosen), verdict, len(sure), len(chosen))
+        return Inferred(large, verdict, len(sure), len(sure), (inputs, small, large))
+    whole = rows.put(small, large, chosen)
+    unsure = asked, rows.take(small, chosen), large
+    return Inferred(whole, verdict, len(sure), len(chosen), unsure)
+
+
+def _unsure(policy: Policy, sure: Array, inputs: Arrays, small: Arrays) -> Any:
+    """Of what the small model answered all the same, the rows that it was not sure of."""
+    from atoll.router import rows
+
+    if not policy.keeps or sure.min() >= policy.threshold:
+        return None
+    chosen = rows.unsure(sure, policy.threshold, inputs, small)
+    return (
+        (inputs, small, None)
+        if chosen is None
+        else (rows.take(inputs, chosen), rows.take(small, chosen), None)
+    )
 
 
 def _verdict(policy: Policy, confidence: float | None, why_not: WhyNot) -> Verdict:
@@ -206,6 +227,8 @@ async def _measured(policy: Policy, path: str, body: Body, first: Open, stack: A
         size += len(event)
         if size > HELD_BYTES_MAX or meter.early(lambda value: cascade.is_sure(policy, value)) is not None:
             break
+    else:
+        trial.is_whole = True
     trial.confidence = policy.calibration.of(meter.value())
     return trial
 

@@ -42,6 +42,7 @@ from atoll.router.chain import Answering, Chain, Look, Open, Pay
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.eligible import GLOBAL, REGION, scopes_of
+from atoll.router.examples import Examples
 from atoll.router.key import NO_KEYS, Keys, find_key
 from atoll.router.peers import Peers
 from atoll.router.place import Kind, Place
@@ -69,6 +70,7 @@ class Router:
         clock: Callable[[], float] = time.monotonic,
         budgets: Budgets | None = None,
         answers: Answers | None = None,
+        examples: Examples | None = None,
     ) -> None:
         """Without `peers` nobody else is asked, without `budgets` or `answers` there are none.
 
@@ -80,6 +82,7 @@ class Router:
         self._peers = peers
         self._budgets = budgets
         self._answers = answers
+        self._offer = examples.offer if examples is not None else None
         self._routes: dict[str, Route | DataError] = {}
         self._keys: Keys = NO_KEYS
         self._course = Course(self._round_trip, clock)
@@ -148,7 +151,9 @@ class Router:
 
         sent = {name: value for name, value in body.items() if name != "provider"}
         if route.cascade is not None:
-            return CascadedText(sent, ask, asked, route, route.cascade, *self._means(asked, route))
+            return CascadedText(
+                sent, ask, asked, route, route.cascade, *self._means(asked, route), self._offer
+            )
         return self._chain(asked, route, ask(sent))
 
     def embed(self, asked: Asked, texts: list[str]) -> Answering[Embeddings]:
@@ -181,7 +186,7 @@ class Router:
 
         if route.cascade is not None:
             return CascadedTensors(
-                inputs, wanted, ask, asked, route, route.cascade, *self._means(asked, route)
+                inputs, wanted, ask, asked, route, route.cascade, *self._means(asked, route), self._offer
             )
         return self._chain(asked, route, ask(inputs, wanted))
 

@@ -5,7 +5,7 @@
 create or replace function atoll.check_cascade(called text, of_models jsonb, told jsonb) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
-    fields constant text[] := array['first', 'then', 'measure', 'threshold', 'samples', 'calibration', 'output', 'split_rows', 'patience_seconds'];
+    fields constant text[] := array['first', 'then', 'measure', 'threshold', 'samples', 'calibration', 'output', 'split_rows', 'patience_seconds', 'keep'];
     models text[] := array(select distinct n from jsonb_each(of_models) m, jsonb_array_elements_text(m.value) n);
     why    text;
 begin
