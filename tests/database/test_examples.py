@@ -67,7 +67,11 @@ class Site:
 @pytest.fixture
 async def site(node: Node) -> AsyncIterator[Site]:
     made, said = Site(node), Facts(frozenset(Skill), 0)
-    echoes = [Wanted(name, "1", "f16", {}, said, True, EchoRuntime) for name in ("small", "large")]
+
+    def open_one() -> EchoRuntime:
+        return EchoRuntime(context_tokens=10**6)
+
+    echoes = [Wanted(name, "1", "f16", {}, said, True, open_one) for name in ("small", "large")]
     await made.serving.desire(echoes)
     tasks = [asyncio.create_task(work) for work in (made.serving.run(), made.examples.run())]
     yield made
