@@ -78,6 +78,12 @@ def texts_of(body: Mapping[str, Any]) -> list[str]:
 
 def read_texts(given: Any) -> list[str]:
     """What is to be embedded, if it is a list of texts and not too many."""
+    if isinstance(given, list) and given and all(isinstance(one, int | list) for one in given):
+        raise DataError(
+            "request-malformed",
+            "the input is numbers of tokens, and each model numbers its own",
+            hint="Send texts. In LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False).",
+        )
     if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
         raise DataError("request-malformed", "the input is not a text or a list of texts")
     if len(given) > TEXTS_MAX:

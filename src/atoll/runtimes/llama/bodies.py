@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atoll.runtimes.contract import Ask
-from atoll.runtimes.llama import fields, schemas
+from atoll.runtimes.llama import calls, fields, schemas
 from atoll.runtimes.llama.fields import Bounds, refused
 
 BYTES_MAX = 8 * 1024 * 1024
@@ -104,6 +104,8 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
         for name, check in known.items()
         if ask.body.get(name) is not None
     }
+    if calls.insists(ask.path, body):
+        body = calls.insisted(body)
     body |= {"stream": True, "return_progress": True}
     if not ask.body.get("stream") and "stream_options" in known:
         body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together

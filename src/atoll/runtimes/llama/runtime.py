@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from atoll.domain.errors import AtollError, DataError, LinkError
@@ -18,7 +18,7 @@ from atoll.runtimes import vectors
 from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http import Wire
-from atoll.runtimes.llama import bodies, course
+from atoll.runtimes.llama import bodies, calls, course
 from atoll.runtimes.llama.engine import Engine, weights_size
 from atoll.runtimes.llama.fields import Bounds
 from atoll.runtimes.llama.wants import Patience, Wants, check
@@ -80,7 +80,11 @@ class LlamaRuntime:
         body = bodies.engine_body(ask, self._bounds)
         self._wire()
         async with self._gate.place(), self._wire().stream(ask.path, body, _is_noise) as found:
-            yield found
+            if not calls.insists(ask.path, ask.body):
+                yield found
+                return
+            async with aclosing(calls.as_calls(found)) as told:
+                yield told
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         if self._wants.skill is not Skill.EMBED:
