@@ -70,6 +70,55 @@ def test_a_route_that_makes_no_sense_is_refused(node: Node, changed: Any, code: 
     assert words in str(refused.value.diag.message_primary)
 
 
+@pytest.mark.parametrize(
+    ("expires", "unreachable", "words"),
+    [
+        (299.0, "refuse", "cannot expire"),
+        (float("nan"), "refuse", "cannot expire"),
+        (None, "moon", 'no way "moon"'),
+        (None, "here", "no model that could answer here"),
+    ],
+)
+def test_a_reach_that_makes_no_sense_is_refused_with_the_whole_route(
+    node: Node, expires: float | None, unreachable: str, words: str
+) -> None:
+    say(node)
+    asked = (Jsonb({"cloud": ["large"]}), expires, unreachable)
+    with pytest.raises(psycopg.Error, match=words):
+        node.owner(
+            "select atoll.set_route_reach(atoll.set_route('ask', %s, '{cloud}', null, null, null, '{}', null,"
+            " null, null, null), %s, %s)",
+            *asked,
+        )
+    assert node.owner("select models ? 'here' from atoll.route") == [(True,)]
+
+
+async def test_a_reach_is_replaced_with_the_route(node: Node) -> None:
+    for expires, unreachable in ((600.0, "here"), (None, "queue"), (None, None)):
+        say(node, keys=[], budget=None)
+        node.owner("select atoll.set_route_reach('ask', %s, %s)", expires, unreachable)
+        async with await node.database.connect() as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            (row,) = await (await cursor.execute(query("routes", "all"))).fetchall()
+        route = from_row(row)
+        assert (route.policy_expires_seconds, route.unreachable) == (expires, unreachable or "refuse")
+
+
+def test_who_is_alone_hears_nobody_and_others_are_heard_by_their_marks(nodes: Nodes) -> None:
+    a, b = nodes
+    heard = query("routes", "heard")
+    assert a.owner(heard)[0][0] >= 0
+    a.owner("update atoll.heard set heard_at = now() - interval '1 hour'")
+    a.owner("update atoll.self set seeded_at = now() - interval '1 hour'")
+    assert a.owner(heard)[0][0] > 3500
+    b.owner("select atoll.make_marks(true)")
+    nodes.sync()
+    assert a.owner(heard)[0][0] < 3500
+    a.owner("update atoll.node set revoked_at = now() where number > 1")
+    a.owner("update atoll.self set introduced = '[]'")
+    assert a.owner(heard) == []
+
+
 async def test_what_was_said_is_what_the_node_reads_and_the_latest_word_counts(node: Node) -> None:
     node.owner("insert into atoll.api_key (name, sha256) values ('till', 'x')")
     say(node)

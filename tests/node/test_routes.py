@@ -60,6 +60,34 @@ def spend_a_budget(node: RunningNode, run: Callable[..., str]) -> None:
     run("route", "rm", "spend")
 
 
+def have_somebody_stand_in(node: RunningNode, run: Callable[..., str]) -> None:
+    """With the cloud down: answered here and said so, or taken in and answered later."""
+    away = ("route", "set", "away", "--model", "pebble", "--model", "cloud=far", "--prefer", "cloud")
+    assert "code: route-malformed" in run(*away, "--unreachable", "moon", fails=True)
+    run(*away, "--unreachable", "here", "--policy-expires", "7d")
+    eventually(lambda: ask(node, "away")[0] == 200, "this node's own model stands in")
+    assert ask(node, "away")[1].startswith("here; route=away; provisional")
+    (line,) = [line for line in run("route", "list").splitlines() if line.startswith("away")]
+    assert line.split()[-3:] == ["here", "7", "d"]
+    run(*away, "--unreachable", "queue")
+    eventually(lambda: ask_raw(node, "away")[0] == 202, "it is taken in")
+    status, headers, told = ask_raw(node, "away")
+    assert (status, headers["location"], told["model"]) == (202, told["url"], "away")
+    assert json.loads(node.get(told["url"])[1])["state"] in ("waiting", "working", "retrying")
+    assert ask_raw(node, "away", {"x-atoll-place": "cloud"})[0] == 503, "that would not go along with a job"
+
+
+def ask_raw(node: RunningNode, model: str, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
+    body = json.dumps({**SAY, "model": model}).encode()
+    request = urllib.request.Request(f"{node.http}/v1/chat/completions", body, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, json.load(error)
+
+
 def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_folder: Path) -> None:
     with starting(open_folder / "far") as start_far, starting(open_folder / "near") as start_near:
         far, near = start_far(waits=None), start_near(waits=None)
@@ -111,6 +139,7 @@ def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_
         told = json.loads(near.get(f"/api/decisions/{decision.rpartition('=')[2]}")[1])
         assert [one["place"] for one in told["tries"]] == ["cloud:far", "here"]
         assert ask(near, "ask", place="cloud")[::2] == (503, "no-place")
+        have_somebody_stand_in(near, run)
         assert (
             'atoll_route_requests_total{end="answered",place="cloud",route="ask"}' in near.get("/metrics")[1]
         )

@@ -71,6 +71,12 @@ def set_route(
         ),
     ] = None,
     cache_for: Annotated[str | None, typer.Option(metavar="TIME", help="For how long; a day.")] = None,
+    policy_expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Where no other node was heard for so long: here only.")
+    ] = None,
+    unreachable: Annotated[
+        str, typer.Option(help="Where nobody can be reached: refuse, here (provisionally) or queue.")
+    ] = "refuse",
     home: HomeOption = None,
 ) -> None:
     """Say where requests for a name may be answered, on every node. What was said before is replaced."""
@@ -94,6 +100,10 @@ def set_route(
         "budget": budget,
         "cascade": None if told is None else Jsonb(told),
         "cache": None if again is None else Jsonb(again),
+        "policy_expires_seconds": None
+        if policy_expires is None
+        else flags.duration("policy-expires", policy_expires),
+        "unreachable": unreachable,
     }
     fetch(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")
@@ -164,7 +174,7 @@ def list_routes(
     if as_json:
         typer.echo(json.dumps([_shown(row) for row in found], indent=1))
         return
-    titles = ("route", "prefers", "models", "deadline", "cost", "labels", "keys")
+    titles = ("route", "prefers", "models", "deadline", "cost", "labels", "keys", "unreachable", "expires")
     print_table(titles, [_cells(row) for row in found], ("deadline", "cost"))
 
 
@@ -186,7 +196,19 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "" if row["max_cost"] is None else f"{row['max_cost']:g}",
         ", ".join(f"{label}={scope}" for label, scope in row["labels"].items()),
         ", ".join(row["options"].get("keys", [])),
+        row["options"].get("unreachable", ""),
+        _age(row["options"].get("policy_expires_seconds")),
     ]
+
+
+def _age(seconds: float | None) -> str:
+    """In days, where they are whole."""
+    if seconds is None:
+        return ""
+    size, word = next(
+        (one for one in ((86400, "d"), (3600, "h"), (60, "min")) if seconds % one[0] == 0), (1, "s")
+    )
+    return f"{seconds / size:g} {word}"
 
 
 @group.command()
@@ -209,6 +231,18 @@ def rm(name: NameArgument, home: HomeOption = None) -> None:
 
     fetch(running_postgres(find_home(home)), "routes", "remove", (name,))
     typer.echo(f"{name} is removed")
+
+
+def _tell_reach(found: dict[str, Any]) -> None:
+    """What holds where others are away."""
+    instead = {
+        "here": "this node's own model answers, provisionally",
+        "queue": "the request is answered later",
+    }
+    if (said := instead.get(found.get("unreachable", ""))) is not None:
+        typer.echo(f"where nobody can be reached: {said}")
+    if (expires := found.get("policy_expires_seconds")) is not None:
+        typer.echo(f"where no other node was heard for {_age(expires)}: it leads nowhere but here")
 
 
 @group.command()
@@ -265,6 +299,7 @@ def explain(
         for row, one in zip(rows, [*found["places"], *found["out"]], strict=True):
             row.insert(3, one["turn"] or "never")
     print_table(titles, rows, ("expected", "cost"))
+    _tell_reach(found)
     if cascade is not None:
         measure, threshold = cascade["measure"], cascade["threshold"]
         typer.echo(f"then: where the {measure} of {cascade['first']} is below {threshold:g}")

@@ -161,6 +161,8 @@ class Models:
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
         routes = await connection.cursor(row_factory=dict_row).execute(query("routes", "all"))
         self.router.set_routes(await routes.fetchall())
+        heard = await (await connection.execute(query("routes", "heard"))).fetchone()
+        self.router.set_heard(heard[0] if heard else None)
         if (await (await connection.execute(query("budgets", "there"))).fetchone()) == (True,):
             self.budgets.wake()
         read = rows, adapters, upstream_keys.changed_at(self._home)

@@ -9,7 +9,7 @@ from typing import Any
 from atoll.router.asked import Asked
 from atoll.router.eligible import Verdict, judge, scopes_of
 from atoll.router.place import Place
-from atoll.router.route import Route
+from atoll.router.route import Route, Unreachable
 from atoll.router.score import cost, expected_seconds, score
 
 
@@ -25,6 +25,7 @@ class Decision:
         return {
             "route": self.route.name,
             **({} if policy is None else {"cascade": policy.told()}),
+            **self._out_of_reach(),
             "request": {
                 "path": asked.path,
                 "skill": asked.skill,
@@ -45,6 +46,12 @@ class Decision:
             ],
             "out": [{**self._told(place), "why": list(verdict.all)} for place, verdict in self.out],
         }
+
+    def _out_of_reach(self) -> dict[str, Any]:
+        route = self.route
+        said = {} if route.unreachable is Unreachable.REFUSE else {"unreachable": str(route.unreachable)}
+        expires = route.policy_expires_seconds
+        return said if expires is None else {**said, "policy_expires_seconds": expires}
 
     def _told(self, place: Place) -> dict[str, Any]:
         told = {"place": place.label, "kind": place.kind, "region": place.region, "model": place.model}

@@ -42,7 +42,8 @@ def judge(asked: Asked, route: Route, place: Place) -> Verdict:
 
 def _away(place: Place) -> list[str]:
     found = [] if place.is_up else ["it is away, or failed lately"]
-    return found if place.is_funded else [*found, "the budget is spent here"]
+    found += [] if place.is_funded else ["the budget is spent here"]
+    return found + (["the route has expired: no other node was heard for too long"] if place.is_stale else [])
 
 
 def scopes_of(asked: Asked, route: Route) -> frozenset[str]:

@@ -68,6 +68,7 @@ class Place:
     is_up: bool = True
     needs: frozenset[Need] = OWN_ENGINES  # that it can meet
     is_funded: bool = True  # is anything left here of the route's budget?
+    is_stale: bool = False  # nobody else was heard for longer than the route's policy holds
     passing: str | None = None  # the region of another node that passes it on to a cloud
 
     @property

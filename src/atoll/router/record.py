@@ -27,6 +27,7 @@ class Trip:
     place: Place | None = None
     end: str = "asked"  # then answered, broken, refused or left
     again: dict[str, Any] | None = None  # the answer that was given once more
+    is_provisional: bool = False  # this node's own model stands in for those out of reach
     cascade: dict[str, Any] | None = None  # how sure the first model was, and what came of it
 
     @property
@@ -34,7 +35,8 @@ class Trip:
         where = "none" if self.place is None else self.place.label
         if self.again is not None:
             return f"cache; route={self.decision.route.name}; age={self.again['age_seconds']:g}; id={self.id}"
-        return f"{where}; route={self.decision.route.name}{self._sureness()}; id={self.id}"
+        said = self._sureness() + ("; provisional" if self.is_provisional else "")
+        return f"{where}; route={self.decision.route.name}{said}; id={self.id}"
 
     def _sureness(self) -> str:
         if self.cascade is None:
@@ -59,6 +61,7 @@ class Trip:
             "at": round(self.at, 3),
             "end": self.end,
             "answered_by": answered,
+            **({"provisional": True} if self.is_provisional else {}),
             "tries": self.tries,
             **self.decision.told(),
             **({} if self.again is None else {"again": self.again}),

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 from atoll.domain.errors import DataError
@@ -23,6 +24,14 @@ SECONDS_MAX = 3600.0
 WORDS_MAX = 32
 OWN = (Kind.HERE, Kind.PEER, Kind.HUB)
 SCOPE = re.compile(r"local|global|node:[0-9]{1,9}|region:[A-Za-z0-9_.-]{1,64}")
+
+
+class Unreachable(StrEnum):
+    """What becomes of a request whose places are all out of reach."""
+
+    REFUSE = "refuse"
+    HERE = "here"  # this node's own model answers, and it is said that this is provisional
+    QUEUE = "queue"  # it is answered later
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Route:
     options: Mapping[str, Any] = field(default_factory=dict)
     cascade: Policy | None = None
     again: again.Policy | None = None  # where answers are given again
+    policy_expires_seconds: float | None = None  # for so long it holds where nobody else is heard
+    unreachable: Unreachable = Unreachable.REFUSE
 
     def turns(self) -> tuple[Route, Route]:
         """Of a cascade: to its first model, and to those that are asked where that one is not sure."""
@@ -55,6 +66,19 @@ class Route:
             return replace(self, models=models, cascade=None)
 
         return having("first"), having("then")
+
+    def provisional(self) -> Route | None:
+        """To this node's own model alone, where that may stand in for the others."""
+        own = self.models.get(Kind.HERE, ())
+        if self.unreachable is not Unreachable.HERE or not own:
+            return None
+        return replace(
+            self,
+            models={Kind.HERE: own},
+            prefer=(Kind.HERE,),
+            cascade=None,
+            unreachable=Unreachable.REFUSE,
+        )
 
     def rank(self, place: Place) -> int | None:
         """How early the place comes in what is preferred; None where the route does not lead there."""
@@ -101,6 +125,8 @@ def _read(row: Mapping[str, Any]) -> Route:
         options,
         None if options.get("cascade") is None else read_cascade(options["cascade"]),
         None if options.get("cache") is None else again.parse(options["cache"]),
+        _number(options.get("policy_expires_seconds"), math.inf),
+        Unreachable(options.get("unreachable", Unreachable.REFUSE)),
     )
     if found.cascade is not None and not all(any(turn.models.values()) for turn in found.turns()):
         raise ValueError("its cascade needs two of its models: one that is asked first, and another one")

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from atoll.domain.errors import DataError, LinkError, PolicyDenied
+from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
 from atoll.observe.metrics import gauge
 from atoll.router import cascade
@@ -38,17 +38,18 @@ from atoll.router.asked import Asked
 from atoll.router.budget import TOKENS, Reservation, charge
 from atoll.router.budget_book import Budgets, spent
 from atoll.router.cascaded import CascadedTensors, CascadedText
-from atoll.router.chain import Answering, Chain, Look, Open, Pay
+from atoll.router.chain import Answering, Chain, Look, Open, Pay, seconds_of
 from atoll.router.course import Course
 from atoll.router.decide import Decision, decide
 from atoll.router.eligible import GLOBAL, REGION, scopes_of
 from atoll.router.examples import Examples
+from atoll.router.heard import Heard
 from atoll.router.key import NO_KEYS, Keys, find_key
 from atoll.router.peers import Peers
 from atoll.router.place import Kind, Place
 from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
 from atoll.router.record import KEPT_MAX, Records
-from atoll.router.route import Route, from_row
+from atoll.router.route import Route, Unreachable, from_row
 from atoll.router.wording import Quoted
 from atoll.runtimes.contract import Array, Ask, Embeddings, Runtime
 from atoll.serving import asking
@@ -85,6 +86,7 @@ class Router:
         self._offer = examples.offer if examples is not None else None
         self._routes: dict[str, Route | DataError] = {}
         self._keys: Keys = NO_KEYS
+        self._heard = Heard(None, 0.0)
         self._course = Course(self._round_trip, clock)
         self._records = Records()
 
@@ -110,6 +112,10 @@ class Router:
         """These are the keys now; whoever shows one asks no wider than it says."""
         self._keys = keys
 
+    def set_heard(self, seconds_ago: float | None) -> None:
+        """So long ago somebody else was heard last; none where there is nobody else."""
+        self._heard = Heard(seconds_ago, self._course.clock())
+
     def names(self) -> list[str]:
         return sorted(self._routes)
 
@@ -132,18 +138,19 @@ class Router:
     # Requests: each is asked when its chain's `answer` is entered
 
     def generate(
-        self, asked: Asked, body: Body, quoted: Quoted | None = None
+        self, asked: Asked, body: Body, quoted: Quoted | None = None, provisional: bool = False
     ) -> Answering[AsyncIterator[bytes]]:
-        """The events of an answer."""
-        asked, route, scopes = self._whose(asked)
-        chain, policy, answers = self._generate(asked, route, scopes, body), route.again, self._answers
-        if policy is None or answers is None:
+        """The events of an answer; a provisional one is this node's own, and is not given again."""
+        asked, route, scopes = self._whose(asked, provisional)
+        chain = self._generate(asked, route, scopes, body, provisional)
+        policy, answers = route.again, self._answers
+        if policy is None or answers is None or provisional:
             return chain
         whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current)
         return Again(chain, answers, policy, *whole)
 
     def _generate(
-        self, asked: Asked, route: Route, scopes: Scopes, body: Body
+        self, asked: Asked, route: Route, scopes: Scopes, body: Body, provisional: bool
     ) -> Answering[AsyncIterator[bytes]]:
 
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
@@ -154,7 +161,7 @@ class Router:
             return CascadedText(
                 sent, ask, asked, route, route.cascade, *self._means(asked, route), self._offer
             )
-        return self._chain(asked, route, ask(sent))
+        return self._chain(asked, route, ask(sent), provisional)
 
     def embed(self, asked: Asked, texts: list[str]) -> Answering[Embeddings]:
         asked, route, scopes = self._whose(asked)
@@ -172,9 +179,13 @@ class Router:
         return self._chain(asked, route, ask)
 
     def infer(
-        self, asked: Asked, inputs: Mapping[str, Array], wanted: Sequence[str] = ()
+        self,
+        asked: Asked,
+        inputs: Mapping[str, Array],
+        wanted: Sequence[str] = (),
+        provisional: bool = False,
     ) -> Answering[dict[str, Array]]:
-        asked, route, scopes = self._whose(asked)
+        asked, route, scopes = self._whose(asked, provisional)
 
         def ask(given: Mapping[str, Array], names: Sequence[str] = ()) -> Open[dict[str, Array]]:
             @asynccontextmanager
@@ -188,7 +199,7 @@ class Router:
             return CascadedTensors(
                 inputs, wanted, ask, asked, route, route.cascade, *self._means(asked, route), self._offer
             )
-        return self._chain(asked, route, ask(inputs, wanted))
+        return self._chain(asked, route, ask(inputs, wanted), provisional)
 
     def check_direct(self, model: str, caller: object, scopes: Collection[str] = ()) -> Scopes:
         """May a model of this node be asked without a route? All the scopes that go along."""
@@ -221,6 +232,18 @@ class Router:
         key = find_key(self._keys, caller)
         return frozenset() if key is None else key.scopes
 
+    def seconds(self, asked: Asked) -> float:
+        """Until the end of its answer."""
+        return seconds_of(asked, self.route(asked.model))
+
+    def unreachable(self, asked: Asked, error: AtollError) -> Unreachable:
+        """What becomes of a request that nobody answered."""
+        if not isinstance(error, LinkError) or error.code != "no-place":
+            return Unreachable.REFUSE
+        route = self.route(asked.model)
+        is_lacking = route.unreachable is Unreachable.HERE and route.provisional() is None
+        return Unreachable.REFUSE if is_lacking else route.unreachable
+
     # What is told
 
     def explain(self, asked: Asked) -> Decision:
@@ -248,9 +271,10 @@ class Router:
 
     # How places are found and asked
 
-    def _whose(self, asked: Asked) -> tuple[Asked, Route, Scopes]:
+    def _whose(self, asked: Asked, provisional: bool = False) -> tuple[Asked, Route, Scopes]:
         """The request as its key narrows it, its route, and the scopes of everything in it."""
         route, key = self._checked(asked), find_key(self._keys, asked.caller)
+        route = (route.provisional() or route) if provisional else route
         if key is not None:
             budget = key.budget if self._pays_for_clouds(key.budget) else None
             asked = replace(asked, scopes=asked.scopes | key.scopes, budget=budget)
@@ -261,8 +285,10 @@ class Router:
         known = self._budgets.find(budget) if self._budgets is not None and budget is not None else None
         return budget is not None and (known is None or known.unit != TOKENS)
 
-    def _chain(self, asked: Asked, route: Route, open_at: Open[T]) -> Chain[T]:
-        return Chain(asked, route, *self._means(asked, route), open_at)
+    def _chain(self, asked: Asked, route: Route, open_at: Open[T], provisional: bool = False) -> Chain[T]:
+        made = Chain(asked, route, *self._means(asked, route), open_at)
+        made.trip.is_provisional = provisional
+        return made
 
     def _means(self, asked: Asked, route: Route) -> tuple[Look, Course, Records, Pay]:
         """What every chain of a request needs."""
@@ -289,6 +315,8 @@ class Router:
         if self._peers is not None:
             found += peer_places(self._peers.offers(), route)
         known = [self._course.known(place) for place in found]
+        if self._heard.has_expired(route.policy_expires_seconds, self._course.clock()):
+            known = [replace(place, is_stale=place.kind is not Kind.HERE) for place in known]
         if not any(self._budgets is None or self._budgets.is_spent(name) for name in _budgets(asked, route)):
             return known
         return [replace(place, is_funded=place.kind is not Kind.CLOUD) for place in known]

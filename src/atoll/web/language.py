@@ -7,7 +7,7 @@ Who hangs up frees the engine. Errors have the shape of the protocol that was sp
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
 from atoll.router.job_queue import JobQueue
+from atoll.router.route import Unreachable
 from atoll.router.service import Router
 from atoll.runtimes.answers import embedded
 from atoll.runtimes.contract import STREAMED
@@ -28,10 +29,10 @@ from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
-from atoll.web.jobs import answer_later, read_later
+from atoll.web.jobs import Later, answer_later, read_later
 from atoll.web.limits import FREE, Limits, Ticket
 from atoll.web.retrieving import Prepared, Retriever
-from atoll.web.routed import Routed, asked_in, headers_of, scopes_later
+from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_later
 
 MESSAGES = "/v1/messages"
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -94,7 +95,8 @@ def language_routes(
                 return await answer_later(jobs, later, model, path, prepared.body, scopes, caller)
             if router is not None and router.has(model):
                 asked = asked_in(request, Skill.GENERATE, model, body, caller)
-                routed = Routed(router, retriever, asked, body)
+                queue = _queue(jobs, router, request, model, body, caller)
+                routed = Routed(router, retriever, asked, body, queue)
                 return cast("Response", _Answer(routed, model, path, body, ticket))
         except AtollError as error:
             ticket.settle()
@@ -115,10 +117,17 @@ def language_routes(
                 kept = scopes_later(router, request, Skill.EMBED, model, body, caller)
                 return await answer_later(jobs, later, model, request.url.path, body, kept, caller)
             if router is not None and router.has(model):
-                chain = router.embed(asked_in(request, Skill.EMBED, model, body, caller), texts)
+                asked = asked_in(request, Skill.EMBED, model, body, caller)
+                chain = router.embed(asked, texts)
                 try:
                     async with chain.answer() as found:
                         pass
+                except AtollError as error:
+                    is_queued = router.unreachable(asked, error) is Unreachable.QUEUE
+                    if jobs is None or not is_queued or not may_wait(request):
+                        raise
+                    kept = scopes_later(router, request, Skill.EMBED, model, body, caller)
+                    return await answer_later(jobs, Later(), model, request.url.path, body, kept, caller)
                 finally:
                     headers = headers_of(chain.trip)
             else:
@@ -140,10 +149,32 @@ def language_routes(
     ]
 
 
+def _queue(
+    jobs: JobQueue | None,
+    router: Router,
+    request: Request,
+    model: str,
+    body: Mapping[str, Any],
+    caller: object,
+) -> Callable[[Prepared], Awaitable[Response]] | None:
+    """Takes a request in that nobody can answer now; none where it could not be taken in as it is."""
+    if jobs is None or not may_wait(request):
+        return None
+
+    async def queue(prepared: Prepared) -> Response:
+        kept = scopes_later(router, request, Skill.GENERATE, model, body, caller)
+        scopes = prepared.scopes | kept
+        return await answer_later(jobs, Later(), model, request.url.path, prepared.body, scopes, caller)
+
+    return queue
+
+
 class _Source(Protocol):
     """Where an answer comes from."""
 
     def headers(self) -> dict[str, str]: ...
+    def said(self) -> dict[str, Any]: ...
+    async def later(self, error: AtollError, prepared: Prepared) -> Response | None: ...
     async def prepared(self) -> Prepared: ...
     def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
 
@@ -162,6 +193,12 @@ class _Own:
 
     def headers(self) -> dict[str, str]:
         return {}
+
+    def said(self) -> dict[str, Any]:
+        return {}
+
+    async def later(self, error: AtollError, prepared: Prepared) -> Response | None:
+        return None
 
     async def prepared(self) -> Prepared:
         if self.body.get("retrieve") is None:
@@ -212,35 +249,35 @@ class _Answer:
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.runtimes.answers import gather
 
+        asked: Prepared | None = None
         try:
             asked = await self.source.prepared()
             async with self.source.events(asked) as events:
                 found = gather(self.path, [event async for event in self._heard(events)])
             self.ticket.settle()
-            told = {**found, "model": self.model, **asked.beside}
+            told = {**found, "model": self.model, **asked.beside, **self.source.said()}
             response: Response = JSONResponse(told, headers=self._headers())
         except AtollError as error:
-            self.ticket.settle()
-            response = refusal(error, self.path, self._headers())
+            response = await self._instead(error, asked)
         await response(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
+        asked: Prepared | None = None
         try:
             asked = await self.source.prepared()
-            beside = asked.beside
             async with self.source.events(asked) as events:
+                beside = {**asked.beside, **self.source.said()}
                 more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
                 await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
                 has_begun = True
                 async for event in self._heard(events):
                     if beside and (content := content_of(event)) is not None:
-                        event, beside = _event({**content, **beside}), {}
+                        event, beside = _with(event, {**content, **beside}), {}
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except AtollError as error:
             if not has_begun:
-                self.ticket.settle()
-                await refusal(error, self.path, self._headers())(scope, receive, send)
+                await (await self._instead(error, asked))(scope, receive, send)
                 return
             told = json.dumps(_told(error, self.path)).encode()
             name = b"event: error\n" if self.path == MESSAGES else b""
@@ -248,9 +285,24 @@ class _Answer:
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _instead(self, error: AtollError, asked: Prepared | None) -> Response:
+        """What is answered where there is no answer."""
+        try:
+            job = await self.source.later(error, asked) if asked is not None else None
+        except AtollError as problem:
+            error, job = problem, None
+        if job is None:
+            self.ticket.settle()
+            return refusal(error, self.path, self._headers())
+        self.ticket.keep()
+        job.headers.update(self._headers())
+        return job
 
-def _event(content: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content).encode() + b"\n\n"
+
+def _with(event: bytes, content: Mapping[str, Any]) -> bytes:
+    """The same event with another content."""
+    name, _, _ = event.partition(b"data:")
+    return name + b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
 def refusal(error: AtollError, path: str, headers: Mapping[str, str] = NONE) -> Response:

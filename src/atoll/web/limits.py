@@ -109,6 +109,7 @@ class Ticket:
         self._requests = requests
         self._tokens = tokens
         self._taken = 0
+        self._is_kept = False
         self._paid: Reservation | None = None
         self._tokens_in = 0
         self._usage: Usage | None = None
@@ -145,8 +146,14 @@ class Ticket:
         if self._usage is not None:
             self._usage.hear(event)
 
+    def keep(self) -> None:
+        """It is answered later, and counts as the most that it may come to."""
+        self._is_kept = True
+
     def settle(self, tokens: int | None = None) -> None:
         """So many were used; not told, what was heard says it, and nothing heard is nothing used."""
+        if self._is_kept:
+            return
         if tokens is None:
             usage = self._usage
             tokens = usage.tokens(self._tokens_in) if usage is not None and usage.has_begun else 0

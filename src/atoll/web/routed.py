@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,16 +18,19 @@ from starlette.routing import Route
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
 from atoll.router.asked import BYTES_PER_TOKEN, TOKENS_MAX, Asked, read_asked, weigh
+from atoll.router.chain import Answering
 from atoll.router.place import Need
 from atoll.router.record import Trip
+from atoll.router.route import Unreachable
 from atoll.router.service import Router
 from atoll.web.bodies import read_object
 from atoll.web.callers import check_login, failure
 from atoll.web.retrieving import Prepared, Retriever
 
-HEADER = "x-atoll-decision"
+HEADER, PROVISIONAL = "x-atoll-decision", "x-atoll-provisional"
 NOT_LATER = ("x-atoll-place", "x-atoll-max-cost", "x-atoll-deadline")
 Check = Callable[[Request], object]
+T = TypeVar("T")
 
 
 def asked_in(request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object) -> Asked:
@@ -52,14 +56,56 @@ def scopes_later(
     return router.scopes(asked_in(request, skill, model, body, caller))
 
 
+def may_wait(request: Request) -> bool:
+    """Is all that it says of its places said in its body?"""
+    return not any(header in request.headers for header in NOT_LATER)
+
+
 def headers_of(trip: Trip | None) -> dict[str, str]:
-    return {} if trip is None else {HEADER: trip.header}
+    if trip is None:
+        return {}
+    return {HEADER: trip.header, **({PROVISIONAL: "true"} if trip.is_provisional else {})}
+
+
+async def enter(
+    router: Router,
+    asked: Asked,
+    make: Callable[[Asked, bool], Answering[T]],
+    note: Callable[[Trip], None],
+    stack: AsyncExitStack,
+) -> T:
+    """An answer from where the route leads; where nobody there can be reached, this node's, if it says so."""
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + router.seconds(asked)
+    chain = make(asked, False)
+    note(chain.trip)
+    try:
+        return await stack.enter_async_context(chain.answer())
+    except AtollError as error:
+        if router.unreachable(asked, error) is not Unreachable.HERE:
+            raise
+        again = make(replace(asked, deadline_seconds=max(0.0, ends_at - loop.time())), True)
+        try:
+            found = await stack.enter_async_context(again.answer())
+        except AtollError:
+            raise error from None  # it says what was wrong with the places that were wanted
+        note(again.trip)
+        return found
 
 
 class Routed:
     """A request for text, answered where its route says."""
 
-    def __init__(self, router: Router, retriever: Retriever, asked: Asked, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        retriever: Retriever,
+        asked: Asked,
+        body: Mapping[str, Any],
+        queue: Callable[[Prepared], Awaitable[Response]] | None = None,
+    ) -> None:
+        """`queue` takes it in as a job, where it may become one."""
+        self._queue = queue
         self._router = router
         self._retriever = retriever
         self._asked = asked
@@ -68,6 +114,16 @@ class Routed:
 
     def headers(self) -> dict[str, str]:
         return headers_of(self._trip)
+
+    def said(self) -> dict[str, Any]:
+        """Of the answer, in its body."""
+        return {"provisional": True} if self._trip is not None and self._trip.is_provisional else {}
+
+    async def later(self, error: AtollError, prepared: Prepared) -> Response | None:
+        """Instead of an error, the job that the request has become."""
+        if self._queue is None or self._router.unreachable(self._asked, error) is not Unreachable.QUEUE:
+            return None
+        return await self._queue(prepared)
 
     async def prepared(self) -> Prepared:
         if self._body.get("retrieve") is None:
@@ -80,10 +136,19 @@ class Routed:
         if prepared.scopes:
             size, _ = weigh(prepared.body)
             asked = replace(asked, scopes=asked.scopes | prepared.scopes, bytes_in=size)
-        chain = self._router.generate(asked, prepared.body, prepared.quoted)
-        self._trip = chain.trip
-        async with chain.answer() as found:
-            yield found
+        async with AsyncExitStack() as stack:
+            yield await enter(
+                self._router,
+                asked,
+                lambda one, provisional: self._router.generate(
+                    one, prepared.body, prepared.quoted, provisional
+                ),
+                self._note,
+                stack,
+            )
+
+    def _note(self, trip: Trip) -> None:
+        self._trip = trip
 
 
 def routing_routes(router: Router, check: Check, password: Callable[[], str]) -> list[Route]:

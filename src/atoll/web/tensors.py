@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -19,14 +19,16 @@ from starlette.types import Receive, Scope, Send
 from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill, TensorFacts
+from atoll.router.asked import Asked
 from atoll.router.chain import Answering
+from atoll.router.record import Trip
 from atoll.router.service import Router
 from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.limits import Limits, Ticket
-from atoll.web.routed import asked_in, headers_of
+from atoll.web.routed import asked_in, enter, headers_of
 
 BODY_BYTES_MAX = 64 * 1024**2
 BODIES_BYTES_MAX = 256 * 1024**2
@@ -36,7 +38,9 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
 NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
-Routed = Callable[[Mapping[str, Array], list[str]], Answering[dict[str, Array]]]
+Routed = Callable[
+    [Mapping[str, Array], list[str], Callable[[Trip], None], AsyncExitStack], Awaitable[dict[str, Array]]
+]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -82,7 +86,19 @@ def tensor_routes(
         if router is None or not router.has(request.path_params["model"]):
             return cast("Response", _Answer(serving, room, ticket))
         asked = asked_in(request, Skill.INFER, request.path_params["model"], {}, caller)
-        return cast("Response", _Answer(serving, room, ticket, partial(router.infer, asked)))
+
+        async def routed(
+            inputs: Mapping[str, Array],
+            wanted: list[str],
+            note: Callable[[Trip], None],
+            stack: AsyncExitStack,
+        ) -> dict[str, Array]:
+            def make(one: Asked, provisional: bool) -> Answering[dict[str, Array]]:
+                return router.infer(one, inputs, wanted, provisional)
+
+            return await enter(router, asked, make, note, stack)
+
+        return cast("Response", _Answer(serving, room, ticket, routed))
 
     def guarded(endpoint: Endpoint) -> Endpoint:
         async def answer(request: Request) -> Response:
@@ -163,12 +179,11 @@ class _Answer:
         if self._routed is None or version is not None:
             async with self._serving.use(name, version) as runtime:
                 return await runtime.infer(inputs, wanted)
-        chain = self._routed(inputs, wanted)
-        try:
-            async with chain.answer() as outputs:
-                return outputs
-        finally:
-            self._headers |= headers_of(chain.trip)
+        async with AsyncExitStack() as stack:
+            return await self._routed(inputs, wanted, self._note, stack)
+
+    def _note(self, trip: Trip) -> None:
+        self._headers |= headers_of(trip)
 
 
 async def _body(request: Request, take: Callable[[int], None]) -> bytearray:

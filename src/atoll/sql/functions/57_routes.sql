@@ -97,3 +97,20 @@ begin
         perform atoll.refuse('route-unknown', format('there is no route "%s"', called), hint => 'See: atoll route list');
     end if;
 end $$;
+
+-- What holds of a route where others are out of reach. Said after the rest of it, and replaced with it.
+create or replace function atoll.set_route_reach(called text, expires double precision, unreachable text) returns text
+language plpgsql set search_path = pg_catalog as $$
+begin
+    if not coalesce(expires between 300 and 315360000, true) then
+        perform atoll.refuse('route-malformed', format('route "%s" cannot expire after so long', called), hint => 'A policy holds for 5 min to 10 years.');
+    elsif coalesce(set_route_reach.unreachable, 'refuse') not in ('refuse', 'here', 'queue') then
+        perform atoll.refuse('route-malformed', format('there is no way "%s" to answer what nobody can be reached for', set_route_reach.unreachable), hint => 'Say refuse, here or queue.');
+    elsif set_route_reach.unreachable = 'here' and not exists (select from atoll.route r where r.name = called and r.models ? 'here') then
+        perform atoll.refuse('route-malformed', format('route "%s" has no model that could answer here', called), hint => 'Name one: --model here=MODEL');
+    end if;
+    update atoll.route r set options = r.options - array['policy_expires_seconds', 'unreachable']
+           || jsonb_strip_nulls(jsonb_build_object('policy_expires_seconds', expires, 'unreachable', nullif(set_route_reach.unreachable, 'refuse')))
+     where r.name = called;
+    return called;
+end $$;

@@ -3,8 +3,14 @@ select atoll.me() as me, name, models, prefer, deadline_seconds, first_token_sec
   from atoll.route order by name;
 
 -- set: what a route is from now on
-select atoll.set_route(%(name)s, %(models)s, %(prefer)s, %(deadline_seconds)s, %(first_token_seconds)s, %(max_cost)s, %(labels)s,
-                       %(hedge_after_seconds)s, %(keys)s, %(budget)s, %(cascade)s, %(cache)s) as name;
+select atoll.set_route_reach(atoll.set_route(%(name)s, %(models)s, %(prefer)s, %(deadline_seconds)s, %(first_token_seconds)s, %(max_cost)s, %(labels)s,
+                       %(hedge_after_seconds)s, %(keys)s, %(budget)s, %(cascade)s, %(cache)s),
+                             %(policy_expires_seconds)s, %(unreachable)s) as name;
+
+-- heard: how long ago another node was heard, if there is one
+select extract(epoch from now() - coalesce((select max(h.heard_at) from atoll.heard h where h.origin <> atoll.me() and h.scope = 'global'),
+                                           (select coalesce(s.seeded_at, now()) from atoll.self s)))::float8
+ where exists (select from atoll.peers());
 
 -- remove: a route
 select atoll.drop_route(%s);
