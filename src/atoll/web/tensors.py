@@ -134,6 +134,7 @@ class _Answer:
         self._room = room
         self._routed = routed
         self._headers = ticket.headers()
+        self._trip: Trip | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -152,7 +153,7 @@ class _Answer:
             response = await self._infer(request, body)
         except AtollError as error:
             response = refusal(error)
-        response.headers.update(self._headers)
+        response.headers.update({**self._headers, **headers_of(self._trip)})
         await response(request.scope, request.receive, send)
 
     async def _infer(self, request: Request, body: bytearray) -> Response:
@@ -183,7 +184,7 @@ class _Answer:
             return await self._routed(inputs, wanted, self._note, stack)
 
     def _note(self, trip: Trip) -> None:
-        self._headers |= headers_of(trip)
+        self._trip = trip
 
 
 async def _body(request: Request, take: Callable[[int], None]) -> bytearray:
