@@ -41,6 +41,20 @@ async def test_what_is_not_known_to_be_sure_goes_on_and_the_decision_says_why(si
     assert dict(site.router._records.answers) == {("ask", "cloud", "answered"): 1}, "it is one request"
 
 
+async def test_a_server_that_takes_no_logprobs_is_not_measured_and_that_is_said(site: Site) -> None:
+    site.route(**CLOUDS)
+    site.one.mood = "plain"
+    said, trip = await site.say()
+    assert said == "two two two"
+    told = trip.told()["cascade"]
+    assert (told["went_on"], told["why"]) == (True, "not known, as one takes no logprobs")
+    site.two.mood = 500
+    assert (await site.say())[0] == "one one one", "and what it says without is there if nobody else is"
+    site.one.mood = 400
+    with pytest.raises(DataError, match="cannot answer"):
+        await site.say()
+
+
 async def test_a_sure_first_model_is_the_only_one_that_is_asked(site: Site) -> None:
     site.route(**OWN_FIRST | {"options": {"cascade": MEAN | {"measure": "agreement", "samples": 4}}})
     said, trip = await site.say()

@@ -14,7 +14,7 @@ from aiohttp import web
 
 @dataclass
 class Provider:
-    """`mood` is fine, late, mute, cut, empty or a status."""
+    """`mood` is fine, late, mute, cut, empty, plain (it takes no logprobs) or a status."""
 
     name: str
     mood: str | int = "fine"
@@ -29,6 +29,8 @@ class Provider:
         self.asks.append(await request.json())
         self.open += 1
         try:
+            if self.mood == "plain" and self.asks[-1].get("logprobs"):
+                return web.json_response({"error": "logprobs is not supported"}, status=400)
             if isinstance(self.mood, int):
                 headers = {"Retry-After": self.retry_after} if self.retry_after else {}
                 return web.json_response({"error": self.name}, status=self.mood, headers=headers)

@@ -25,10 +25,10 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from atoll.domain.errors import AtollError, LinkError
+from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.router import cascade
 from atoll.router.cascade import Policy, Verdict
@@ -77,6 +77,7 @@ class _Trial:
     confidence: float | None = None
     error: AtollError | None = None
     is_whole: bool = False
+    lacks: str | None = None  # why it could not be measured
 
     async def all(self) -> AsyncGenerator[bytes, None]:
         for event in self.held:
@@ -103,6 +104,8 @@ async def generate(
         small = await outer.enter_async_context(AsyncExitStack())
         trial = await _tried(policy, path, body, first, small, None if why_not() else seconds)
         verdict = _verdict(policy, trial.confidence, why_not)
+        if trial.lacks is not None:
+            verdict = replace(verdict, why=f"{verdict.why}, as {policy.first} {trial.lacks}")
         if verdict.goes_on:
             try:
                 with _in_time():
@@ -218,10 +221,17 @@ async def _tried(
 async def _measured(policy: Policy, path: str, body: Body, first: Open, stack: AsyncExitStack) -> _Trial:
     """Held back until the measure is known, which it may be before the answer's end."""
     asked = cascade.asked_first(policy, path, body)
-    told = await stack.enter_async_context(first(asked))
+    lacks = None
+    try:
+        told = await stack.enter_async_context(first(asked))
+    except DataError as error:
+        if error.code != "request-refused" or asked == body:
+            raise
+        # What was added for the measure may be all that it refuses, as many servers do.
+        told, asked, lacks = await stack.enter_async_context(first(body)), dict(body), "takes no logprobs"
     meter = Meter(policy.measure, cascade.choices(body))
     said = _heard(told, meter, strips=asked != body and not body.get("logprobs"))
-    trial, size = _Trial(rest=said), 0
+    trial, size = _Trial(rest=said, lacks=lacks), 0
     async for event in said:
         trial.held.append(event)
         size += len(event)
