@@ -32,7 +32,12 @@ ADDED_MS_WANTED, CPU_MS_WANTED, CHUNK_MS_WANTED, MEGABYTES_WANTED = 0.5, 0.3, 0.
 READY_SECONDS_MAX = 90.0
 WORDS = 128
 NODE_WAYS = {"node, by model": "far", "node, by route": "led"}
-QUIET = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+LITELLM_SETTINGS = {
+    "LITELLM_MODE": "PRODUCTION",
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it is fetched
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # a node asks for none on loopback, either
+}
 LOADS: Mapping[str, tuple[Question, int]] = {
     "an answer of one word, 1 caller": (Question(), 1),
     "an answer of one word, 16 callers": (Question(), 16),
@@ -121,7 +126,7 @@ async def litellm(folder: Path, behind: int) -> AsyncIterator[dict[str, Way]]:
     port, log = others.free_port(), folder / "litellm.log"
     flags = ["--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--num_workers", "1"]
     with others.process(
-        [str(program), *flags, "--port", str(port), "--telemetry", "False"], log, QUIET
+        [str(program), *flags, "--port", str(port), "--telemetry", "False"], log, LITELLM_SETTINGS
     ) as group:
         await until_ready(port, "far", log)
         yield {"LiteLLM": Way(port, "far", tuple(others.members(group)))}
