@@ -22,10 +22,12 @@ class Provider:
     retry_after: str | None = None
     words: int = 3
     asks: list[dict[str, Any]] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)  # whole requests: their heads, too
     open: int = 0  # requests that are being answered
     base: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.heard.append(f"{request.raw_path} {request.raw_headers} {await request.text()}")
         self.asks.append(await request.json())
         self.open += 1
         try:
@@ -43,6 +45,9 @@ class Provider:
             return await self._stream(request)
         finally:
             self.open -= 1
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": [{"id": "m"}]})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if self.mood == "mute":
@@ -75,6 +80,7 @@ async def running(*names: str) -> AsyncIterator[list[Provider]]:
         for provider in found:
             app = web.Application()
             app.router.add_post("/v1/{tail:.*}", provider.answer)
+            app.router.add_get("/v1/models", provider.models)
             runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
