@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import random
+import time
 from collections import Counter
 from typing import Any
 
@@ -109,6 +111,30 @@ async def test_a_breaker_opens_and_lets_one_request_try_again(site: Site) -> Non
     site.now += breaker.PAUSE_SECONDS_FIRST + 1
     assert (await site.say())[0] == "one one one"
     assert (await site.say())[0] == "one one one"
+
+
+async def test_a_wall_clock_that_jumps_changes_nothing_about_where_requests_go(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = itertools.cycle([0.0, 1e9, -1e9, 3600.0, -7200.0])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    site.route(prefer=["cloud:one", "cloud:two"])
+    site.one.mood = 500
+    for _ in range(breaker.FAILURES_MAX):
+        await site.say()
+    for _ in range(5):
+        assert (await site.say())[0] == "two two two"
+    assert len(site.one.asks) == breaker.FAILURES_MAX, "its breaker stays open"
+    site.now += breaker.PAUSE_SECONDS_FIRST + 1
+    site.one.mood = "fine"
+    assert (await site.say())[0] == "one one one"
+    site.one.mood = site.two.mood = "mute"
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(LinkError) as late:
+        await site.say(deadline_seconds=0.3)
+    assert late.value.code == "deadline-passed"
+    assert asyncio.get_running_loop().time() - began >= 0.29
 
 
 async def test_where_all_are_busy_the_caller_hears_when_to_come_again(site: Site) -> None:
