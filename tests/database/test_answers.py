@@ -1,322 +1,224 @@
-"""Answers that are given again, with a real database: asked once, held, kept, and forgotten when they should be.
-
-The engines are echoes: one says what it was asked and counts how often that was, and makes vectors of words.
-"""
+"""The answering side of questions: what it sends, what it refuses, and that nothing of it can write."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
-from atoll.domain.errors import LinkError
-from atoll.domain.models import Skill
-from atoll.node.search import SESSION, search_by
-from atoll.router.answers.book import Answers
-from atoll.router.asked import Asked, read_asked
-from atoll.router.places import Terms
-from atoll.router.service import Router
-from atoll.router.wording import Quoted
-from atoll.runtimes.answers import gather
-from atoll.runtimes.contract import Ask, Facts
-from atoll.runtimes.echo import EchoRuntime
-from atoll.serving.berth import Wanted
-from atoll.serving.embedding import Embedder
-from atoll.serving.service import Serving
-from atoll.web.retrieving import Retriever
+from atoll.analytics.answer import SESSION, Bounds
+from atoll.analytics.service import Questions
+from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from support.fix_nodes import Node
-from support.fix_postgres import APP_ROLE, Connection
+from support.fix_postgres import APP_ROLE
 
 pytestmark = pytest.mark.slow
 
-CHAT = "/v1/chat/completions"
-LIKE = {"encoder": "own", "threshold": 0.8}
-ROUTE: dict[str, Any] = {
-    "me": 1,
-    "name": "ask",
-    "models": {"here": ["own", "other"]},
-    "prefer": ["here"],
-    "deadline_seconds": 30,
-    "first_token_seconds": None,
-    "max_cost": None,
-    "labels": {"patient": "local", "far": "region:mars"},
-    "hedge_after_seconds": None,
-    "options": {"cache": {}},
-}
-
-
-class Counted(EchoRuntime):
-    asks: list[Ask]
-
-    @contextlib.asynccontextmanager
-    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
-        self.asks.append(ask)
-        async with super().generate(ask) as events:
-            yield events
-
-
-class Site:
-    """A node's router with what it holds; another one is the node after a restart."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.asks: list[Ask] = []
-        self.serving = Serving(1000)
-        self.embedder = Embedder(self.serving)
-        self.answers = Answers(node.database.connect, self.embedder.vector)
-        self.router = Router(self.serving, "eu", lambda model: Terms(), answers=self.answers)
-        self.retriever = Retriever(search_by(self._app, self.embedder), set)
-        self.tasks: list[asyncio.Task[None]] = []
-        self.decision = ""
-
-    async def _app(self) -> Connection:
-        conninfo = self.node.database.conninfo(APP_ROLE)
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, options=SESSION)
-
-    def route(self, **cache: Any) -> None:
-        self.router.set_routes([{**ROUTE, "options": {"cache": cache}}])
-
-    async def models(self, version: str = "1", fails_at_event: int | None = None, **named: Any) -> None:
-        def open_one() -> Counted:
-            made = Counted(fails_at_event=fails_at_event)
-            made.asks = self.asks
-            return made
-
-        said = Facts(frozenset(Skill), 0)
-        names = named.get("names", ("own",))
-        await self.serving.desire([Wanted(name, version, "f16", {}, said, True, open_one) for name in names])
-
-    async def start(self) -> None:
-        for work in (self.serving.run(), self.answers.run()):
-            self.tasks.append(asyncio.create_task(work))
-
-    async def stop(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def ask(
-        self, words: str = "When is a refund paid?", header: str = "", label: str = "", **more: Any
-    ) -> tuple[str, dict[str, Any], str]:
-        """Whole answer's text, the answer, and where it came from."""
-        body = {"model": "ask", "messages": [{"role": "user", "content": words}], **more}
-        events, where = await self.events(body, header, label)
-        answer = gather(CHAT, events)
-        return answer["choices"][0]["message"]["content"], answer, where
-
-    async def events(
-        self, body: dict[str, Any], header: str = "", label: str = ""
-    ) -> tuple[list[bytes], str]:
-        headers = {"cache-control": header, "x-atoll-label": label}
-        quoted: Quoted | None = None
-        if "retrieve" in body:
-            prepared = await self.retriever.prepare(body, 4096)
-            body, quoted = dict(prepared.body), prepared.quoted
-        asked: Asked = read_asked(CHAT, Skill.GENERATE, "ask", body, headers)
-        chain = self.router.generate(asked, body, quoted)
-        async with chain.answer() as events:
-            found = [event async for event in events]
-        self.decision = chain.trip.id
-        return found, chain.trip.header.partition(";")[0]
-
-    async def until(self, is_so: Callable[[], Any]) -> None:
-        async with asyncio.timeout(60):
-            while not is_so():
-                await asyncio.sleep(0.02)
-
-    def version(self) -> str | None:
-        """Of what answers."""
-        loaded = self.serving.loaded("own")
-        return loaded.wanted.version if loaded is not None else None
-
-    def kept(self) -> int:
-        return int(self.node.owner("select count(*) from atoll.answer")[0][0])
-
-    async def until_kept(self, count: int) -> None:
-        await self.until(lambda: self.kept() == count)
+REGIONS = "insert into atoll.node (number, name, region, tier) values (1, 'n1', 'eu', 'edge'), (2, 'n2', 'eu', 'edge'), (3, 'n3', 'us', 'edge')"
+Make = Callable[..., Questions]
 
 
 @pytest.fixture
-async def site(node: Node) -> AsyncIterator[Site]:
-    made = Site(node)
-    await made.models()
-    made.route()
-    await made.start()
-    yield made
-    await made.stop()
+def make(node: Node) -> Make:
+    """Makes the questions of a node that knows two others, one of them in its region."""
+    node.owner(REGIONS)
+
+    async def as_app() -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(
+            node.database.conninfo(APP_ROLE), autocommit=True, options=SESSION
+        )
+
+    def found(mode: str = "scoped", bounds: Bounds | None = None) -> Questions:
+        return Questions(as_app=as_app, as_owner=node.database.connect, mode=mode, bounds=bounds)
+
+    return found
 
 
-async def test_the_same_is_asked_once_also_after_a_restart_and_replayed_as_it_was_said(site: Site) -> None:
-    first = await site.ask(stream=True, stream_options={"include_usage": True})
-    again = await site.ask()
-    assert (first[2], again[2]) == ("here", "cache")
-    assert (again[0], again[1]["usage"]) == (first[0], first[1]["usage"])
-    assert len(site.asks) == 1
-    assert (await site.ask("When is it due?"))[2] == "here"
-    assert (await site.ask(temperature=0.7))[2] == "here"
-    await site.until_kept(3)
-
-    later = Site(site.node)
-    await later.models()
-    later.route()
-    await later.start()
-    await later.until(lambda: len(later.answers.memory) == 3)
-    assert (await later.ask())[::2] == (first[0], "cache")
-    assert not later.asks
-    told = later.router.decision(later.decision)
-    assert told["again"]["model"] == "own"
-    assert told["answered_by"] is None
-    site.node.owner("delete from atoll.answer")
-    await later.until(lambda: len(later.answers.memory) == 0)
-    assert (await later.ask())[2] == "here", "what is forgotten is asked anew"
-    later.router.set_routes([{**ROUTE, "options": {}}])
-    assert (await later.ask())[2] == "here"
-    assert (await later.ask())[2] == "here", "a route that does not say so gives nothing again"
-    await later.stop()
+async def ask(questions: Questions, sql: str, *path: int, seconds: float = 60) -> list[tuple[Any, ...]]:
+    page = await questions.answer(path, "question.open", {"id": sql, "sql": sql, "seconds": seconds})
+    rows = list(zip(*page["values"], strict=True))
+    while not page["is_last"]:
+        page = await questions.answer(path, "question.more", {"id": sql})
+        rows += zip(*page["values"], strict=True)
+    return rows
 
 
-async def test_a_caller_may_want_it_anew_or_leave_nothing(site: Site) -> None:
-    assert (await site.ask(header="no-store"))[2] == "here"
-    assert (await site.ask())[2] == "here"
-    assert (await site.ask(header="no-cache"))[2] == "here"
-    assert (await site.ask())[2] == "cache"
-    assert len(site.asks) == 3
-    assert dict(site.answers.counts) == {("ask", "new"): 3, ("ask", "same"): 1}
+async def refusal(questions: Questions, sql: str, *path: int, seconds: float = 60) -> AtollError:
+    with pytest.raises(AtollError) as caught:
+        await ask(questions, sql, *path, seconds=seconds)
+    return caught.value
 
 
-async def test_who_may_not_answer_now_answers_nothing_again(site: Site) -> None:
-    await site.ask()
-    assert (await site.ask())[2] == "cache"
-    await site.models("2")
-    assert (await site.ask())[2] == "here", "its model is another version now"
-    await site.until(lambda: site.version() == "2")
-    await site.ask()
-    await site.models("2", names=("own", "other"))
-    site.router.set_routes([{**ROUTE, "models": {"here": ["other"]}}])
-    assert (await site.ask())[2] == "here", "the route leads to another model"
-    await site.until_kept(3)
+async def sessions(node: Node) -> int:
+    query = "select count(*) from pg_stat_activity where datname = current_database() and usename = 'app'"
+    return int(node.owner(query)[0][0])
 
 
-async def test_an_answer_stays_where_its_request_had_to_stay(site: Site) -> None:
-    assert (await site.ask())[2] == "here"
-    assert (await site.ask(label="patient"))[2] == "here", "what has another label is another request"
-    assert (await site.ask(label="patient"))[2] == "cache"
-    await site.until_kept(2)
-    assert site.node.owner("select scope from atoll.answer order by 1") == [("global",), ("local",)]
+async def until_sessions(node: Node, count: int) -> None:
+    """A server's process ends a moment after its connection."""
+    async with asyncio.timeout(60):
+        while await sessions(node) != count:
+            await asyncio.sleep(0.05)
 
 
-async def test_neither_a_broken_answer_nor_one_of_a_model_on_its_way_out_is_given_again(site: Site) -> None:
-    await site.models("broken", fails_at_event=2)
-    await site.until(lambda: site.version() == "broken")
-    with pytest.raises(LinkError, match="engine"):
-        await site.ask()
-    await site.models("whole")
-    assert (await site.ask())[2] == "here"
-    await site.until(lambda: site.version() == "whole")
-    await site.ask()
-    assert (await site.ask())[2] == "cache"
+async def until_room(questions: Questions) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                assert await ask(questions, "select 1") == [("1",)]
+                return
+            except LinkError:
+                await asyncio.sleep(0.05)
 
 
-async def test_answers_from_rows_follow_the_rows(site: Site) -> None:
-    site.node.run("create table note (id int primary key, body text)")
-    site.node.run("select atoll.searchable('note', text => '{body}')")
-    site.node.run("insert into note values (1, 'The refund is paid within a week')")
-    rows = {"retrieve": {"table": "note"}}
-    said, _, where = await site.ask("refund when", **rows)
-    assert where == "here"
-    assert "within a week" in said
-    assert (await site.ask("refund when", **rows))[2] == "cache"
-    await site.until_kept(1)
-    assert site.node.owner("select read ? 'note' from atoll.answer") == [(True,)]
-    site.node.run("update note set body = 'The refund is paid within a month'")
-    said, _, where = await site.ask("refund when", **rows)
-    assert where == "here"
-    assert "within a month" in said
-    await site.until_kept(2)
-    site.node.owner("select pg_stat_force_next_flush()")
-
-    def is_forgotten() -> bool:
-        site.node.owner("select atoll.tidy_answers(1000, 1000)")
-        return site.kept() == 0
-
-    site.node.run("delete from note")
-    await site.until(is_forgotten)
-    await site.until(lambda: len(site.answers.memory) == 0)
-
-
-async def test_like_questions_have_one_answer_and_one_vector_serves_all_who_want_it(site: Site) -> None:
-    site.route(**LIKE)
-    one = await site.ask("refund paid when at the desk today")
-    like = await site.ask("refund paid when at the desk today please")
-    assert (one[2], like[2]) == ("here", "cache")
-    assert like[0] == one[0]
-    assert (await site.ask("refund paid when at the desk 2 today"))[2] == "here", (
-        "a number is another question"
+async def test_values_are_texts_in_pages_whose_types_are_known_without_rows(make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=200))
+    first = await questions.answer(
+        (), "question.open", {"id": "a", "sql": "select 1 a, 'x'::text a limit 0", "seconds": 9}
     )
-    assert (await site.ask("cold store checked"))[2] == "here"
-    assert (await site.ask("refund paid when at the desk today please", temperature=1))[2] == "here"
-    made = site.embedder.made
-    await site.ask("cold store checked", header="no-cache")
-    assert site.embedder.made == made
-    await site.until_kept(4)
-    later = Site(site.node)
-    await later.models()
-    later.route(**LIKE)
-    await later.start()
-    await later.until(lambda: len(later.answers.memory) == 4)
-    assert (await later.ask("refund paid when at the desk today, please"))[::2] == (one[0], "cache")
-    await later.models("2")
-    assert (await later.ask("refund paid when at the desk today, please"))[2] == "here"
-    await later.stop()
-
-
-async def test_without_the_encoder_only_the_same_is_given_again(site: Site) -> None:
-    site.route(encoder="gone", threshold=0.8)
-    assert (await site.ask())[2] == "here"
-    assert (await site.ask())[2] == "cache"
-    assert site.answers.counts["ask", "no vector"] == 1
-
-
-async def test_with_the_database_away_what_is_held_is_given_and_more_is_held(node: Node) -> None:
-    site = Site(node)
-
-    async def away() -> Connection:
-        raise psycopg.OperationalError("away")
-
-    site.answers = Answers(away, site.embedder.vector)
-    site.router = Router(site.serving, "eu", lambda model: Terms(), answers=site.answers)
-    await site.models()
-    site.route()
-    await site.start()
-    assert [(await site.ask())[2] for _ in range(2)] == ["here", "cache"]
-    await site.until(site.answers._waiting.empty)
-    assert [(await site.ask("more"))[2] for _ in range(2)] == ["here", "cache"]
-    await site.stop()
-    assert site.kept() == 0
-
-
-async def test_what_is_old_or_too_much_is_forgotten_the_oldest_first(site: Site) -> None:
-    fill = """insert into atoll.answer select n::text, n::text, null, null, null, null, 'ask', 'own', '1', 'f16',
-       'global', case when n = 1 then atoll.me() + 1 else atoll.me() end, extract(epoch from now()) + n,
-       extract(epoch from now()) + case when n <= 2 then -5 else 500 end, %s, '{}' from generate_series(1, 10) n"""
-    events, _ = await site.events(
-        {"model": "ask", "messages": [{"role": "user", "content": "x"}]}, "no-store"
+    assert (first["columns"], first["values"], first["is_last"]) == ([["a", 23], ["a", 25]], [[], []], True)
+    rows = await ask(
+        questions, "select n, null::int, n::float8 / 3, now() > 'epoch' from generate_series(1, 500) n"
     )
-    site.node.owner(fill, (b"".join(events).decode(),))
-    site.node.owner("select atoll.tidy_answers(100, 6)")
-    kept = [key for (key,) in site.node.owner("select key from atoll.answer order by made_at")]
-    assert kept == ["1", "5", "6", "7", "8", "9", "10"], (
-        "what another node made is its own to forget, for a day"
+    assert [row[0] for row in rows] == [str(n) for n in range(1, 501)]
+    assert rows[0] == ("1", None, "0.3333333333333333", "t")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "insert into kept values (9) returning id",
+        "with gone as (delete from kept returning id) select * from gone",
+        "select 1; delete from kept",
+        "select 1) q; delete from kept; select * from (select 1",
+        "select id from kept for update",
+        "select nextval('numbers')",
+        "select set_config('transaction_read_only', 'off', false), write_it()",
+        "select set_config('role', 'atoll', false)",
+        "select * from atoll.self",
+        "select pg_read_file('/etc/hostname')",
+        "create table made (id int)",
+        "copy kept to stdout",
+        "commit",
+        "select lo_import('/etc/hostname')",
+    ],
+)
+async def test_nothing_can_be_written_and_no_right_gained(node: Node, make: Make, sql: str) -> None:
+    node.run("create table kept (id int); insert into kept values (1); create sequence numbers")
+    node.run("create function write_it() returns int language sql as 'delete from kept returning id'")
+    error = await refusal(make("on"), sql, 2)
+    assert error.code in ("question-refused", "question-not-a-select"), error
+    assert node.value("select count(*) from kept") == 1
+    assert node.value("select last_value from numbers") == 1
+    await until_sessions(node, 1)  # the test's own
+
+
+async def test_what_is_too_large_or_too_slow_ends_with_its_reason(node: Node, make: Make) -> None:
+    small = make(bounds=Bounds(rows_max=100, bytes_max=10_000, value_bytes_max=5_000))
+    for sql in (
+        "select n from generate_series(1, 101) n",
+        "select repeat('x', 4000) from generate_series(1, 3)",
+        "select repeat('x', 5001)",
+    ):
+        assert (await refusal(small, sql)).code == "answer-too-large"
+    assert len(await ask(small, "select n from generate_series(1, 100) n")) == 100
+    assert (await refusal(small, "select pg_sleep(30)", seconds=0.2)).code == "question-slow"
+    await until_sessions(node, 1)
+
+
+async def test_there_is_room_for_so_many_questions(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, at_once_max=2))
+    payload = {"sql": "select n from generate_series(1, 1000000) n", "seconds": 60}
+    for name in ("a", "b"):
+        await questions.answer((), "question.open", {"id": name, **payload})
+    with pytest.raises(LinkError, match="already"):
+        await questions.answer((), "question.open", {"id": "c", **payload})
+    await questions.answer((), "question.close", {"id": "a"})
+    assert await ask(questions, "select 1")
+    await questions.answer((), "question.close", {"id": "b"})
+
+
+async def test_readings_that_nobody_fetches_end(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, idle_seconds_max=0.2, at_once_max=1))
+    payload = {"sql": "select n from generate_series(1, 1000000) n", "seconds": 60}
+    await questions.answer((), "question.open", {"id": "a", **payload})
+    await until_room(questions)
+    await until_sessions(node, 1)
+    with pytest.raises(DataError, match="not being read"):
+        await questions.answer((), "question.more", {"id": "a"})
+
+
+async def test_closing_ends_the_statement(node: Node, make: Make) -> None:
+    questions = make()
+    opening = asyncio.create_task(
+        questions.answer((), "question.open", {"id": "a", "sql": "select pg_sleep(600)", "seconds": 300})
     )
-    await site.until(lambda: len(site.answers.memory) == 6)
+    await until_sessions(node, 2)
+    await questions.answer((), "question.close", {"id": "a"})
+    await until_sessions(node, 1)
+    with pytest.raises(DataError, match="not being read"):
+        await opening
 
 
-def test_applications_do_not_read_what_others_were_answered(node: Node) -> None:
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        node.run("select * from atoll.answer")
-    assert json.dumps(node.owner("select count(*) from atoll.answer")) == "[[0]]"
+async def test_a_last_page_that_nobody_fetches_holds_no_place(node: Node, make: Make) -> None:
+    questions = make(bounds=Bounds(page_bytes_max=100, at_once_max=1, idle_seconds_max=0.2))
+    payload = {"id": "a", "sql": "select n from generate_series(1, 30) n", "seconds": 60}
+    first = await questions.answer((), "question.open", payload)
+    assert not first["is_last"]
+    await until_room(questions)
+
+
+@pytest.fixture
+def scoped(node: Node) -> Node:
+    """A table that may not leave the node, one of the region, one for all, and ways around their names."""
+    for table, scope in (("own", "node"), ("here", "region"), ("all_of_it", "global")):
+        node.run(f"create table {table} (id int primary key, secret text)")
+        node.run("select atoll.share(%s, scope => %s)", table, scope)
+        node.run(f"insert into {table} values (1, 'marker')")
+    node.run(
+        "create function told_in_words(words text) returns text language plpgsql"
+        " as 'declare found text; begin execute words into found; return found; end'"
+    )
+    node.run("create view seen as select * from own")
+    node.run(
+        "create function told() returns text language plpgsql as 'begin return (select secret from own); end'"
+    )
+    node.run(
+        "create function told_by_owner() returns text language sql security definer as 'select secret from own'"
+    )
+    node.run("analyze own")
+    return node
+
+
+@pytest.mark.parametrize(
+    ("sql", "by_region", "by_others"),
+    [
+        ("select secret from all_of_it", True, True),
+        ("select count(*) from here", True, False),
+        ("select count(*) from own", False, False),
+        ("select * from seen", False, False),
+        ("select told()", False, False),
+        ("select told_by_owner()", False, False),
+        ("select told_in_words('select secret from own')", False, False),
+        ("select count(*) from all_of_it where exists (select from own)", False, False),
+        ("select vals from atoll.change", False, False),
+        ("select most_common_vals from pg_stats where tablename = 'own'", False, False),
+        ("select atoll.receipt('public.own')", False, False),
+    ],
+)
+async def test_scopes_hold_for_answers(
+    scoped: Node, make: Make, sql: str, by_region: bool, by_others: bool
+) -> None:
+    questions = make("scoped")
+    assert await ask(questions, sql), "a node may ask itself"
+    assert await ask(make("on"), sql, 3)
+    for path, may in (((2,), by_region), ((3,), by_others), ((3, 2), by_others), ((2, 3), by_others)):
+        if may:
+            assert await ask(questions, sql, *path)
+        else:
+            error = await refusal(questions, sql, *path)
+            assert (type(error), error.code) == (PolicyDenied, "question-scope"), path
+    assert (await refusal(make("off"), sql, 2)).code == "questions-off"
