@@ -6,7 +6,6 @@ The engines are echoes: one says what it was asked and counts how often that was
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -24,13 +23,13 @@ from atoll.router.service import Router
 from atoll.router.wording import Quoted
 from atoll.runtimes.answers import gather
 from atoll.runtimes.contract import Ask, Facts
-from atoll.runtimes.echo import EchoRuntime
 from atoll.serving.berth import Wanted
 from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving
 from atoll.web.retrieving import Retriever
 from support.fix_nodes import Node
 from support.fix_postgres import APP_ROLE, Connection
+from support.hearing import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -48,16 +47,6 @@ ROUTE: dict[str, Any] = {
     "hedge_after_seconds": None,
     "options": {"cache": {}},
 }
-
-
-class Counted(EchoRuntime):
-    asks: list[Ask]
-
-    @contextlib.asynccontextmanager
-    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
-        self.asks.append(ask)
-        async with super().generate(ask) as events:
-            yield events
 
 
 class Site:
@@ -82,10 +71,8 @@ class Site:
         self.router.set_routes([{**ROUTE, "options": {"cache": cache}}])
 
     async def models(self, version: str = "1", fails_at_event: int | None = None, **named: Any) -> None:
-        def open_one() -> Counted:
-            made = Counted(fails_at_event=fails_at_event)
-            made.asks = self.asks
-            return made
+        def open_one() -> Heard:
+            return Heard(self.asks, fails_at_event=fails_at_event)
 
         said = Facts(frozenset(Skill), 0)
         names = named.get("names", ("own",))
@@ -294,10 +281,44 @@ async def test_with_the_database_away_what_is_held_is_given_and_more_is_held(nod
     site.route()
     await site.start()
     assert [(await site.ask())[2] for _ in range(2)] == ["here", "cache"]
-    await site.until(site.answers._waiting.empty)
+    await site.until(site.answers._outbox._waiting.empty)
     assert [(await site.ask("more"))[2] for _ in range(2)] == ["here", "cache"]
     await site.stop()
     assert site.kept() == 0
+
+
+async def test_what_was_forgotten_while_nobody_listened_is_not_given_again(site: Site) -> None:
+    await site.ask()
+    await site.ask("more")
+    await site.until_kept(2)
+    site.node.owner("""with deaf as (select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and query ~ 'atoll_answers|atoll.(tidy_)?answer' and pid <> pg_backend_pid())
+        delete from atoll.answer where (select count(*) from deaf) > 0 and made_at = (select min(made_at) from atoll.answer)""")
+    await site.until(lambda: len(site.answers.memory) == 1)
+    assert (await site.ask())[2] == "here"
+    assert (await site.ask("more"))[2] == "cache"
+
+
+async def test_what_cannot_be_written_keeps_back_no_other(site: Site) -> None:
+    site.route(**LIKE)
+    await asyncio.gather(site.ask("a \0 b"), site.ask("plain"))
+    await site.until_kept(1)
+    assert site.node.owner("select question from atoll.answer") == [("plain",)]
+    assert (await site.ask("a \0 b"))[2] == "cache", "it is held all the same"
+
+
+async def test_a_question_goes_to_no_encoder_that_may_not_be_told_it(site: Site) -> None:
+    said = Facts(frozenset(Skill), 0)
+    echoes = [
+        Wanted("own", "1", "f16", {}, said, True, lambda: Heard(site.asks)),
+        Wanted("far", "1", "upstream", {}, said, True, lambda: Heard(site.asks)),
+    ]
+    await site.serving.desire(echoes)
+    site.route(encoder="far", threshold=0.8)
+    await site.ask(label="patient")
+    assert (site.embedder.made, site.answers.counts["ask", "no vector"]) == (0, 1)
+    await site.ask()
+    assert site.embedder.made == 1, "what may go everywhere may go there"
 
 
 async def test_what_is_old_or_too_much_is_forgotten_the_oldest_first(site: Site) -> None:

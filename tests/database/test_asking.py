@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,7 +24,6 @@ from atoll.node.values import Address
 from atoll.pipelines.service import Pipelines
 from atoll.router.key import Key
 from atoll.runtimes.contract import Ask, Facts
-from atoll.runtimes.echo import EchoRuntime
 from atoll.serving.berth import Wanted
 from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving
@@ -36,6 +34,7 @@ from atoll.web.retrieving import Retriever
 from atoll.web.search import Asked, Found, search_route
 from support.fix_nodes import Node
 from support.fix_postgres import APP_ROLE, Connection
+from support.hearing import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -51,18 +50,6 @@ ASKED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "refund when?"}],
     "retrieve": {"table": "note"},
 }
-
-
-class Heard(EchoRuntime):
-    """Keeps what it was asked."""
-
-    asks: list[Ask]
-
-    @contextlib.asynccontextmanager
-    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
-        self.asks.append(ask)
-        async with super().generate(ask) as events:
-            yield events
 
 
 class Site:
@@ -93,9 +80,7 @@ class Site:
         """What the node is to have from now on."""
 
         def open_one() -> Heard:
-            made = Heard(name=name, context_tokens=context)
-            made.asks = self.asks
-            return made
+            return Heard(self.asks, name=name, context_tokens=context)
 
         said = Facts(frozenset(Skill), 0)
         await self.serving.desire(

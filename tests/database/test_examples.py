@@ -139,3 +139,5 @@ def test_rows_of_a_tensor_request_are_examples_if_they_are_small() -> None:
     assert not list(rows_as_examples(example, {"x": np.zeros((1, 9000))}, {"x": np.zeros((1, 2))}, None))
     assert not list(rows_as_examples(example, inputs, {"x": np.zeros((3, 2))}, None)), "other rows"
     assert not list(rows_as_examples(example, {}, {}, None))
+    small["x"][0, 0] = np.nan
+    assert [one.asked for one in rows_as_examples(example, inputs, small, large)] == [{"x": [3, 4, 5]}]

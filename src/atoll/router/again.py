@@ -42,7 +42,9 @@ class Again:
         records: Records,
         node: int,
         is_current: Callable[[Place], bool],
+        check: Callable[[str], object],
     ) -> None:
+        """`check` refuses an encoder that may not be told the question."""
         self._chain = chain
         self._answers = answers
         self._policy = policy
@@ -52,6 +54,7 @@ class Again:
         self._records = records
         self._node = node
         self._is_current = is_current
+        self._check = check
         self._wording = read_wording(asked, route, policy, body, quoted)
         self._vector: tuple[bytes, str] | None = None
         self.trip: Trip = chain.trip
@@ -93,6 +96,7 @@ class Again:
         if not (self._asked.may_be_old or self._asked.may_be_held):
             return None
         try:
+            self._check(encoder)
             async with asyncio.timeout(min(VECTOR_SECONDS_MAX, seconds_of(self._asked, self._route))):
                 vector, version = await self._answers.vector(encoder, wording.question)
         except (AtollError, TimeoutError):

@@ -102,7 +102,7 @@ class Chain(Generic[T]):
     def _decide(self) -> Decision:
         asked, route = self._asked, self._route
         if not self._seen:
-            return self.trip.decision  # which was made at this moment
+            return self.trip.decision  # which was made as the request came
         if not self._spent:
             return decide(asked, route, self._look())
         return decide(with_less(asked, route, self._spent), route, self._look())

@@ -5,20 +5,18 @@ An example has the scope of what was in its request, so it goes no further than 
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.types.json import Jsonb
 
 from atoll.domain.errors import AtollError
 from atoll.router.cascade import Verdict
 from atoll.sql import query
-from atoll.sql.sessions import Connect
+from atoll.sql.outbox import Outbox
+from atoll.sql.sessions import Connect, Connection
 
 if TYPE_CHECKING:
     from atoll.runtimes.contract import Array
@@ -26,14 +24,10 @@ if TYPE_CHECKING:
 BYTES_MAX = 64 * 1024  # of a request, and of each answer
 ROWS_MAX = 64  # of one request for tensors
 ELEMENTS_MAX = 8192  # of a row
-WAITING_MAX = 256
-AT_ONCE = 64
-TOGETHER_SECONDS = 0.05
 KEPT_MAX = 10_000  # of each route
 TIDY_SECONDS = 600.0
 TIDIED_AT_ONCE = 5000
 BESIDE = ("model", "provider", "stream", "stream_options", "user", "metadata", "store")
-log = logging.getLogger(__name__)
 
 Events = AsyncIterator[bytes]
 Arrays = Mapping[str, "Array"]
@@ -60,37 +54,25 @@ class Examples:
     """Runs for as long as the node does. What is more than can be written in time is let go."""
 
     def __init__(self, connect: Connect) -> None:
-        self._connect = connect
-        self._waiting: asyncio.Queue[Example] = asyncio.Queue(WAITING_MAX)
+        self._outbox = Outbox(connect, "examples", self._write)
         self._tidied_at = -TIDY_SECONDS
 
     def offer(self, example: Example) -> None:
-        if not self._waiting.full():
-            self._waiting.put_nowait(example)
+        self._outbox.offer(example)
 
     async def run(self) -> None:
-        """Until cancelled; without examples, no session is opened."""
-        while True:
-            batch = [await self._waiting.get()]
-            await asyncio.sleep(TOGETHER_SECONDS)
-            while len(batch) < AT_ONCE and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            try:
-                await self._write(batch)
-            except (psycopg.Error, OSError) as error:
-                log.debug("could not write %d examples: %s", len(batch), error)
+        """Until cancelled."""
+        await self._outbox.run()
 
-    async def _write(self, batch: Sequence[Example]) -> None:
-        async with await self._connect() as connection:
-            for example in batch:
-                said = {"asked": Jsonb(example.asked)} | {
-                    name: None if value is None else Jsonb(value)
-                    for name, value in (("first_said", example.first_said), ("then_said", example.then_said))
-                }
-                await connection.execute(query("examples", "keep"), {**vars(example), **said})
-            if time.monotonic() - self._tidied_at >= TIDY_SECONDS:
-                await connection.execute(query("examples", "tidy"), (TIDIED_AT_ONCE, KEPT_MAX))
-                self._tidied_at = time.monotonic()
+    async def _write(self, connection: Connection, example: Example) -> None:
+        said = {"asked": Jsonb(example.asked)} | {
+            name: None if value is None else Jsonb(value)
+            for name, value in (("first_said", example.first_said), ("then_said", example.then_said))
+        }
+        await connection.execute(query("examples", "keep"), {**vars(example), **said})
+        if time.monotonic() - self._tidied_at >= TIDY_SECONDS:
+            await connection.execute(query("examples", "tidy"), (TIDIED_AT_ONCE, KEPT_MAX))
+            self._tidied_at = time.monotonic()
 
 
 async def learnt(
@@ -134,7 +116,9 @@ def what_was_said(path: str, events: Sequence[bytes]) -> str | None:
 def rows_as_examples(
     example: Example, inputs: Arrays, small: Arrays, large: Arrays | None
 ) -> Iterator[Example]:
-    """One for each row, of those that are small enough to be kept as JSON."""
+    """One for each row, of those that are small enough to be kept, and finite, as JSON is."""
+    import numpy as np
+
     every = [*inputs.values(), *small.values(), *(large or {}).values()]
     count = len(next(iter(inputs.values()), ()))
     if not count or any(array.shape[:1] != (count,) or array.dtype.kind not in "biuf" for array in every):
@@ -142,6 +126,8 @@ def rows_as_examples(
     if any(array.size // count > ELEMENTS_MAX for array in every):
         return
     for row in range(min(count, ROWS_MAX)):
+        if not all(np.isfinite(array[row]).all() for array in every):
+            continue
         yield replace(
             example,
             asked={name: array[row].tolist() for name, array in inputs.items()},

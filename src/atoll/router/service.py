@@ -146,13 +146,16 @@ class Router:
         policy, answers = route.again, self._answers
         if policy is None or answers is None or provisional:
             return chain
-        whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current)
+
+        def check(encoder: str) -> None:
+            self.check_direct(encoder, asked.caller, scopes)
+
+        whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current, check)
         return Again(chain, answers, policy, *whole)
 
     def _generate(
         self, asked: Asked, route: Route, scopes: Scopes, body: Body, provisional: bool
     ) -> Answering[AsyncIterator[bytes]]:
-
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
             return lambda place, left: self._events(asked.path, sent, place, left, scopes)
 

@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from atoll.domain.errors import AtollError
 from atoll.router.answers.memory import ANSWERS_MAX, Answer, Memory
 from atoll.sql import query
+from atoll.sql.outbox import Outbox
 from atoll.sql.sessions import Connect, Connection, keep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANSWER_BYTES_MAX = 256 * 1024
-WAITING_MAX = 256
 AT_ONCE = 64
-TOGETHER_SECONDS = 0.05
 LOOK_SECONDS = 60.0
 FORGOTTEN_AT_ONCE = 5000
 Vector = Callable[[str, str], Awaitable[tuple["NDArray[Any]", str]]]
-log = logging.getLogger(__name__)
 
 
 class Answers:
@@ -45,7 +41,8 @@ class Answers:
         self.clock = clock
         self.counts: Counter[tuple[str, str]] = Counter()  # by route and way
         self._connect = connect
-        self._waiting: asyncio.Queue[Answer] = asyncio.Queue(WAITING_MAX)
+        self._outbox = Outbox(connect, "answers", self._write)
+        self._rows: set[str] = set()  # keys of what is held because the table had it
         self._routes: frozenset[str] = frozenset()
         self._is_needed = asyncio.Event()
 
@@ -62,9 +59,8 @@ class Answers:
 
     def offer(self, answer: Answer) -> None:
         """To be held and written; one too many, or one too long, is let go."""
-        if len(answer.events) <= ANSWER_BYTES_MAX and not self._waiting.full():
+        if len(answer.events) <= ANSWER_BYTES_MAX and self._outbox.offer(answer):
             self.memory.put(answer)
-            self._waiting.put_nowait(answer)
 
     def numbers(self) -> Iterable[Metric]:
         given = CounterMetricFamily(
@@ -79,7 +75,7 @@ class Answers:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._write())
+            group.create_task(self._outbox.run())
             group.create_task(keep(self._connect_when_needed, "answers", self._follow))
 
     async def _connect_when_needed(self) -> Connection:
@@ -87,9 +83,9 @@ class Answers:
         return await self._connect()
 
     async def _follow(self, connection: Connection) -> None:
-        """Hold what the table holds."""
+        """Hold what the table holds, and nothing that was forgotten while nobody listened."""
         await connection.execute("listen atoll_answers")
-        await self._load(connection, "newest", ANSWERS_MAX)
+        await self._load(connection, "newest", ANSWERS_MAX, set(self._rows))
         due = 0.0
         while self._routes:
             now = asyncio.get_running_loop().time()
@@ -98,27 +94,20 @@ class Answers:
                 due = now + LOOK_SECONDS
             keys = {note.payload async for note in connection.notifies(timeout=1.0, stop_after=AT_ONCE)}
             if keys:
-                for key in keys:
-                    self.memory.drop(key)
-                await self._load(connection, "some", list(keys))
+                await self._load(connection, "some", list(keys), keys)
 
-    async def _load(self, connection: Connection, name: str, of: Any) -> None:
+    async def _load(self, connection: Connection, name: str, of: Any, instead: set[str]) -> None:
+        """Rows, in the place of what is held of these keys. What waits to be written stays."""
         rows = await (await connection.execute(query("answers", name), (of,))).fetchall()
+        for key in instead:
+            self.memory.drop(key)
+        self._rows = {key for key in self._rows - instead if key in self.memory} | {row[0] for row in rows}
         for row in reversed(rows):
             self.memory.put(_answer(row))
 
-    async def _write(self) -> None:
-        while True:
-            batch = [await self._waiting.get()]
-            await asyncio.sleep(TOGETHER_SECONDS)
-            while len(batch) < AT_ONCE and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            try:
-                async with await self._connect() as connection:
-                    for answer in batch:
-                        await connection.execute(query("answers", "keep"), _parameters(answer))
-            except (psycopg.Error, OSError) as error:
-                log.debug("could not write %d answers: %s", len(batch), error)
+    async def _write(self, connection: Connection, answer: Answer) -> None:
+        await connection.execute(query("answers", "keep"), _parameters(answer))
+        self._rows.add(answer.key)
 
 
 def is_whole(path: str, events: Sequence[bytes]) -> bool:

@@ -58,6 +58,9 @@ class Memory:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._answers
+
     def put(self, answer: Answer) -> None:
         self.drop(answer.key)
         if answer.until <= self._clock() or answer.size > self._bytes_max:
