@@ -56,7 +56,7 @@ def clear(
     from atoll.cli.rows import fetch
 
     gone = fetch(running_postgres(find_home(home)), "answers", "clear", (route,))
-    typer.echo(f"{len(gone):,} answers are forgotten")
+    typer.echo(f"forgotten: {len(gone):,}")
 
 
 @group.command()

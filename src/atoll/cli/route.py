@@ -174,7 +174,18 @@ def list_routes(
     if as_json:
         typer.echo(json.dumps([_shown(row) for row in found], indent=1))
         return
-    titles = ("route", "prefers", "models", "deadline", "cost", "labels", "keys", "unreachable", "expires")
+    titles = (
+        "route",
+        "prefers",
+        "models",
+        "deadline",
+        "cost",
+        "labels",
+        "keys",
+        "cache",
+        "unreachable",
+        "expires",
+    )
     print_table(titles, [_cells(row) for row in found], ("deadline", "cost"))
 
 
@@ -196,9 +207,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "" if row["max_cost"] is None else f"{row['max_cost']:g}",
         ", ".join(f"{label}={scope}" for label, scope in row["labels"].items()),
         ", ".join(row["options"].get("keys", [])),
+        _again(row["options"].get("cache")),
         row["options"].get("unreachable", ""),
         _age(row["options"].get("policy_expires_seconds")),
     ]
+
+
+def _again(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    return "exact" if told.get("encoder") is None else f"alike by {told['encoder']}"
 
 
 def _age(seconds: float | None) -> str:

@@ -47,7 +47,7 @@ def parse(told: Any) -> Policy:
 def _number(told: Mapping[str, Any], name: str, usual: float, most: float) -> float:
     value = told.get(name, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise _malformed(f"its {name} is a number above 0, up to {most:g}")
+        raise _malformed(f"its {name} is a number above 0, up to {most:,.10g}")
     return float(value)
 
 
