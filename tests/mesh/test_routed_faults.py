@@ -45,6 +45,7 @@ class Answer:
     status: int
     place: str
     told: Any
+    again_in: str | None = None
 
 
 @dataclass
@@ -73,7 +74,7 @@ class World:
             text = await answer.text()
             place = answer.headers.get("x-atoll-decision", "").partition(";")[0]
             told = text if more.get("stream") and answer.status == 200 else json.loads(text)
-            return Answer(answer.status, place, told)
+            return Answer(answer.status, place, told, answer.headers.get("retry-after"))
 
     @asynccontextmanager
     async def load(self, route: str, callers: int = 4) -> AsyncIterator[list[Answer]]:
@@ -231,7 +232,9 @@ async def test_a_flood_is_turned_away_with_when_to_come_again_and_takes_no_memor
 
     async def call() -> None:
         for _ in range(3):
-            statuses[(await world.ask("own", long, label="patient")).status] += 1
+            answer = await world.ask("own", long, label="patient")
+            statuses[answer.status] += 1
+            assert answer.status == 200 or float(answer.again_in or 0) > 0, "it says when to come again"
 
     await asyncio.gather(*(call() for _ in range(2 * CROWD)))
     assert statuses.keys() <= {200, 429}, statuses
