@@ -26,14 +26,17 @@ WISH: dict[str, Any] = {
     "keys": [],
     "budget": None,
     "cascade": None,
+    "cache": None,
 }
 CASCADE = {"first": "pebble", "measure": "mean_logprob", "threshold": 0.7}
 
 
 def say(node: Node, **changed: Any) -> None:
     wish = WISH | changed
-    wish |= {name: Jsonb(wish[name]) for name in ("models", "labels", "cascade") if wish[name] is not None}
-    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
+    wish |= {
+        name: Jsonb(wish[name]) for name in ("models", "labels", "cascade", "cache") if wish[name] is not None
+    }
+    node.owner("select atoll.set_route(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)", *wish.values())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_a_reach_that_makes_no_sense_is_refused_with_the_whole_route(
     with pytest.raises(psycopg.Error, match=words):
         node.owner(
             "select atoll.set_route_reach(atoll.set_route('ask', %s, '{cloud}', null, null, null, '{}', null,"
-            " null, null, null), %s, %s)",
+            " null, null, null, null), %s, %s)",
             *asked,
         )
     assert node.owner("select models ? 'here' from atoll.route") == [(True,)]
