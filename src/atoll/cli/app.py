@@ -19,6 +19,7 @@ from atoll.cli import (
     cache,
     chat,
     check,
+    compress,
     conflicts,
     demo,
     dsn,
@@ -83,6 +84,7 @@ app.command()(conflicts.revert)
 app.command()(conflicts.parked)
 app.command()(orphans.orphans)
 app.add_typer(model.group, name="model")
+app.add_typer(compress.group, name="compress")
 app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(job.group, name="job")
 app.add_typer(budget.group, name="budget")

@@ -1,0 +1,135 @@
+"""`atoll compress`: makes a model smaller, by a recipe or by a few flags, and says what it cost.
+
+`atoll compress SOURCE …` is short for `atoll compress run SOURCE …`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from atoll.cli.home import HomeOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from atoll.compress.recipe import Recipe
+
+
+class RunsByDefault(TyperGroup):
+    """A first word that is no command is what is to be compressed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(help="Make models smaller.", no_args_is_help=True, cls=RunsByDefault)
+
+
+@group.command()
+def run(
+    source: Annotated[
+        Path, typer.Argument(help="A recipe (.toml), or a folder with config.json and safetensors.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the result goes; a recipe says so."),
+    ] = None,
+    to: Annotated[str, typer.Option(help="The form: q4_0, q4_k_m, q4_k, q5_k, q6_k, q8_0, f16, …")] = "q4_0",
+    method: Annotated[
+        str | None,
+        typer.Option(help="How to round: gptq, rtn, imatrix, plain; by default the best there is."),
+    ] = None,
+    group: Annotated[int, typer.Option(help="Weights with one scale, for gptq and rtn: 32, 64, 128.")] = 32,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A text like those that the model will see.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the calibration that are used.")] = 128,
+    length: Annotated[int, typer.Option(min=32, max=8192, help="Tokens of a row.")] = 256,
+    embedding: Annotated[str, typer.Option(help="The form of the embedding and the output.")] = "q6_k",
+    judge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A text to judge by, before and after.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="The result may not be larger.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(min=0, help="Its perplexity may rise by this share, such as 0.01.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Add the result to the node's models under this name.")
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Compress a model, by a recipe or by flags; a run that was broken off goes on where it was."""
+    from atoll.compress.recipe import Budget, Recipe, Task, read_recipe
+
+    if source.suffix == ".toml":
+        recipe = read_recipe(source)
+    elif output is None:
+        raise typer.BadParameter("a folder needs --output")
+    else:
+        asked: dict[str, Any] = {
+            "to": to,
+            "method": method,
+            "group": group,
+            "rows": rows,
+            "length": length,
+            "embedding": embedding,
+        }
+        asked = {key: value for key, value in asked.items() if value is not None}
+        if calibration is not None:
+            asked["calibration"] = calibration
+        task = Task("quantize", asked)
+        recipe = Recipe(source, output, (task,), judge, Budget(max_bytes, None, max_loss), name)
+    follow(recipe)
+    if recipe.name is not None:
+        from atoll.cli.model_add import add
+
+        add(str(recipe.output), name=recipe.name, home=home)
+
+
+def follow(recipe: Recipe) -> None:
+    from atoll.cli.rows import print_table
+    from atoll.compress.cook import TITLES, cook, rows_of
+
+    with told() as say:
+        outcome = cook(recipe, say)
+    for facts in outcome.facts:
+        typer.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, 0)))
+    if outcome.after is not None:
+        print_table(TITLES, rows_of(outcome), TITLES[1:])
+    typer.echo(f"written: {recipe.output}")
+
+
+def told() -> Any:
+    """On a terminal one line that changes; elsewhere a line for each thing that is begun."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def telling() -> Any:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_terminal:
+            with console.status("begins") as status:
+                yield status.update
+        else:
+            yield _once_a_step()
+
+    return telling()
+
+
+def _once_a_step() -> Callable[[str], None]:
+    said: set[str] = set()
+
+    def say(word: str) -> None:
+        head = word.partition(":")[0]
+        if head not in said:
+            said.add(head)
+            typer.echo(head, err=True)
+
+    return say

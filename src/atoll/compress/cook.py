@@ -1,0 +1,154 @@
+"""Follows a recipe. Every step's artefact is kept under the hash of what it was made from, so that whoever
+is killed goes on with the step that was under way; the output appears only when all of it is done and within
+the budget.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from atoll.compress.folder import fresh
+from atoll.compress.reading import Reading, read
+from atoll.compress.recipe import Budget, Recipe, Task, fingerprints
+from atoll.compress.speed import Speed, time_language
+from atoll.compress.steps import Say, find_step
+from atoll.domain.errors import DataError
+
+ROWS, ROW_TOKENS = 64, 256
+REQUESTS, TOKENS, SEED = 5, 64, 7
+
+
+@dataclass(frozen=True)
+class Dish:
+    """A file with what was measured of it."""
+
+    bytes: int
+    reading: Reading | None
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    before: Dish | None
+    after: Dish | None  # None where the output is no language model's file: nothing of it is measured here
+    facts: tuple[dict[str, Any], ...]
+
+
+def cook(recipe: Recipe, say: Say) -> Outcome:
+    work = recipe.output.with_name(f".{recipe.output.name}.work")
+    made, facts = recipe.source, []
+    for number, (task, mark) in enumerate(zip(recipe.tasks, fingerprints(recipe), strict=True), 1):
+        words = f"step {number} of {len(recipe.tasks)}, {task.do}"
+        made, found = _step(task, made, work / f"{number}-{task.do}-{mark[:16]}", _saying(say, words))
+        facts.append(found)
+    outcome = Outcome(None, None, tuple(facts))
+    if made.is_file() and recipe.output.suffix == ".gguf":
+        outcome = _judge(recipe, made, work, tuple(facts), say)
+    _place(made, recipe.output)
+    shutil.rmtree(work)
+    return outcome
+
+
+def _saying(say: Say, before: str) -> Say:
+    return lambda word: say(f"{before}: {word}")
+
+
+def _step(task: Task, source: Path, place: Path, say: Say) -> tuple[Path, dict[str, Any]]:
+    """What was made before is taken as it is: its facts are written last."""
+    told = place.with_suffix(".json")
+    if told.is_file() and place.exists():
+        say("done before")
+        return place, json.loads(told.read_text())
+    say("begins")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    found = dict(find_step(task.do)(source, place, task.options, say))
+    with fresh(told) as partial:
+        partial.write_text(json.dumps({"do": task.do, **found}, default=str))
+    return place, {"do": task.do, **found}
+
+
+def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], ...], say: Say) -> Outcome:
+    size = made.stat().st_size
+    if recipe.budget.max_bytes is not None and size > recipe.budget.max_bytes:
+        raise _missed(f"it has {size:,} bytes, and may have {recipe.budget.max_bytes:,}")
+    plain, _ = _step(
+        Task("export", {}), recipe.source, work / "before", _saying(say, "writing down what was")
+    )
+    rows = None if recipe.judge is None else judging_rows(recipe.judge, recipe.source)
+    before = taste(plain, rows, _saying(say, "measuring what was"))
+    after = taste(made, rows, _saying(say, "measuring what came of it"))
+    check_budget(recipe.budget, before, after)
+    return Outcome(before, after, facts)
+
+
+def judging_rows(text: Path, folder: Path) -> list[list[int]]:
+    from atoll.compress.calibrate import read_rows
+    from atoll.compress.folder import read_folder
+
+    length = min(ROW_TOKENS, read_folder(folder).shape.context)
+    found: list[list[int]] = read_rows(text, folder / "tokenizer.json", length, ROWS).tolist()
+    return found
+
+
+def taste(file: Path, rows: Sequence[Sequence[int]] | None, say: Say) -> Dish:
+    reading = None if rows is None else read(file, rows, max(1, (os.cpu_count() or 2) - 1))
+    return Dish(file.stat().st_size, reading, time_language(file, REQUESTS, TOKENS, SEED, say))
+
+
+def check_budget(budget: Budget, before: Dish, after: Dish) -> None:
+    resident = after.speed.resident_bytes
+    if budget.max_resident_bytes is not None and resident > budget.max_resident_bytes:
+        raise _missed(f"it takes {resident:,} bytes of memory, and may take {budget.max_resident_bytes:,}")
+    if budget.max_loss is not None:
+        if before.reading is None or after.reading is None:
+            raise _missed("nobody knows what it lost", "Name a text to judge by: judge = …")
+        loss = after.reading.perplexity / before.reading.perplexity - 1
+        if loss > budget.max_loss:
+            raise _missed(f"its perplexity rose by {loss:.2%}, and may rise by {budget.max_loss:.2%}")
+
+
+def _missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
+    return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)
+
+
+def _place(made: Path, output: Path) -> None:
+    with fresh(output) as partial:
+        if made.is_dir():
+            shutil.copytree(made, partial)
+        else:
+            try:
+                os.link(made, partial)
+            except OSError:
+                shutil.copyfile(made, partial)
+
+
+def rows_of(outcome: Outcome) -> list[list[str]]:
+    """The table at the end."""
+    both = [(name, dish) for name, dish in (("before", outcome.before), ("after", outcome.after)) if dish]
+    first = both[0][1].reading if both else None
+    return [list(chain([name], _cells(dish, first))) for name, dish in both]
+
+
+TITLES = ("", "MB", "memory", "tokens/s", "first token", "CPU s/1000", "perplexity", "loss")
+
+
+def _cells(dish: Dish, first: Reading | None) -> list[str]:
+    speed, reading = dish.speed, dish.reading
+    quality = ["", ""]
+    if reading is not None and first is not None:
+        quality = [f"{reading.perplexity:.3f}", f"{reading.perplexity / first.perplexity - 1:+.2%}"]
+    return [
+        f"{dish.bytes / 1e6:.2f}",
+        f"{speed.resident_bytes / 1e6:.0f} MB",
+        f"{speed.tokens_per_second:,.0f}",
+        f"{speed.first_token_seconds * 1000:.1f} ms",
+        f"{speed.cpu_seconds_per_1000_tokens:.2f}",
+        *quality,
+    ]

@@ -1,0 +1,144 @@
+"""A decoder as a GGUF file: names, the order of rows, and each weight in its form.
+
+Whole numbers that were solved for a weight go in as they are, in Q4_0; everything else is rounded by the
+runtime's own functions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atoll.compress import forms
+from atoll.compress.folder import Folder, fresh
+from atoll.compress.vocabulary import read_vocabulary, write_vocabulary
+
+if TYPE_CHECKING:
+    import gguf
+
+    from atoll.compress.decoder import Decoder
+    from atoll.compress.gptq import Rounded
+    from atoll.compress.shape import Shape
+
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+WHOLE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+OUTPUT = ("model.embed_tokens", "lm_head")
+
+
+@dataclass(frozen=True)
+class Recasting:
+    """What becomes of each weight: its form, by the name of its part, and what was found out about it."""
+
+    forms: Mapping[str, str]
+    rounded: Mapping[str, Rounded] = field(default_factory=dict)
+    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def write_gguf(decoder: Decoder, folder: Folder, recasting: Recasting, target: Path) -> None:
+    import gguf
+
+    vocabulary, shape = read_vocabulary(folder), folder.shape
+    with fresh(target) as partial:
+        writer = gguf.GGUFWriter(partial, shape.family)
+        try:
+            writer.add_name(str(folder.config.get("_name_or_path") or folder.path.resolve().name))
+            _write_shape(writer, shape)
+            writer.add_file_type(_file_type(recasting))
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            write_vocabulary(vocabulary, writer)
+            if shape.turning.factor != 1.0:
+                slowed = np.array(shape.turning.slowed(shape.head), np.float32)
+                writer.add_tensor("rope_freqs.weight", slowed)
+            for name, weight in decoder.state_dict().items():
+                data, form = _recast(name, weight.numpy(), shape, recasting)
+                writer.add_tensor(gguf_name(name), data, raw_dtype=forms.kind_of(form))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+
+
+def gguf_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
+    if name in WHOLE:
+        return WHOLE[name]
+    number, _, rest = name.removeprefix("model.layers.").partition(".")
+    part, _, ending = rest.rpartition(".")
+    return f"blk.{number}.{NAMES[part]}.{ending}"
+
+
+def _recast(name: str, weight: NDArray[np.float32], shape: Shape, how: Recasting) -> tuple[NDArray[Any], str]:
+    part, _, ending = name.rpartition(".")
+    move = _moved(part, shape)
+    if weight.ndim == 1 or ending == "bias":
+        extra = 1.0 if shape.is_gemma and "norm" in part else 0.0
+        return move(weight + np.float32(extra)), "f32"
+    rounded = how.rounded.get(part)
+    if rounded is not None and how.forms[part] == "q4_0":
+        return forms.pack_levels(move(rounded.levels.numpy()), move(rounded.scales.numpy())), "q4_0"
+    form = forms.fitting(how.forms[part], weight.shape[1])
+    return forms.pack(move(weight), form, how.importance.get(part)), form
+
+
+def _moved(part: str, shape: Shape) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Llama in llama.cpp turns neighbours, in a model folder the halves of a head: rows change places."""
+    heads = {"q_proj": shape.heads, "k_proj": shape.shared_heads}.get(part.rpartition(".")[2])
+    if shape.family != "llama" or heads is None:
+        return lambda rows: rows
+
+    def move(rows: NDArray[Any]) -> NDArray[Any]:
+        halves = rows.reshape(heads, 2, shape.head // 2, *rows.shape[1:])
+        return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
+
+    return move
+
+
+def _write_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_vocab_size(shape.pieces)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.shared_heads)
+    writer.add_key_length(shape.head)
+    writer.add_value_length(shape.head)
+    writer.add_rope_dimension_count(shape.head)
+    writer.add_rope_freq_base(shape.turning.base)
+    writer.add_layer_norm_rms_eps(shape.epsilon)
+
+
+def _file_type(how: Recasting) -> int:
+    """The name for the file is that of the form that most weights have."""
+    import gguf
+
+    linear = [form for part, form in how.forms.items() if part not in OUTPUT]
+    form = Counter(linear).most_common(1)[0][0].upper()
+    kinds = gguf.LlamaFileType
+    for name in (f"MOSTLY_{form}", f"MOSTLY_{form}_M", f"ALL_{form}"):
+        if name in kinds.__members__:
+            return int(kinds[name])
+    return int(kinds.GUESSED)

@@ -1,0 +1,184 @@
+"""The steps that turn a model folder into a GGUF file: rounding every weight by a plan, or only writing them
+down.
+
+Each linear part is rounded in the order in which a token goes through it, and whatever comes later is
+calibrated with what it became. A plan is a form for each part; recipes name one (`q4_0`), or a mix that
+llama.cpp is known for (`q4_k_m`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from atoll.compress import forms, gptq
+from atoll.compress.calibrate import Seen, linear_names, read_rows, walk
+from atoll.compress.folder import Folder, load, read_folder
+from atoll.compress.gguf_file import Recasting, write_gguf
+from atoll.compress.steps import Facts, Say, malformed, read_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atoll.compress.decoder import Decoder
+
+METHODS = ("gptq", "rtn", "imatrix", "plain")
+GROUPS = (32, 64, 128)
+MIX = "q4_k_m"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantize."""
+
+    to: str = "q4_0"
+    method: str | None = None  # by default the best that the form and a calibration allow
+    group: int = 32
+    calibration: Path | None = None
+    rows: int = 128
+    length: int = 256
+    embedding: str = "q6_k"
+    plan: dict[str, str] | None = None  # forms by part, where one does not do for all
+
+
+def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
+    asked = check(read_options(Options, options))
+    folder = read_folder(source)
+    say("reading weights")
+    decoder = load(folder)
+    rows = None
+    if asked.calibration is not None and method_of(asked) in ("gptq", "imatrix"):
+        rows = read_rows(asked.calibration, source / "tokenizer.json", _length(asked, folder), asked.rows)
+    recasting = recast(decoder, asked, rows, say)
+    say("writing")
+    write_gguf(decoder, folder, recasting, target)
+    tokens = 0 if rows is None else rows.numel()
+    return {
+        "form": asked.to,
+        "method": method_of(asked),
+        "calibration_tokens": tokens,
+        "bytes": target.stat().st_size,
+    }
+
+
+def export(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
+    """The weights as they are, in 16 bits or 32."""
+    asked = read_options(Export, options)
+    if asked.to not in ("f16", "f32"):
+        raise malformed(f'a model is exported as f16 or f32, not as "{asked.to}"')
+    folder = read_folder(source)
+    decoder = load(folder)
+    say("writing")
+    parts = [*linear_names(decoder), *output_names(decoder)]
+    write_gguf(decoder, folder, Recasting(dict.fromkeys(parts, asked.to)), target)
+    return {"form": asked.to, "bytes": target.stat().st_size}
+
+
+@dataclass(frozen=True)
+class Export:
+    to: str = "f16"
+
+
+def check(asked: Options) -> Options:
+    if asked.to not in (*forms.FORMS, MIX):
+        raise malformed(f'there is no form "{asked.to}"', f"Forms are {', '.join((*forms.FORMS, MIX))}.")
+    for form in (asked.embedding, *(asked.plan or {}).values()):
+        if form not in forms.FORMS:
+            raise malformed(f'there is no form "{form}"', f"Forms are {', '.join(forms.FORMS)}.")
+    method = method_of(asked)
+    if method not in METHODS:
+        raise malformed(f'there is no method "{method}"', f"Methods are {', '.join(METHODS)}.")
+    if method in ("gptq", "rtn") and asked.to != "q4_0":
+        raise malformed(
+            f'"{method}" makes whole numbers for q4_0, and not {asked.to}', "Use imatrix or plain."
+        )
+    if asked.group not in GROUPS:
+        raise malformed(f"a group has 32, 64 or 128 weights, not {asked.group}")
+    if method in ("gptq", "imatrix") and asked.calibration is None:
+        raise malformed(f'"{method}" needs a calibration text', "Name a file of text: --calibration FILE")
+    if not 1 <= asked.rows <= 4096 or not 32 <= asked.length <= 8192:
+        raise malformed("a calibration has 1 to 4,096 rows of 32 to 8,192 tokens")
+    return asked
+
+
+def method_of(asked: Options) -> str:
+    if asked.method is not None:
+        return asked.method
+    if asked.calibration is None:
+        return "plain"
+    return "gptq" if asked.to == "q4_0" else "imatrix"
+
+
+def recast(decoder: Decoder, asked: Options, rows: Tensor | None, say: Say) -> Recasting:
+    """The decoder holds afterwards what the file will."""
+    plan, method = forms_of(decoder, asked), method_of(asked)
+    rounded: dict[str, gptq.Rounded] = {}
+    importance: dict[str, Any] = {}
+    for name in output_names(decoder):
+        _round_plain(decoder.get_submodule(name), plan[name])
+
+    def treat(name: str, part: nn.Linear, seen: Seen | None) -> None:
+        width = part.in_features
+        if plan[name] == "q4_0" and method in ("gptq", "rtn") and width % asked.group == 0:
+            weight = part.weight.float()
+            rounded[name] = (
+                gptq.nearest(weight, asked.group)
+                if seen is None
+                else gptq.solve(weight, seen.hessian / seen.count, asked.group)
+            )
+            part.weight = nn.Parameter(rounded[name].restored(), requires_grad=False)
+            return
+        if seen is not None:
+            importance[name] = (seen.hessian.diagonal() / seen.count).numpy()
+        _round_plain(part, plan[name], importance.get(name))
+
+    if rows is not None:
+        walk(decoder, rows, treat, say)
+    else:
+        for name in linear_names(decoder):
+            part = decoder.get_submodule(name)
+            assert isinstance(part, nn.Linear)
+            treat(name, part, None)
+    return Recasting(plan, rounded, importance)
+
+
+def forms_of(decoder: Decoder, asked: Options) -> dict[str, str]:
+    linear = list(linear_names(decoder))
+    if asked.to == MIX:
+        plan = {name: _mixed(name, decoder.shape.layers) for name in linear}
+    else:
+        plan = dict.fromkeys(linear, asked.to)
+    plan |= dict.fromkeys(output_names(decoder), asked.embedding)
+    if unknown := sorted((asked.plan or {}).keys() - plan.keys()):
+        raise malformed(f'the model has no part "{unknown[0]}"')
+    plan |= asked.plan or {}
+    widths = {name: decoder.get_submodule(name).weight.shape[1] for name in plan}  # type: ignore[union-attr, index]
+    return {name: forms.fitting(form, int(widths[name])) for name, form in plan.items()}
+
+
+def output_names(decoder: Decoder) -> list[str]:
+    return ["model.embed_tokens", *(() if decoder.shape.is_tied else ("lm_head",))]
+
+
+def _mixed(name: str, layers: int) -> str:
+    """Six bits for what llama.cpp holds to be touchy: in some layers, values and the way back."""
+    if not name.endswith(("v_proj", "down_proj")):
+        return "q4_k"
+    at = int(name.split(".")[2])
+    is_more = at < layers // 8 or at >= 7 * layers // 8 or (at - layers // 8) % 3 == 2
+    return "q6_k" if is_more else "q4_k"
+
+
+def _round_plain(part: nn.Module, form: str, importance: Any = None) -> None:
+    weight = part.weight.detach().numpy()  # type: ignore[union-attr, operator]
+    restored = forms.unpack(forms.pack(weight, form, importance), form)
+    part.weight = nn.Parameter(torch.from_numpy(restored), requires_grad=False)
+
+
+def _length(asked: Options, folder: Folder) -> int:
+    return min(asked.length, folder.shape.context)

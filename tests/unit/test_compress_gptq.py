@@ -1,0 +1,67 @@
+"""Rounding by what comes in: it loses less than rounding by itself, and no case makes it fall over."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make test installs it where it can")
+
+from atoll.compress import forms, gptq  # noqa: E402
+from atoll.domain.errors import DataError  # noqa: E402
+
+SEED = 20_263
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+
+
+def inputs(count: int, width: int) -> torch.Tensor:
+    """Some matter more than others, and they hang together, as in a real layer."""
+    mixed = torch.eye(width) + torch.randn(width, width) * 0.05
+    return torch.randn(count, width) * torch.rand(width) * 3 @ mixed
+
+
+def lost(rounded: gptq.Rounded, weight: torch.Tensor, x: torch.Tensor) -> float:
+    return float(((rounded.restored() - weight) @ x.T).square().mean())
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_it_loses_less_than_half_of_what_rounding_to_the_nearest_does(group: int) -> None:
+    weight, x = torch.randn(64, 256), inputs(1000, 256)
+    solved = gptq.solve(weight, x.T @ x, group)
+    fresh = inputs(1000, 256)
+    assert lost(solved, weight, x) < lost(gptq.nearest(weight, group), weight, x) / 2
+    assert solved.levels.min() >= -8
+    assert solved.levels.max() <= 7
+    assert torch.isfinite(fresh).all()
+
+
+def test_what_is_solved_is_what_the_file_holds_to_the_last_bit() -> None:
+    weight, x = torch.randn(16, 128), inputs(400, 128)
+    solved = gptq.solve(weight, x.T @ x, 64)
+    held = forms.unpack(forms.pack_levels(solved.levels.numpy(), solved.scales.numpy()), "q4_0")
+    assert torch.equal(torch.from_numpy(held), solved.restored())
+
+
+def test_inputs_that_never_come_and_weights_that_are_nothing_are_left_at_nothing() -> None:
+    weight, x = torch.randn(8, 128), inputs(400, 128)
+    x[:, 5] = 0
+    weight[:, 32:64] = 0
+    solved = gptq.solve(weight, x.T @ x, 32).restored()
+    assert torch.isfinite(solved).all()
+    assert (solved[:, 5] == 0).all()
+    assert (solved[:, 32:64].abs() < 1e-2).all()
+
+
+def test_fewer_inputs_than_columns_are_enough_to_go_on() -> None:
+    weight, x = torch.randn(8, 256), inputs(20, 256)
+    solved = gptq.solve(weight, x.T @ x, 32)
+    assert lost(solved, weight, x) < lost(gptq.nearest(weight, 32), weight, x)
+
+
+def test_inputs_that_say_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="cannot calibrate"):
+        gptq.solve(torch.randn(8, 64), torch.full((64, 64), torch.nan), 32)
