@@ -57,7 +57,7 @@ def test_a_recipe_ends_in_a_file_and_what_it_cost(tmp_path: Path) -> None:
     assert outcome.before.reading is not None
     assert outcome.after.reading is not None
     assert outcome.after.reading.perplexity == pytest.approx(outcome.before.reading.perplexity, rel=1)
-    assert outcome.after.speed.tokens_per_second > 0
+    assert outcome.after.speed.per_second > 0
     assert outcome.after.speed.resident_bytes > 1e6
     assert {path.name for path in tmp_path.iterdir()} == {"model", "recipe.toml", "small.gguf", "text.txt"}
 

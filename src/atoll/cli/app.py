@@ -29,6 +29,7 @@ from atoll.cli import (
     key,
     leave,
     logs,
+    measure,
     migrate,
     model,
     nodes,
@@ -85,6 +86,7 @@ app.command()(conflicts.parked)
 app.command()(orphans.orphans)
 app.add_typer(model.group, name="model")
 app.add_typer(compress.group, name="compress")
+app.command()(measure.measure)
 app.add_typer(pipeline.group, name="pipeline")
 app.add_typer(job.group, name="job")
 app.add_typer(budget.group, name="budget")

@@ -17,7 +17,7 @@ from typing import Any
 from atoll.compress.folder import fresh
 from atoll.compress.reading import Reading, read
 from atoll.compress.recipe import Budget, Recipe, Task, fingerprints
-from atoll.compress.speed import Speed, time_language
+from atoll.compress.speed import Speed, time_model
 from atoll.compress.steps import Say, find_step
 from atoll.domain.errors import DataError
 
@@ -88,18 +88,18 @@ def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], 
     return Outcome(before, after, facts)
 
 
-def judging_rows(text: Path, folder: Path) -> list[list[int]]:
+def judging_rows(text: Path, folder: Path, count: int = ROWS) -> list[list[int]]:
     from atoll.compress.calibrate import read_rows
     from atoll.compress.folder import read_folder
 
     length = min(ROW_TOKENS, read_folder(folder).shape.context)
-    found: list[list[int]] = read_rows(text, folder / "tokenizer.json", length, ROWS).tolist()
+    found: list[list[int]] = read_rows(text, folder / "tokenizer.json", length, count).tolist()
     return found
 
 
 def taste(file: Path, rows: Sequence[Sequence[int]] | None, say: Say) -> Dish:
     reading = None if rows is None else read(file, rows, max(1, (os.cpu_count() or 2) - 1))
-    return Dish(file.stat().st_size, reading, time_language(file, REQUESTS, TOKENS, SEED, say))
+    return Dish(file.stat().st_size, reading, time_model(file, REQUESTS, TOKENS, SEED, say))
 
 
 def check_budget(budget: Budget, before: Dish, after: Dish) -> None:
@@ -147,8 +147,8 @@ def _cells(dish: Dish, first: Reading | None) -> list[str]:
     return [
         f"{dish.bytes / 1e6:.2f}",
         f"{speed.resident_bytes / 1e6:.0f} MB",
-        f"{speed.tokens_per_second:,.0f}",
-        f"{speed.first_token_seconds * 1000:.1f} ms",
-        f"{speed.cpu_seconds_per_1000_tokens:.2f}",
+        f"{speed.per_second:,.0f}",
+        f"{speed.first_seconds * 1000:.1f} ms",
+        f"{speed.cpu_seconds_per_1000:.2f}",
         *quality,
     ]
