@@ -1,8 +1,7 @@
 """A tokenizer.json in the words of a GGUF file.
 
 Two kinds are understood: pieces of bytes, cut by one of the rules that the runtime knows by name, and pieces
-of text that fall back to bytes. Whether the runtime then cuts a text as the tokenizer did is looked at
-afterwards (reading.py); a kind that is only similar would be found there.
+of text that fall back to bytes. Anything else is refused.
 """
 
 from __future__ import annotations
