@@ -17,6 +17,7 @@ pytest_plugins = [
     "support.fix_peers",
     "support.fix_runtimes",
     "support.fix_routing",
+    "support.fix_tiny_llama",
 ]
 
 

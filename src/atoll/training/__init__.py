@@ -1,0 +1,1 @@
+"""Training: models changed by rows, made smaller, or taught by larger ones; with torch, if asked."""

@@ -1,0 +1,75 @@
+"""Examples: what is asked and what is right, of rows; and which of them are kept for judging.
+
+Whether a row is held out follows from what it says, so a row that is there twice is never on both sides, and
+the same rows are split the same way wherever and however often they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.domain.errors import DataError
+
+ROWS_MAX = 100_000
+HELD_OUT_MAX = 500
+EXAMPLES_MIN = 8
+HINT = 'A row has "prompt" and "answer", or "text" alone.'
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt is read, an answer is learned. Without a prompt all of it is learned, as plain text."""
+
+    prompt: str
+    answer: str
+
+
+def of_rows(rows: Iterable[Any]) -> list[Example]:
+    """DataError where a row is none; rows whose answer is null or empty teach nothing and are left out."""
+    found: list[Example] = []
+    for number, row in enumerate(rows, 1):
+        if number > ROWS_MAX:
+            raise DataError(
+                "examples-many", f"there are more than {ROWS_MAX:,} rows", hint="Let the query choose fewer."
+            )
+        if isinstance(row, Mapping) and "answer" in row and "prompt" in row:
+            prompt, answer = row["prompt"], row["answer"]
+        elif isinstance(row, Mapping) and "text" in row:
+            prompt, answer = "", row["text"]
+        else:
+            raise DataError("examples-malformed", f"row {number} is no example", hint=HINT)
+        if answer is None or not str(answer).strip():
+            continue
+        found.append(Example("" if prompt is None else str(prompt), str(answer)))
+    if len(found) < EXAMPLES_MIN:
+        raise DataError(
+            "examples-few",
+            f"{len(found)} examples are too few to learn from",
+            hint=f"At least {EXAMPLES_MIN} are needed, and hundreds are better.",
+        )
+    return found
+
+
+def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Those to learn from and those to judge by; each side has at least one."""
+    ranked = sorted({_rank(one, seed): one for one in examples}.items())
+    count = min(max(1, round(len(ranked) * share)), HELD_OUT_MAX)
+    if count >= len(ranked):
+        raise DataError(
+            "examples-few",
+            "all rows say the same",
+            hint="Rows that differ are needed to judge what was learned.",
+        )
+    held_out = {rank for rank, _ in ranked[:count]}
+    return (
+        [one for one in examples if _rank(one, seed) not in held_out],
+        [one for rank, one in ranked if rank in held_out],
+    )
+
+
+def _rank(example: Example, seed: int) -> bytes:
+    said = f"{seed}\0{example.prompt}\0{example.answer}"
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,122 @@
+"""A model in a folder of safetensors files, loaded for training: checked first, in 32 bits, on the CPU.
+
+16 bits are several times slower here. Four bits (NF4) are for what is only read while an adapter learns.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atoll.domain.errors import DataError
+from atoll.training.steps import require
+
+# The name that a GGUF file has for what config.json calls it.
+KINDS = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network and what cuts text for it."""
+
+    net: Any
+    tokenizer: Any
+    kind: str
+    folder: Path
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """DataError where the folder has no model that can be trained."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "model-untrainable",
+            f"{folder} has no model",
+            detail=f"{error}.",
+            hint="Give a folder with config.json, safetensors files and a tokenizer.",
+        ) from error
+    if config.get("model_type") not in KINDS:
+        raise DataError(
+            "model-untrainable",
+            f'models of type "{config.get("model_type")}" cannot be trained here',
+            hint=f"These can: {', '.join(KINDS)}.",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(
+            "model-untrainable", f"{folder} has no safetensors files", hint="GGUF files cannot be trained."
+        )
+    return config
+
+
+def load(folder: Path, is_quantized: bool = False) -> Loaded:
+    config = read_config(folder)
+    require()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    words: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
+    if is_quantized:
+        words["quantization_config"] = _four_bits()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        net = AutoModelForCausalLM.from_pretrained(folder, **words)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DataError("model-untrainable", f"could not load {folder}", detail=f"{error}.") from error
+    _check_tokenizer(tokenizer, net, folder)
+    for name, weight in net.named_parameters():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise DataError(
+                "weights-broken", f'weights "{name}" of {folder} are not all numbers', hint="Fetch it again."
+            )
+    if is_quantized:
+        _keep_gradients(net)
+    net.config.use_cache = False
+    return Loaded(net, tokenizer, KINDS[config["model_type"]], folder)
+
+
+def _check_tokenizer(tokenizer: Any, net: Any, folder: Path) -> None:
+    pieces, room = len(tokenizer), net.get_input_embeddings().weight.shape[0]
+    if pieces > room:
+        raise DataError(
+            "tokenizer-misfit",
+            f"the tokenizer of {folder} is not this model's",
+            detail=f"It has {pieces:,} pieces, and the model {room:,}.",
+        )
+
+
+def _four_bits() -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise DataError(
+            "training-missing",
+            "four bits need bitsandbytes",
+            hint="Install it: pip install 'atoll[compress]'",
+        ) from error
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+
+
+def _keep_gradients(net: Any) -> None:
+    """With AVX512-BF16 the first judging would repack the weights, and no gradient would pass them after."""
+    for module in net.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

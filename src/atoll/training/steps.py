@@ -1,0 +1,118 @@
+"""What every step of training shares: its shape, a folder that appears whole, and words for what is wrong.
+
+A step reads a folder with a model and writes another one. It works in a folder beside its target, which is
+renamed at the end: what has the target's name is complete, and what was begun goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from atoll.domain.errors import ConfigError, DataError
+
+Say: TypeAlias = Callable[[str], None]
+Facts: TypeAlias = dict[str, Any]
+MARK = "made-of.json"
+FACTS = "training.json"
+
+
+def require() -> None:
+    """ConfigError where the extra is not installed; nothing is fetched from a hub from here on."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # who waits leaves the core to a node beside
+    try:
+        import torch  # noqa: F401
+        from transformers.utils import logging as said
+    except ImportError as error:
+        raise ConfigError(
+            "training-missing",
+            "training needs programs that are not installed",
+            detail=f"{error}.",
+            hint="Install them: pip install 'atoll[compress]'",
+        ) from error
+    said.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash of what a piece of work is made of; files and folders by what is in them."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for file in _files(part) if isinstance(part, Path) else ():
+            digest.update(file.name.encode())
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        if not isinstance(part, Path):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+
+
+@contextmanager
+def made_whole(target: Path, made_of: str) -> Iterator[Path]:
+    """A folder to work in, kept where it is interrupted, and renamed to the target in the end."""
+    if target.exists():
+        raise ConfigError(
+            "target-exists", f"{target} is there already", hint="Choose another name, or remove it."
+        )
+    work = target.with_name(target.name + ".partial")
+    if work.exists() and _mark_of(work) != made_of:
+        raise ConfigError(
+            "unfinished-differs",
+            f"{work} is unfinished work of something else",
+            detail="The model, the rows or an option are not those that it was begun with.",
+            hint="Repeat what began it to go on with it, or remove it.",
+        )
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write(work / MARK, json.dumps({"made_of": made_of}))
+        yield work
+        (work / MARK).unlink()
+        work.rename(target)
+    except OSError as error:
+        raise DataError(
+            "target-unwritable", f"could not write {target}", detail=f"{error}.", hint="Is the disk full?"
+        ) from error
+
+
+def _mark_of(work: Path) -> str | None:
+    try:
+        found: Mapping[str, Any] = json.loads((work / MARK).read_text())
+        return str(found["made_of"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write(path: Path, text: str) -> None:
+    """The file has its old text or the new one, whatever happens."""
+    other = path.with_name(path.name + ".new")
+    with other.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    other.replace(path)
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    write(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+
+
+def copy_beside(source: Path, target: Path) -> None:
+    """What a folder has besides weights and what says how they are laid out: above all the tokenizer."""
+    for file in _files(source):
+        is_own = file.suffix in (".safetensors", ".bin", ".gguf", ".pt") or file.name.endswith(".index.json")
+        if not is_own and file.name not in (MARK, FACTS, "config.json"):
+            shutil.copyfile(file, target / file.name)
