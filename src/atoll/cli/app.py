@@ -22,6 +22,7 @@ from atoll.cli import (
     compress,
     conflicts,
     demo,
+    distill,
     dsn,
     embed_column,
     job,
@@ -36,6 +37,7 @@ from atoll.cli import (
     orphans,
     pipeline,
     preflight,
+    prune,
     query,
     repair,
     rollups,
@@ -48,6 +50,7 @@ from atoll.cli import (
     tables,
     topology,
     transfer,
+    tune,
     up,
 )
 from atoll.domain.errors import AtollError
@@ -98,6 +101,9 @@ app.add_typer(key.group, name="key")
 app.add_typer(route.group, name="route")
 app.add_typer(runtime.group, name="runtime")
 app.command()(rollups.rollups)
+app.command()(tune.tune)
+app.command()(prune.prune)
+app.command()(distill.distill)
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(search.search)

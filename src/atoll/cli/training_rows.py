@@ -1,0 +1,89 @@
+"""Rows to learn from: of a file, or of a query that runs with the rights of the role that asks.
+
+So whoever may not see a row cannot train on it; a row's scope holds because it is not on nodes outside of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atoll.cli.home import find_home, foreign_postgres, postgres_port
+
+if TYPE_CHECKING:
+    from atoll.training.examples import Example
+
+SqlOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="SQL", help="Rows of a query on this node: prompt and answer, or text."),
+]
+RowsOption = Annotated[
+    Path | None, typer.Option("--rows", metavar="FILE", help="Rows of a file: lines of JSON, or plain text.")
+]
+RoleOption = Annotated[
+    str | None, typer.Option(help="Role that reads the rows, one of app's; app if not given.")
+]
+DsnOption = Annotated[str | None, typer.Option(help="Address to read the rows from, instead of the node's.")]
+
+
+def read_examples(
+    file: Path | None, sql: str | None, role: str | None, dsn: str | None, home: str | None
+) -> list[Example]:
+    from atoll.domain.errors import DataError
+    from atoll.training.examples import of_rows
+
+    if (file is None) is (sql is None):
+        raise typer.BadParameter("give --from SQL or --rows FILE")
+    if sql is None and (role or dsn):
+        raise typer.BadParameter("--role and --dsn are for --from")
+    if file is not None:
+        try:
+            return of_rows(_of_file(file))
+        except (OSError, ValueError) as error:
+            raise DataError("examples-malformed", f"could not read {file}", detail=f"{error}.") from error
+    return of_rows(_of_query(sql or "", role, dsn or _address(home)))
+
+
+def _of_file(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8") as lines:
+        if file.suffix == ".jsonl":
+            yield from (json.loads(line) for line in lines if line.strip())
+            return
+        for paragraph in lines.read().split("\n\n"):
+            yield {"text": paragraph.strip()}
+
+
+def _address(home: str | None) -> str:
+    from atoll.node import credentials
+
+    found = find_home(home)
+    foreign = foreign_postgres(found)
+    return foreign.dsn if foreign else credentials.dsn(found, postgres_port(found))
+
+
+def _of_query(sql: str, role: str | None, address: str) -> list[Any]:
+    import psycopg
+    from psycopg.rows import dict_row
+    from psycopg.sql import SQL, Identifier
+
+    from atoll.domain.errors import LinkError
+    from atoll.sql.errors import explained
+    from atoll.training.examples import ROWS_MAX
+
+    try:
+        with psycopg.connect(address, application_name="atoll tune", row_factory=dict_row) as connection:
+            if role is not None:
+                connection.execute(SQL("set role {}").format(Identifier(role)))
+            connection.execute("set transaction read only")
+            cursor = connection.execute(sql.encode())
+            return cursor.fetchmany(ROWS_MAX + 1) if cursor.description else []
+    except psycopg.OperationalError as error:
+        if error.sqlstate is None:
+            raise LinkError("database-away", "could not reach the database", detail=f"{error}.") from error
+        raise explained(error) from error
+    except psycopg.Error as error:
+        raise explained(error) from error
