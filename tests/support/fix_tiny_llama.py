@@ -146,10 +146,14 @@ def write_gguf(folder: Path, file: Path) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(shared)
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_rope_dimension_count(size)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    rope = config.get("rope_parameters") or config
+    writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    _add_pieces(writer, json.loads((folder / "tokenizer.json").read_text())["model"])
+    _add_pieces(writer, json.loads((folder / "tokenizer.json").read_text()), config)
     names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
     names |= {f"self_attn.{one}_proj": f"attn_{one}" for one in "qkv"} | {"self_attn.o_proj": "attn_output"}
     names |= {f"mlp.{one}_proj": f"ffn_{one}" for one in ("gate", "up", "down")}
@@ -174,17 +178,18 @@ def write_gguf(folder: Path, file: Path) -> None:
     writer.close()
 
 
-def _add_pieces(writer: Any, made: dict[str, Any]) -> None:
+def _add_pieces(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
     import gguf
 
+    made, special = tokenizer["model"], {one["content"] for one in tokenizer["added_tokens"]}
     pieces = sorted(made["vocab"], key=made["vocab"].get)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(pieces)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    writer.add_token_types([control if piece in ("<s>", "</s>") else normal for piece in pieces])
+    writer.add_token_types([control if piece in special else normal for piece in pieces])
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in made["merges"]])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)

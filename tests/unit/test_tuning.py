@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from atoll.training.examples import of_rows
 from atoll.training.folder import load
 from atoll.training.loop import Schedule, train
 from atoll.training.tune import Options, tune
-from support.fix_tiny_llama import CONTEXT, STATES, questions, write_gguf, write_rows
+from support.fix_tiny_llama import CONTEXT, STATES, make_model, questions, sentences, write_gguf, write_rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -103,25 +104,44 @@ def test_a_merged_model_says_what_the_adapter_says(
 async def test_the_runtime_serves_the_adapter_to_whoever_names_it(
     learned: tuple[Path, dict[str, Any]], tiny_llama: Path, tmp_path: Path, socket_folder: Path
 ) -> None:
-    """Word for word what torch says, without the adapter and with it."""
-    base, adapter = tmp_path / "base.gguf", learned[0] / lora.ADAPTER
-    write_gguf(tiny_llama, base)
+    await _says_what_torch_says(tiny_llama, learned[0], tmp_path, socket_folder)
+
+
+async def test_so_it_does_where_heads_are_kept_as_they_are(
+    training: None, tmp_path: Path, socket_folder: Path
+) -> None:
+    """Qwen's kind is not turned as llama's is, and has biases."""
+    raw, schedule = make_model(tmp_path / "raw", layers=2, kind="qwen2"), Schedule(60, 16, 5e-3, 60, 9, SEED)
+    texts = of_rows({"text": one} for one in sentences(200, SEED))
+    tune(raw, tmp_path / "base", texts, Options("full", schedule=schedule), quiet)
+    rows = of_rows(questions(100, SEED))
+    tune(tmp_path / "base", tmp_path / "cures", rows, Options(merge=True, schedule=schedule), quiet)
+    await _says_what_torch_says(tmp_path / "base", tmp_path / "cures", tmp_path, socket_folder)
+
+
+async def _says_what_torch_says(folder: Path, tuned: Path, place: Path, sockets: Path) -> None:
+    """Word for word, without the adapter and with it."""
+    base, adapter = place / "base.gguf", tuned / lora.ADAPTER
+    write_gguf(folder, base)
     check_fit("cures", adapter, base)
     wants = Wants("model", Skill.GENERATE, CONTEXT, parallel=1, adapters={"cures": adapter})
-    runtime = LlamaRuntime(base, wants, folder=socket_folder, log=tmp_path / "log")
+    runtime = LlamaRuntime(base, wants, folder=sockets, log=place / "log")
     await runtime.start()
+    said: dict[str | None, list[str]] = {}
     try:
-        for name, folder in ((None, tiny_llama), ("cures", learned[0] / "merged")):
-            model = load(folder)
+        for name, model in ((None, load(folder)), ("cures", load(tuned / "merged"))):
             for state in STATES:
                 prompt = f"the oven in hall 3 is {state}, so"
                 body = {"prompt": prompt, "temperature": 0, "max_tokens": 8}
                 async with runtime.generate(Ask(COMPLETIONS, body, name)) as events:
-                    said = answers.gather(COMPLETIONS, [event async for event in events])
-                expected = answer(model.net, model.tokenizer, prompt)
-                assert said["choices"][0]["text"].strip() == expected.strip(), f"{name}: {prompt}"
+                    found = answers.gather(COMPLETIONS, [event async for event in events])
+                said.setdefault(name, []).append(found["choices"][0]["text"].strip())
+                assert said[name][-1] == answer(model.net, model.tokenizer, prompt).strip(), (
+                    f"{name}: {prompt}"
+                )
     finally:
         await runtime.stop()
+    assert said[None] != said["cures"]
 
 
 def test_killed_in_the_middle_it_comes_to_the_same_weights(tiny_llama: Path, tmp_path: Path) -> None:
@@ -183,6 +203,23 @@ def test_other_work_does_not_go_on_with_what_is_unfinished(tiny_llama: Path, tmp
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="there already"):
         tune(tiny_llama, tmp_path / "out", rows, Options(), quiet)
+
+
+def test_on_a_full_disk_it_ends_in_words_and_leaves_nothing_that_looks_done(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """A bound on the size of files stands for the disk: the checkpoint does not fit below it."""
+    rows, wish = of_rows(questions(20, SEED)), Options(schedule=Schedule(2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DataError) as caught:
+            tune(tiny_llama, tmp_path / "out", rows, wish, quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.code == "target-unwritable"
+    assert not (tmp_path / "out").exists()
+    assert tune(tiny_llama, tmp_path / "out", rows, wish, quiet)["steps"] == 2
 
 
 def test_in_four_bits_gradients_flow_after_it_was_judged(tiny_llama: Path, tmp_path: Path) -> None:

@@ -79,8 +79,9 @@ def _of_query(sql: str, role: str | None, address: str) -> list[Any]:
             if role is not None:
                 connection.execute(SQL("set role {}").format(Identifier(role)))
             connection.execute("set transaction read only")
-            cursor = connection.execute(sql.encode())
-            return cursor.fetchmany(ROWS_MAX + 1) if cursor.description else []
+            with connection.cursor("rows") as cursor:  # on the server, so that too many are not fetched
+                cursor.execute(sql.encode())
+                return cursor.fetchmany(ROWS_MAX + 1)
     except psycopg.OperationalError as error:
         if error.sqlstate is None:
             raise LinkError("database-away", "could not reach the database", detail=f"{error}.") from error

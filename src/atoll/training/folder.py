@@ -63,13 +63,13 @@ def load(folder: Path, is_quantized: bool = False) -> Loaded:
     config = read_config(folder)
     require()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     words: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True}
     if is_quantized:
         words["quantization_config"] = _four_bits()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = _tokenizer(folder, config)
         net = AutoModelForCausalLM.from_pretrained(folder, **words)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise DataError("model-untrainable", f"could not load {folder}", detail=f"{error}.") from error
@@ -83,6 +83,19 @@ def load(folder: Path, is_quantized: bool = False) -> Loaded:
         _keep_gradients(net)
     net.config.use_cache = False
     return Loaded(net, tokenizer, KINDS[config["model_type"]], folder)
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    """By tokenizer.json as it is: a class that is guessed from the model's kind may cut otherwise."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if not (folder / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    for role in ("bos_token", "eos_token"):
+        if getattr(found, role) is None and isinstance(number := config.get(f"{role}_id"), int):
+            setattr(found, role, found.convert_ids_to_tokens(number))
+    return found
 
 
 def _check_tokenizer(tokenizer: Any, net: Any, folder: Path) -> None:

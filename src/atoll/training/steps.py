@@ -82,7 +82,10 @@ def made_whole(target: Path, made_of: str) -> Iterator[Path]:
         yield work
         (work / MARK).unlink()
         work.rename(target)
-    except OSError as error:
+    except Exception as error:
+        # safetensors has an error of its own for a disk that is full.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         raise DataError(
             "target-unwritable", f"could not write {target}", detail=f"{error}.", hint="Is the disk full?"
         ) from error
