@@ -41,6 +41,7 @@ from atoll.cli import (
     query,
     repair,
     rollups,
+    rounds,
     route,
     runtime,
     scope,
@@ -104,6 +105,7 @@ app.command()(rollups.rollups)
 app.command()(tune.tune)
 app.command()(prune.prune)
 app.command()(distill.distill)
+app.add_typer(rounds.group, name="round")
 app.command()(sql.sql)
 app.command()(query.query)
 app.command()(search.search)

@@ -13,6 +13,7 @@ begin atomic
            ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null),
            ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null),
            ('atoll.answer', 'merge', 'scope'), ('atoll.example', 'merge', 'scope');
+           ('atoll.tuning', 'merge', 'scope'), ('atoll.tuning_part', 'merge', 'scope'), ('atoll.tuning_verdict', 'merge', 'scope');
 end;
 
 -- How their columns merge, where the latest value is not what holds.

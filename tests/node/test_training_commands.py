@@ -1,0 +1,61 @@
+"""Rounds as they are typed, on a real node: with one node they are ordinary training on its rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from support.fix_home import NodeStarter, atoll
+from support.fix_tiny_llama import questions
+
+pytestmark = pytest.mark.slow
+ROWS = "select prompt, answer from repair"
+
+
+def test_a_node_opens_rounds_takes_part_and_shows_what_came_of_them(
+    tiny_llama: Path, start_node: NodeStarter, open_folder: Path
+) -> None:
+    node = start_node()
+    values = ", ".join(f"('{row['prompt']}', '{row['answer']}')" for row in questions(80, 2))
+    assert (
+        node.sql(
+            f"create table repair (prompt text, answer text); insert into repair values {values}"
+        ).returncode
+        == 0
+    )
+    at = ("--home", str(node.home))
+    wish = (
+        "--rounds",
+        "1",
+        "--steps",
+        "20",
+        "--rate",
+        "0.01",
+        "--batch",
+        "16",
+        "--tokens",
+        "64",
+        "--clip",
+        "100",
+    )
+    opened = atoll("round", "open", "cures", str(tiny_llama), *wish, "--noise", "0.001", *at)
+    assert opened.returncode == 0, opened.stderr
+    assert "cures: 1 rounds; a node sends" in opened.stdout
+    assert "epsilon" in opened.stdout
+    kept = open_folder / "kept"
+    done = atoll("round", "work", "cures", str(tiny_llama), "-o", str(kept), "--from", ROWS, *at)
+    assert done.returncode == 0, done.stderr
+    assert (kept / "adapter" / "adapter.gguf").exists()
+    assert [path.name for path in kept.iterdir()] == ["adapter"]
+    first, last = json.loads(atoll("round", "show", "cures", "--json", *at).stdout)["verdicts"]
+    assert (first["round"], last["round"], last["is_kept"]) == (0, 1, True)
+    assert last["after"] < last["before"] == first["after"]
+    assert "no" not in atoll("round", "show", "cures", *at).stdout.split()
+    (listed,) = json.loads(atoll("round", "list", "--json", *at).stdout)
+    assert (listed["name"], listed["round"], listed["nodes"]) == ("cures", 1, 1)
+    assert listed["ended_at"]
+    again = atoll("round", "end", "cures", *at)
+    assert (again.returncode, "code: tuning-unknown" in again.stderr) == (1, True)
+    assert atoll("round", "average", "cures", *at).returncode == 0
