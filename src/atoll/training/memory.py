@@ -1,7 +1,7 @@
 """What training takes of memory, counted from the tensors that there are, beside what full fine-tuning takes.
 
 Weights, gradients and the optimizer's two averages follow from sizes; what is kept for gradients is
-measured on a real batch, each piece of storage once.
+measured on the longest row, each piece of storage once, and counted for all rows of a step.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ class Memory:
         return {**asdict(self), "total": self.total}
 
 
-def measured(net: Any, batch: dict[str, Any]) -> Memory:
+def measured(net: Any, row: dict[str, Any], rows: int) -> Memory:
     """Of training that part of the network that wants gradients."""
     learned = sum(weight.numel() for weight in net.parameters() if weight.requires_grad)
     return Memory(
         weights=_bytes_of(net),
         gradients=learned * FLOAT_BYTES,
         optimizer=learned * FLOAT_BYTES * AVERAGES,
-        kept_for_gradients=_kept(net, batch),
+        kept_for_gradients=_kept(net, row) * rows,
     )
 
 
-def full(net: Any, batch: dict[str, Any]) -> Memory:
+def full(net: Any, row: dict[str, Any], rows: int) -> Memory:
     """Of training every weight of a network in 32 bits, which wants gradients for all of them."""
     wishes = [(weight, weight.requires_grad) for weight in net.parameters()]
     try:
         for weight, _ in wishes:
             weight.requires_grad_(True)
-        return measured(net, batch)
+        return measured(net, row, rows)
     finally:
         for weight, wish in wishes:
             weight.requires_grad_(wish)

@@ -60,12 +60,12 @@ def _tune(source: Path, work: Path, examples: Sequence[Example], options: Option
     learned, held_out = split(examples, options.held_out, seed)
     rows, judged = (encode(model.tokenizer, part, options.tokens) for part in (learned, held_out))
     say(f"{len(rows):,} rows to learn, {len(judged):,} held out; seed {seed}")
-    batch = stacked(sorted(rows, key=lambda row: -len(row.tokens))[: options.schedule.batch])
-    whole = memory.full(model.net, batch) if options.method != "qlora" else None
+    longest, count = stacked([max(rows, key=lambda row: len(row.tokens))]), options.schedule.batch
+    whole = memory.full(model.net, longest, count) if options.method != "qlora" else None
     net = model.net
     if options.method != "full":
         net = lora.attach(model, options.rank, options.alpha or float(options.rank), seed)
-    own = memory.measured(net, batch)
+    own = memory.measured(net, longest, count)
     course = train(net, rows, judged, options.schedule, work, say)
     if options.method == "full":
         net.config.use_cache = True
