@@ -12,7 +12,7 @@ begin atomic
            ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
            ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null),
            ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null),
-           ('atoll.answer', 'merge', 'scope'), ('atoll.example', 'merge', 'scope');
+           ('atoll.answer', 'merge', 'scope'), ('atoll.example', 'merge', 'scope'),
            ('atoll.tuning', 'merge', 'scope'), ('atoll.tuning_part', 'merge', 'scope'), ('atoll.tuning_verdict', 'merge', 'scope');
 end;
 
