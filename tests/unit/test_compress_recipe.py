@@ -18,6 +18,7 @@ from atoll.compress.cook import cook  # noqa: E402
 from atoll.compress.recipe import read_recipe  # noqa: E402
 from atoll.domain.errors import AtollError  # noqa: E402
 from atoll.registry.formats.read import read_model  # noqa: E402
+from atoll.registry.formats.safetensors import read_safetensors  # noqa: E402
 from support.decoders import TEXT, save_decoder  # noqa: E402
 from support.fix_home import RUN_MAIN  # noqa: E402
 
@@ -125,6 +126,58 @@ def test_a_disk_that_is_full_in_the_middle_is_said_and_nothing_half_written_is_l
     assert b"code: compress-not-written" in said
     assert not (tmp_path / "small.gguf").exists()
     assert not list((tmp_path / ".small.gguf.work").glob(".*.part"))
+
+
+LEARNING = """
+source = "model"
+output = "small.gguf"
+judge = "text.txt"
+[[step]]
+do = "{do}"
+rows = "text.txt"
+tokens = 64
+{options}
+[[step]]
+do = "quantize"
+to = "q8_0"
+"""
+
+
+@pytest.mark.parametrize(
+    ("do", "options", "is_smaller"),
+    [
+        ("prune", 'method = "width"\nshare = 0.5\nheal = 2', True),
+        ("distill", 'student = "layers"\nshare = 0.5\nsteps = 2', True),
+        ("tune", "steps = 2\nrank = 4", False),
+    ],
+)
+def test_what_a_step_has_learned_is_what_the_next_one_reads(
+    do: str, options: str, is_smaller: bool, tmp_path: Path
+) -> None:
+    save_decoder(tmp_path / "model")
+    save_recipe(tmp_path)
+    (tmp_path / "recipe.toml").write_text(LEARNING.format(do=do, options=options))
+    outcome = cook(read_recipe(tmp_path / "recipe.toml"), silent)
+    assert outcome.facts[0]["loss_after"] > 0
+    whole, made = (read_parameters(tmp_path, name) for name in ("model", "small.gguf"))
+    assert (made < whole) is is_smaller
+    assert outcome.after is not None
+    assert outcome.after.reading is not None
+
+
+def test_an_option_of_learning_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    save_decoder(tmp_path / "model")
+    save_recipe(tmp_path)
+    for options in ('pattern = "3:7"', "share = true", "colour = 1"):
+        (tmp_path / "recipe.toml").write_text(LEARNING.format(do="prune", options=options))
+        with pytest.raises(AtollError) as told:
+            cook(read_recipe(tmp_path / "recipe.toml"), silent)
+        assert told.value.code == "recipe-malformed"
+
+
+def read_parameters(folder: Path, name: str) -> int:
+    read = read_safetensors if (folder / name).is_dir() else read_model
+    return read(folder / name).parameters or 0
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ So whoever may not see a row cannot train on it; a row's scope holds because it 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,28 +31,15 @@ DsnOption = Annotated[str | None, typer.Option(help="Address to read the rows fr
 def read_examples(
     file: Path | None, sql: str | None, role: str | None, dsn: str | None, home: str | None
 ) -> list[Example]:
-    from atoll.domain.errors import DataError
-    from atoll.training.examples import of_rows
+    from atoll.training.examples import of_rows, read_file
 
     if (file is None) is (sql is None):
         raise typer.BadParameter("give --from SQL or --rows FILE")
     if sql is None and (role or dsn):
         raise typer.BadParameter("--role and --dsn are for --from")
     if file is not None:
-        try:
-            return of_rows(_of_file(file))
-        except (OSError, ValueError) as error:
-            raise DataError("examples-malformed", f"could not read {file}", detail=f"{error}.") from error
+        return read_file(file)
     return of_rows(_of_query(sql or "", role, dsn or _address(home)))
-
-
-def _of_file(file: Path) -> Iterator[Any]:
-    with file.open(encoding="utf-8") as lines:
-        if file.suffix == ".jsonl":
-            yield from (json.loads(line) for line in lines if line.strip())
-            return
-        for paragraph in lines.read().split("\n\n"):
-            yield {"text": paragraph.strip()}
 
 
 def _address(home: str | None) -> str:

@@ -67,6 +67,8 @@ def _step(task: Task, source: Path, place: Path, say: Say) -> tuple[Path, dict[s
         say("done before")
         return place, json.loads(told.read_text())
     say("begins")
+    if place.is_dir():  # whole, but its facts were not written any more
+        shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     found = dict(find_step(task.do)(source, place, task.options, say))
     with fresh(told) as partial:

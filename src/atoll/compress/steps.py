@@ -26,6 +26,9 @@ Kind = TypeVar("Kind")
 STEPS = {
     "quantize": "atoll.compress.quantize:quantize",
     "export": "atoll.compress.quantize:export",
+    "prune": "atoll.compress.learned:prune",
+    "distill": "atoll.compress.learned:distill",
+    "tune": "atoll.compress.learned:tune",
 }
 NEEDED = ("torch", "safetensors", "tokenizers", "gguf")
 

@@ -7,8 +7,10 @@ the same rows are split the same way wherever and however often they are read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import DataError
@@ -51,6 +53,23 @@ def of_rows(rows: Iterable[Any]) -> list[Example]:
             hint=f"At least {EXAMPLES_MIN} are needed, and hundreds are better.",
         )
     return found
+
+
+def read_file(file: Path) -> list[Example]:
+    """Lines of JSON, or the paragraphs of a text."""
+    try:
+        return of_rows(_rows_of(file))
+    except (OSError, ValueError) as error:
+        raise DataError("examples-malformed", f"could not read {file}", detail=f"{error}.") from error
+
+
+def _rows_of(file: Path) -> Iterator[Any]:
+    with file.open(encoding="utf-8") as lines:
+        if file.suffix == ".jsonl":
+            yield from (json.loads(line) for line in lines if line.strip())
+            return
+        for paragraph in lines.read().split("\n\n"):
+            yield {"text": paragraph.strip()}
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
