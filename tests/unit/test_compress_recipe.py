@@ -21,6 +21,7 @@ from atoll.registry.formats.read import read_model  # noqa: E402
 from atoll.registry.formats.safetensors import read_safetensors  # noqa: E402
 from support.decoders import TEXT, save_decoder  # noqa: E402
 from support.fix_home import RUN_MAIN  # noqa: E402
+from support.fix_tiny_llama import make_model  # noqa: E402
 
 RECIPE = """
 source = "model"
@@ -143,6 +144,7 @@ to = "q8_0"
 """
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("do", "options", "is_smaller"),
     [
@@ -152,9 +154,9 @@ to = "q8_0"
     ],
 )
 def test_what_a_step_has_learned_is_what_the_next_one_reads(
-    do: str, options: str, is_smaller: bool, tmp_path: Path
+    do: str, options: str, is_smaller: bool, tmp_path: Path, training: None
 ) -> None:
-    save_decoder(tmp_path / "model")
+    make_model(tmp_path / "model")
     save_recipe(tmp_path)
     (tmp_path / "recipe.toml").write_text(LEARNING.format(do=do, options=options))
     outcome = cook(read_recipe(tmp_path / "recipe.toml"), silent)

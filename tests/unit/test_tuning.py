@@ -59,7 +59,7 @@ def learned(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def answer(net: Any, tokenizer: Any, prompt: str, tokens: int = 8) -> str:
     import torch
 
-    said = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    said = tokenizer(prompt)["input_ids"]
     first = len(said)
     with torch.no_grad():
         while len(said) < first + tokens:

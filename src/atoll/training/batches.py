@@ -69,7 +69,9 @@ def _plain(tokenizer: Any, text: str) -> list[int]:
 
 
 def _begin(tokenizer: Any) -> list[int]:
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    """As the tokenizer itself begins a text: whoever serves the model will not do otherwise."""
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
 def _end(tokenizer: Any) -> list[int]:
