@@ -23,6 +23,8 @@ from atoll.node.search import SESSION, search_by
 from atoll.node.values import Address
 from atoll.pipelines.service import Pipelines
 from atoll.router.key import Key
+from atoll.router.places import Terms
+from atoll.router.service import Router
 from atoll.runtimes.contract import Ask, Facts
 from atoll.serving.berth import Wanted
 from atoll.serving.embedding import Embedder
@@ -52,6 +54,20 @@ ASKED: dict[str, Any] = {
 }
 
 
+ROUTE: dict[str, Any] = {
+    "me": 1,
+    "name": "desk",
+    "models": {"here": ["own"]},
+    "prefer": ["here"],
+    "deadline_seconds": 30,
+    "first_token_seconds": None,
+    "max_cost": None,
+    "labels": {"patient": "local"},
+    "hedge_after_seconds": None,
+    "options": {},
+}
+
+
 class Site:
     """A node's database with models, pipelines and HTTP around it."""
 
@@ -59,11 +75,13 @@ class Site:
         self.node = node
         self.asks: list[Ask] = []
         self.serving = Serving(1000)
-        self.search = search_by(lambda: self._app(SESSION), Embedder(self.serving))
+        self.embedder = Embedder(self.serving)
+        self.search = search_by(lambda: self._app(SESSION), self.embedder)
+        self.router = Router(self.serving, "eu", lambda model: Terms())
         keys = Keys(lambda: {hash_key("secret"): APP, hash_key("k1"): "till", hash_key("k2"): "desk"}, False)
         retriever = Retriever(self.search, lambda: {"desk": Key("desk", may_read=True)})
         routes = [
-            *language_routes(self.serving, keys.check, retriever),
+            *language_routes(self.serving, keys.check, retriever, self.router),
             search_route(self.search, lambda: "secret"),
         ]
         self.listener = listen.bind(Address("127.0.0.1", 0), "--http")
@@ -87,8 +105,8 @@ class Site:
             [Wanted(name, version, "f16", {}, said, True, open_one)] if version is not None else []
         )
 
-    async def ask(self, key: str | None = "k2", **changed: Any) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async def ask(self, key: str | None = "k2", label: str = "", **changed: Any) -> tuple[int, Any]:
+        headers = {"X-Atoll-Label": label} | ({"Authorization": f"Bearer {key}"} if key else {})
         address = self.address + changed.pop("path", CHAT)
         async with (
             aiohttp.ClientSession(headers=headers) as session,
@@ -280,6 +298,24 @@ async def test_where_the_model_is_another_or_away_words_do_and_that_is_said(embe
     alone = search_by(node.database.connect, None)
     told: Found = await alone(Asked("note", "refund"))
     assert told.note == "searched by words only: no models run here to make the query's vector"
+
+
+async def test_a_labelled_question_is_not_told_to_an_encoder_that_is_somebody_elses(embedded: Site) -> None:
+    said = Facts(frozenset(Skill), 0, context_tokens=4096)
+
+    def open_one() -> Heard:
+        return Heard(embedded.asks, name="echo", context_tokens=4096)
+
+    variants = (("echo", "upstream"), ("own", "f16"))
+    await embedded.serving.desire(
+        [Wanted(name, "1", variant, {}, said, True, open_one) for name, variant in variants]
+    )
+    embedded.router.set_routes([ROUTE])
+    for label, made in (("patient", 0), ("", 1)):
+        status, answer = await embedded.ask(label=label, model="desk")
+        assert status == 200, answer
+        assert (embedded.embedder.made, "words only" in str(answer["retrieval"]["notes"])) == (made, not made)
+        assert answer["citations"]
 
 
 async def test_a_row_is_data_whatever_it_says(site: Site) -> None:

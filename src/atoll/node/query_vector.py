@@ -47,6 +47,8 @@ async def make_vector(
     if embedder is None:
         return _by_words("no models run here to make the query's vector")
     try:
+        if asked.check is not None:
+            asked.check(model)
         async with asyncio.timeout(EMBED_SECONDS_MAX):
             vector, made_by = await embedder.vector(model, words)
     except TimeoutError:

@@ -146,10 +146,7 @@ class Router:
         policy, answers = route.again, self._answers
         if policy is None or answers is None or provisional:
             return chain
-
-        def check(encoder: str) -> None:
-            self.check_direct(encoder, asked.caller, scopes)
-
+        check = self.encoder_check(asked.caller, scopes)
         whole = (asked, route, body, quoted, self._records, self._me.number, self._is_current, check)
         return Again(chain, answers, policy, *whole)
 
@@ -226,6 +223,10 @@ class Router:
                         hint=f"Ask a route that leads there: atoll route set NAME --model cloud={model}",
                     )
         return scopes
+
+    def encoder_check(self, caller: object, scopes: Collection[str] = ()) -> Callable[[str], object]:
+        """Refuses a model that may not be told what a request with these scopes says."""
+        return lambda model: self.check_direct(model, caller, scopes)
 
     def scopes(self, asked: Asked) -> Scopes:
         """Of everything that is in a request, its label among it."""

@@ -90,7 +90,8 @@ def language_routes(
                 kept = scopes_later(router, request, Skill.GENERATE, model, body, caller)
                 prepared = Prepared(body)
                 if body.get("retrieve") is not None:
-                    prepared = await retriever.prepare(body, None)
+                    check_encoder = router.encoder_check(caller, kept) if router is not None else None
+                    prepared = await retriever.prepare(body, None, check_encoder)
                 scopes = prepared.scopes | kept
                 return await answer_later(jobs, later, model, path, prepared.body, scopes, caller)
             if router is not None and router.has(model):
@@ -206,7 +207,9 @@ class _Own:
         base, _ = asking.split(self.model)
         async with self.serving.use(base):
             loaded = self.serving.loaded(base)
-        found = await self.retriever.prepare(self.body, loaded.facts.context_tokens if loaded else None)
+        tokens = loaded.facts.context_tokens if loaded else None
+        check = self.router.encoder_check(self.caller) if self.router is not None else None
+        found = await self.retriever.prepare(self.body, tokens, check)
         return self._kept(found)
 
     def _kept(self, found: Prepared) -> Prepared:

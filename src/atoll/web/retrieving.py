@@ -16,7 +16,7 @@ from atoll.router.key import Keys, find_key
 from atoll.router.wording import Quoted
 from atoll.runtimes.contract import STREAMED
 from atoll.web.keys import APP
-from atoll.web.search import Asked, Search
+from atoll.web.search import Asked, Check, Search
 
 CHAT = STREAMED[0]
 
@@ -60,10 +60,13 @@ class Retriever:
             hint="Make one with: atoll key add NAME --may-read; send it as Authorization: Bearer KEY.",
         )
 
-    async def prepare(self, body: Mapping[str, Any], context_tokens: int | None) -> Prepared:
+    async def prepare(
+        self, body: Mapping[str, Any], context_tokens: int | None, check: Check | None = None
+    ) -> Prepared:
+        """`check` refuses an encoder that may not be told the question."""
         wanted = wish.read(body["retrieve"], body.get("messages"))
         found = [
-            await self._search(Asked(table, wanted.query, k=wanted.k, filter=wanted.filter))
+            await self._search(Asked(table, wanted.query, k=wanted.k, filter=wanted.filter, check=check))
             for table in wanted.tables
         ]
         rows = quoting.best([one.results for one in found], wanted.k)

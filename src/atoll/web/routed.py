@@ -128,7 +128,9 @@ class Routed:
     async def prepared(self) -> Prepared:
         if self._body.get("retrieve") is None:
             return Prepared(self._body)
-        return await self._retriever.prepare(self._body, self._router.context_tokens(self._asked))
+        router, asked = self._router, self._asked
+        check = router.encoder_check(asked.caller, router.scopes(asked))
+        return await self._retriever.prepare(self._body, router.context_tokens(asked), check)
 
     @asynccontextmanager
     async def events(self, prepared: Prepared) -> AsyncIterator[AsyncIterator[bytes]]:

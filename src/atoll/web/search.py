@@ -25,6 +25,9 @@ from atoll.web.callers import check_login, failure
 BODY_BYTES_MAX = 256 * 1024
 
 
+Check = Callable[[str], object]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A search. The vector is that of the query, from the model that made the column's, in this version."""
@@ -37,6 +40,7 @@ class Asked:
     keyword_weight: float = 1.0
     vector_weight: float = 1.0
     version: str | None = None
+    check: Check | None = None  # refuses an encoder that may not be told the query
 
 
 @dataclass(frozen=True)
