@@ -1,6 +1,6 @@
 """What does a cascade of two classifiers come to, against the small one, the large one, and an oracle?
 
-Written digits with noise (scikit-learn's copy of UCI's, 1,797 images, CC BY 4.0): a net of 6 units and one
+Written digits with noise (scikit-learn's copy of UCI's, 1,797 images, CC BY 4.0): a net of 10 units and one
 of 128 and 64 are trained on one part, thresholds are found on a second as `atoll route calibrate` finds
 them, and everything is counted on a third that neither has seen, asked through the cascade and ONNX Runtime.
 Every split is made anew for each seed. Needs scikit-learn.
@@ -33,7 +33,7 @@ from atoll.runtimes.onnx.wants import Wants
 from support import report
 
 CALIBRATION, TEST = 500, 500
-BELOW = 0.02  # the accuracy that is promised, less than the large model's on the calibration part
+BELOW = 0.05  # the accuracy that is promised, less than the large model's on the calibration part
 SHARE = 0.2
 COPIES = 4  # of each image to learn from, each with noise of its own
 Floats = NDArray[np.float32]
@@ -66,7 +66,7 @@ def write(net: MLPClassifier, path: Path) -> Path:
 
 def trained(folder: Path, x: Floats, y: NDArray[Any], seed: int) -> list[Path]:
     found = []
-    for name, hidden in (("small", (6,)), ("large", (128, 64))):
+    for name, hidden in (("small", (10,)), ("large", (128, 64))):
         net = MLPClassifier(hidden, max_iter=30, random_state=seed, n_iter_no_change=30)
         found.append(write(net.fit(x, y), folder / f"{name}-{seed}.onnx"))
     return found
