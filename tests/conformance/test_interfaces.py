@@ -221,6 +221,17 @@ def test_a_body_that_stops_in_the_middle_takes_nobody_down(door: Door, path: byt
     assert door.ask("GET", "/healthz").status == 200
 
 
+def test_an_offer_of_another_protocol_is_passed_over(door: Door) -> None:
+    """Java's client makes one with every request."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAA\r\n"
+    login = b"Authorization: " + door.login.encode() + b"\r\n"
+    posted = b"POST /api/search HTTP/1.1\r\n" + HOST + offer + login + b"Content-Length: 2\r\n\r\n{}"
+    got = b"GET /healthz HTTP/1.1\r\n" + HOST + offer + b"\r\n"
+    last = b"GET /healthz HTTP/1.0\r\n" + HOST + b"\r\n"
+    answers = door.raw(got + posted + last)
+    assert [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]] == [200, 400, 200]
+
+
 def test_requests_in_one_piece_are_answered_in_their_order(door: Door) -> None:
     one = b"GET %s HTTP/1.1\r\n" + HOST + b"\r\n"
     paths = [b"/healthz", b"/v1/models", b"/v2", b"/nowhere"] * 5
