@@ -3,7 +3,8 @@
 Three real nodes with the models that come along: the site's, a hub of the same atoll, and one that plays the
 cloud behind an address of HTTP. The network between the site and both is a proxy that delays. A program asks
 the centre itself on a connection that stays open, the site's node by the model's name, and a route there that
-prefers here, then the hub, then the cloud; all by turns. Then every link is cut in the middle of a load.
+prefers here, then the hub, then the cloud; all by turns, and chats by a route that gives answers again, to
+questions of which there are five. Then every link is cut in the middle of a load.
 
     python benchmarks/edge_centre.py [--round-trips 5,40,200] [--asks 25] [--seconds 6]
 """
@@ -40,8 +41,13 @@ SHAPE = [1, 1, 8, 8]  # that the model of digits looks at
 READY_SECONDS_MAX = 60.0
 ASK_SECONDS_MAX = 10.0
 CUT_DELAY_SECONDS = 0.02  # each way
-CENTRE, EDGE, ROUTED, AWAY = "centre only", "edge only", "routed", "away first"
-ROUTES = {ROUTED: {TALKS: "talk", SEES: "see"}, AWAY: {TALKS: "talk-away", SEES: "see-away"}}
+CENTRE, EDGE, ROUTED, AWAY, AGAIN = "centre only", "edge only", "routed", "away first", "cached"
+ROUTES = {
+    ROUTED: {TALKS: "talk", SEES: "see"},
+    AWAY: {TALKS: "talk-away", SEES: "see-away"},
+    AGAIN: {TALKS: "talk-again"},
+}
+QUESTIONS = 5  # that come again and again, where answers are given again
 
 
 @dataclass
@@ -58,15 +64,16 @@ class Site:
         """One answer; where it came from, as far as that is told."""
         name = ROUTES[way][model] if way in ROUTES else model
         base = self.centre if way == CENTRE else self.here
-        url, body, headers = self._chat(name) if model == TALKS else self._image(name)
+        url, body, headers = self._chat(name, way == AGAIN) if model == TALKS else self._image(name)
         async with self.session.post(base + url, data=body, headers=headers) as answer:
             if answer.status != 200:
                 raise OSError((await answer.text())[:200])
             await answer.read()
             return answer.headers.get("x-atoll-decision", "").partition(";")[0]
 
-    def _chat(self, name: str) -> tuple[str, bytes, dict[str, str]]:
+    def _chat(self, name: str, is_known: bool) -> tuple[str, bytes, dict[str, str]]:
         words = " ".join(str(self.rng.randrange(1000)) for _ in range(8))
+        words = f"question {self.rng.randrange(QUESTIONS)}" if is_known else words
         told: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": words}]}
         told |= {"max_tokens": WORDS, "temperature": 0}
         return "/v1/chat/completions", json.dumps(told).encode(), {"Content-Type": "application/json"}
@@ -121,10 +128,12 @@ async def set_up(to_cloud: Weather, *home: str) -> None:
     """The cloud as an upstream of the site's node, and the routes."""
     upstream = ("model", "add", f"upstream:http://{to_cloud.address}/v1", "--model", TALKS, "--name", "far")
     await nodes.command(*upstream, "--region", "eu", "--price-in", "1", "--price-out", "1", *home)
-    for way, prefer in ((ROUTED, "here,hub,cloud"), (AWAY, "hub,cloud,here")):
+    for way, prefer in ((ROUTED, "here,hub,cloud"), (AWAY, "hub,cloud,here"), (AGAIN, "here,hub,cloud")):
         for model, name in ROUTES[way].items():
             clouds = ("--model", "cloud=far") if model == TALKS else ()
-            await nodes.command("route", "set", name, "--model", model, *clouds, "--prefer", prefer, *home)
+            cache = ("--cache", "exact") if way == AGAIN else ()
+            told = ("--model", model, *clouds, "--prefer", prefer, *cache)
+            await nodes.command("route", "set", name, *told, *home)
 
 
 async def until_ready(found: Site) -> None:
@@ -149,23 +158,23 @@ async def until_ready(found: Site) -> None:
 async def compare(found: Site, round_trip_ms: float, model: str, asks: int) -> None:
     for weather in found.network:
         await weather.delay(round_trip_ms / 2000)
-    ways = [CENTRE, EDGE, ROUTED]
+    ways = [CENTRE, EDGE, ROUTED, *([AGAIN] if model in ROUTES[AGAIN] else [])]
     taken: dict[str, list[float]] = {way: [] for way in ways}
-    places: Counter[str] = Counter()
+    places: dict[str, Counter[str]] = {way: Counter() for way in ways}
     for turn in range(asks + 1):
         for place in range(len(ways)):  # who comes first takes turns
             way = ways[(turn + place) % len(ways)]
             began = time.perf_counter()
             where = await found.ask(way, model)
             taken[way].append((time.perf_counter() - began) * 1000)
-            if way == ROUTED:
-                places[where] += 1
+            places[way][where] += 1
     print(f"\n{model}, {round_trip_ms:g} ms there and back")
     for way, all_of_it in taken.items():
         print(f"  {way:12} {report.spread(all_of_it[1:], '.1f')} ms")
-    less = 1 - statistics.median(taken[ROUTED][1:]) / statistics.median(taken[CENTRE][1:])
-    short = "" if less >= LESS_WANTED else "  SHORT"
-    print(f"  routed: {less:.0%} less than the centre{short}; answered by {told(places)}")
+    for way in ways[2:]:
+        less = 1 - statistics.median(taken[way][1:]) / statistics.median(taken[CENTRE][1:])
+        short = "" if less >= LESS_WANTED else "  SHORT"
+        print(f"  {way}: {less:.0%} less than the centre{short}; answered by {told(places[way])}")
 
 
 async def cut(found: Site, model: str, seconds: float) -> None:
