@@ -146,7 +146,7 @@ def measure_rounds(folder: Path, steps: int, seed: int) -> None:
     from atoll.training.folder import load
     from atoll.training.loop import judge, train
 
-    count = 5
+    count = 8
     wish = rounds.Wish(
         rounds=count, steps=max(1, steps // count), batch=BATCH, rate=3e-3, tokens=TOKENS, seed=seed
     )

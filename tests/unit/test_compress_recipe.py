@@ -144,7 +144,6 @@ to = "q8_0"
 """
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("do", "options", "is_smaller"),
     [

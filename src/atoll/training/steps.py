@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ def require() -> None:
             hint="Install them: pip install 'atoll[compress]'",
         ) from error
     said.disable_progress_bar()
+    # What one of these libraries will change is nothing that who trains could do anything about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
