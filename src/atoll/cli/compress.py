@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from atoll.cli.compress_plan import plan
 from atoll.cli.home import HomeOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from atoll.compress.recipe import Recipe
 
 
@@ -29,6 +28,7 @@ class RunsByDefault(TyperGroup):
 
 
 group = typer.Typer(help="Make models smaller.", no_args_is_help=True, cls=RunsByDefault)
+group.command()(plan)
 
 
 @group.command()
@@ -40,7 +40,9 @@ def run(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where the result goes; a recipe says so."),
     ] = None,
-    to: Annotated[str, typer.Option(help="The form: q4_0, q4_k_m, q4_k, q5_k, q6_k, q8_0, f16, …")] = "q4_0",
+    to: Annotated[
+        str, typer.Option(help="The form: q4_0, q4_k_m, q4_k, q5_k, q6_k, q8_0, f16, … or mixed.")
+    ] = "q4_0",
     method: Annotated[
         str | None,
         typer.Option(help="How to round: gptq, rtn, imatrix, plain; by default the best there is."),
@@ -83,6 +85,8 @@ def run(
         asked = {key: value for key, value in asked.items() if value is not None}
         if calibration is not None:
             asked["calibration"] = calibration
+        if to == "mixed" and max_bytes is not None:
+            asked["max_bytes"] = max_bytes
         task = Task("quantize", asked)
         recipe = Recipe(source, output, (task,), judge, Budget(max_bytes, None, max_loss), name)
     follow(recipe)
@@ -94,6 +98,7 @@ def run(
 
 def follow(recipe: Recipe) -> None:
     from atoll.cli.rows import print_table
+    from atoll.cli.telling import told
     from atoll.compress.cook import TITLES, cook, rows_of
 
     with told() as say:
@@ -103,33 +108,3 @@ def follow(recipe: Recipe) -> None:
     if outcome.after is not None:
         print_table(TITLES, rows_of(outcome), TITLES[1:])
     typer.echo(f"written: {recipe.output}")
-
-
-def told() -> Any:
-    """On a terminal one line that changes; elsewhere a line for each thing that is begun."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def telling() -> Any:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        if console.is_terminal:
-            with console.status("begins") as status:
-                yield status.update
-        else:
-            yield _once_a_step()
-
-    return telling()
-
-
-def _once_a_step() -> Callable[[str], None]:
-    said: set[str] = set()
-
-    def say(word: str) -> None:
-        head = word.partition(":")[0]
-        if head not in said:
-            said.add(head)
-            typer.echo(head, err=True)
-
-    return say

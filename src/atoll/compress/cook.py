@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,7 @@ def cook(recipe: Recipe, say: Say) -> Outcome:
     outcome = Outcome(None, None, tuple(facts))
     if made.is_file() and recipe.output.suffix == ".gguf":
         outcome = _judge(recipe, made, work, tuple(facts), say)
-    _place(made, recipe.output)
+    place_at(made, recipe.output)
     shutil.rmtree(work)
     return outcome
 
@@ -61,19 +61,29 @@ def _saying(say: Say, before: str) -> Say:
 
 
 def _step(task: Task, source: Path, place: Path, say: Say) -> tuple[Path, dict[str, Any]]:
-    """What was made before is taken as it is: its facts are written last."""
-    told = place.with_suffix(".json")
+    def make(say: Say) -> dict[str, Any]:
+        return {"do": task.do, **find_step(task.do)(source, place, task.options, say)}
+
+    return place, keep(place, make, say)
+
+
+def keep(
+    place: Path, make: Callable[[Say], dict[str, Any]], say: Say, named: Path | None = None
+) -> dict[str, Any]:
+    """What was made before is taken as it is: its facts are written last, beside it or under another name."""
+    told = (named or place).with_suffix(".json")
     if told.is_file() and place.exists():
         say("done before")
-        return place, json.loads(told.read_text())
+        found: dict[str, Any] = json.loads(told.read_text())
+        return found
     say("begins")
     if place.is_dir():  # whole, but its facts were not written any more
         shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    found = dict(find_step(task.do)(source, place, task.options, say))
+    found = make(say)
     with fresh(told) as partial:
-        partial.write_text(json.dumps({"do": task.do, **found}, default=str))
-    return place, {"do": task.do, **found}
+        partial.write_text(json.dumps(found, default=str))
+    return found
 
 
 def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], ...], say: Say) -> Outcome:
@@ -120,7 +130,7 @@ def _missed(what: str, hint: str = "Choose another form, or another budget.") ->
     return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)
 
 
-def _place(made: Path, output: Path) -> None:
+def place_at(made: Path, output: Path) -> None:
     with fresh(output) as partial:
         if made.is_dir():
             shutil.copytree(made, partial)

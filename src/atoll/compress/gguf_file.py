@@ -7,9 +7,11 @@ runtime's own functions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,28 +59,58 @@ class Recasting:
 
 
 def write_gguf(decoder: Decoder, folder: Folder, recasting: Recasting, target: Path) -> None:
+    with fresh(target) as partial, _begun(decoder, folder, recasting, partial) as writer:
+        writer.write_tensors_to_file()
+
+
+def bytes_beside(decoder: Decoder, folder: Folder, parts: Iterable[str]) -> int:
+    """What a file takes for all but these parts' weights."""
+    plain = Recasting(dict.fromkeys(parts, "f32"))
+    with TemporaryDirectory(prefix="atoll-") as place:
+        file = Path(place) / "model.gguf"
+        with _begun(decoder, folder, plain, file) as writer:
+            writer.write_ti_data_to_file()
+        told = file.stat().st_size
+    weights = decoder.state_dict().items()
+    beside = sum(
+        padded(weight.nbytes) for name, weight in weights if name.rpartition(".")[0] not in plain.forms
+    )
+    biases = sum(padded(weight.nbytes) for name, weight in weights if name.endswith(".bias"))
+    slowed = padded(decoder.shape.head // 2 * 4) if decoder.shape.turning.factor != 1.0 else 0
+    return padded(told) + beside + biases + slowed
+
+
+def padded(size: int) -> int:
+    """As a weight begins where it may."""
+    import gguf
+
+    return -(-size // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
+
+
+@contextmanager
+def _begun(decoder: Decoder, folder: Folder, recasting: Recasting, path: Path) -> Iterator[gguf.GGUFWriter]:
+    """A file that says what it will hold."""
     import gguf
 
     vocabulary, shape = read_vocabulary(folder), folder.shape
-    with fresh(target) as partial:
-        writer = gguf.GGUFWriter(partial, shape.family)
-        try:
-            writer.add_name(str(folder.config.get("_name_or_path") or folder.path.resolve().name))
-            _write_shape(writer, shape)
-            writer.add_file_type(_file_type(recasting))
-            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            write_vocabulary(vocabulary, writer)
-            if shape.turning.factor != 1.0:
-                slowed = np.array(shape.turning.slowed(shape.head), np.float32)
-                writer.add_tensor("rope_freqs.weight", slowed)
-            for name, weight in decoder.state_dict().items():
-                data, form = _recast(name, weight.numpy(), shape, recasting)
-                writer.add_tensor(gguf_name(name), data, raw_dtype=forms.kind_of(form))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    writer = gguf.GGUFWriter(path, shape.family)
+    try:
+        writer.add_name(str(folder.config.get("_name_or_path") or folder.path.resolve().name))
+        _write_shape(writer, shape)
+        writer.add_file_type(_file_type(recasting))
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        write_vocabulary(vocabulary, writer)
+        if shape.turning.factor != 1.0:
+            slowed = np.array(shape.turning.slowed(shape.head), np.float32)
+            writer.add_tensor("rope_freqs.weight", slowed)
+        for name, weight in decoder.state_dict().items():
+            data, form = _recast(name, weight.numpy(), shape, recasting)
+            writer.add_tensor(gguf_name(name), data, raw_dtype=forms.kind_of(form))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        yield writer
+    finally:
+        writer.close()
 
 
 def gguf_name(name: str) -> str:

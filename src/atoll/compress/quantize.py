@@ -2,14 +2,15 @@
 down.
 
 Each linear part is rounded in the order in which a token goes through it, and whatever comes later is
-calibrated with what it became. A plan is a form for each part; recipes name one (`q4_0`), or a mix that
-llama.cpp is known for (`q4_k_m`).
+calibrated with what it became. A plan is a form for each part; recipes name one (`q4_0`), a mix that
+llama.cpp is known for (`q4_k_m`), or have the mix found for so many bytes (`mixed`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ import torch
 from torch import nn
 
 from atoll.compress import forms, gptq
+from atoll.compress.allot import Choice, allot, fewest_bytes
 from atoll.compress.calibrate import Seen, linear_names, read_rows, walk
 from atoll.compress.folder import Folder, load, read_folder
-from atoll.compress.gguf_file import Recasting, write_gguf
+from atoll.compress.gguf_file import Recasting, bytes_beside, padded, write_gguf
+from atoll.compress.sense import output_names, read_choices, save_choices, sense
 from atoll.compress.steps import Facts, Say, malformed, read_options
+from atoll.domain.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 METHODS = ("gptq", "rtn", "imatrix", "plain")
 GROUPS = (32, 64, 128)
-MIX = "q4_k_m"
+MIX, MIXED = "q4_k_m", "mixed"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Options:
     length: int = 256
     embedding: str = "q6_k"
     plan: dict[str, str] | None = None  # forms by part, where one does not do for all
+    max_bytes: int | None = None  # of the file, where forms are mixed
+    sensitivity: Path | None = None  # what was measured of the parts before
 
 
 def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
@@ -54,6 +60,9 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
     rows = None
     if asked.calibration is not None and method_of(asked) in ("gptq", "imatrix"):
         rows = read_rows(asked.calibration, source / "tokenizer.json", _length(asked, folder), asked.rows)
+    if asked.to == MIXED:
+        assert rows is not None
+        asked = replace(asked, plan=mix(decoder, folder, asked, rows, say))
     recasting = recast(decoder, asked, rows, say)
     say("writing")
     write_gguf(decoder, folder, recasting, target)
@@ -63,7 +72,45 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
         "method": method_of(asked),
         "calibration_tokens": tokens,
         "bytes": target.stat().st_size,
+        "mix": Counter(recasting.forms.values()) if asked.to == MIXED else None,
     }
+
+
+def measure_parts(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
+    """What `mixed` goes by, for several budgets: a file that says how touchy each part is."""
+    asked = check(read_options(Options, options))
+    folder = read_folder(source)
+    decoder = load(folder)
+    assert asked.calibration is not None
+    rows = read_rows(asked.calibration, source / "tokenizer.json", _length(asked, folder), asked.rows)
+    save_choices(sense(decoder, rows, asked.group, say), target)
+    return {}
+
+
+def mix(decoder: Decoder, folder: Folder, asked: Options, rows: Tensor, say: Say) -> dict[str, str]:
+    """The forms that lose least within the bytes; what the plan says of a part holds."""
+    if asked.sensitivity is not None:
+        choices = read_choices(asked.sensitivity)
+    else:
+        choices = sense(decoder, rows, asked.group, say)
+    parts = [*linear_names(decoder), *output_names(decoder)]
+    if choices.keys() != set(parts):
+        raise malformed("what was measured is of another model")
+    for name, form in (asked.plan or {}).items():
+        _known(name, choices)
+        count = decoder.get_submodule(name).weight.numel()  # type: ignore[union-attr, operator]
+        choices[name] = (Choice(form, padded(forms.bytes_of(form, count)), 0.0),)
+    beside = bytes_beside(decoder, folder, parts)
+    assert asked.max_bytes is not None
+    found = allot(choices, asked.max_bytes - beside)
+    if found is None:
+        raise DataError(
+            "budget-missed",
+            f"cannot keep the model in {asked.max_bytes:,} bytes",
+            detail=f"In the smallest forms it has {beside + fewest_bytes(choices):,}.",
+            hint="Give it more, or take a smaller model.",
+        )
+    return found
 
 
 def export(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
@@ -85,15 +132,24 @@ class Export:
 
 
 def check(asked: Options) -> Options:
-    if asked.to not in (*forms.FORMS, MIX):
-        raise malformed(f'there is no form "{asked.to}"', f"Forms are {', '.join((*forms.FORMS, MIX))}.")
+    known = (*forms.FORMS, MIX, MIXED)
+    if asked.to not in known:
+        raise malformed(f'there is no form "{asked.to}"', f"Forms are {', '.join(known)}.")
     for form in (asked.embedding, *(asked.plan or {}).values()):
         if form not in forms.FORMS:
             raise malformed(f'there is no form "{form}"', f"Forms are {', '.join(forms.FORMS)}.")
     method = method_of(asked)
     if method not in METHODS:
         raise malformed(f'there is no method "{method}"', f"Methods are {', '.join(METHODS)}.")
-    if method in ("gptq", "rtn") and asked.to != "q4_0":
+    if (asked.to == MIXED) != (asked.max_bytes is not None):
+        raise malformed(
+            "forms are mixed for a number of bytes", 'Say both: to = "mixed", and max_bytes = 4_300_000.'
+        )
+    if asked.to == MIXED and method != "gptq":
+        raise malformed(
+            "forms are mixed by what a calibration says", "Name a text, --calibration FILE, and no method."
+        )
+    if method in ("gptq", "rtn") and asked.to not in ("q4_0", MIXED):
         raise malformed(
             f'"{method}" makes whole numbers for q4_0, and not {asked.to}', "Use imatrix or plain."
         )
@@ -111,7 +167,7 @@ def method_of(asked: Options) -> str:
         return asked.method
     if asked.calibration is None:
         return "plain"
-    return "gptq" if asked.to == "q4_0" else "imatrix"
+    return "gptq" if asked.to in ("q4_0", MIXED) else "imatrix"
 
 
 def recast(decoder: Decoder, asked: Options, rows: Tensor | None, say: Say) -> Recasting:
@@ -154,15 +210,16 @@ def forms_of(decoder: Decoder, asked: Options) -> dict[str, str]:
     else:
         plan = dict.fromkeys(linear, asked.to)
     plan |= dict.fromkeys(output_names(decoder), asked.embedding)
-    if unknown := sorted((asked.plan or {}).keys() - plan.keys()):
-        raise malformed(f'the model has no part "{unknown[0]}"')
+    for name in asked.plan or {}:
+        _known(name, plan)
     plan |= asked.plan or {}
     widths = {name: decoder.get_submodule(name).weight.shape[1] for name in plan}  # type: ignore[union-attr, index]
     return {name: forms.fitting(form, int(widths[name])) for name, form in plan.items()}
 
 
-def output_names(decoder: Decoder) -> list[str]:
-    return ["model.embed_tokens", *(() if decoder.shape.is_tied else ("lm_head",))]
+def _known(name: str, parts: Mapping[str, Any]) -> None:
+    if name not in parts:
+        raise malformed(f'the model has no part "{name}"')
 
 
 def _mixed(name: str, layers: int) -> str:

@@ -18,7 +18,14 @@ from atoll.compress.steps import STEPS, malformed, read_options
 from atoll.domain.errors import ConfigError
 
 STEPS_MAX = 32
-FILES = ("calibration", "rows", "teacher", "adapter", "text")  # options that name a file or folder
+FILES = (
+    "calibration",
+    "rows",
+    "teacher",
+    "adapter",
+    "text",
+    "sensitivity",
+)  # options that name a file or folder
 GENERATION = 1  # of what steps write; another one makes all artefacts anew
 
 

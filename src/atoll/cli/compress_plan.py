@@ -1,0 +1,119 @@
+"""`atoll compress plan`: which form of a model to take, by measuring several of them on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atoll.cli.home import HomeOption
+
+if TYPE_CHECKING:
+    from atoll.compress.plan import Answer
+
+HERE = "here"
+TITLES = ("", "", "MB", "memory", "tokens/s", "perplexity", "loss", "95 %")
+
+
+def plan(
+    model: Annotated[Path, typer.Argument(help="A folder with config.json and safetensors.")],
+    calibration: Annotated[
+        Path, typer.Option(metavar="FILE", help="A text like those that the model will see.")
+    ],
+    judge: Annotated[Path, typer.Option(metavar="FILE", help="Another text, to judge by.")],
+    node: Annotated[
+        str | None,
+        typer.Option("--for", metavar="NODE", help="What the node gives to models bounds memory: here."),
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="The file may not be larger.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(min=0, help="Perplexity may rise by this share, such as 0.01.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of the text to judge by.")] = 64,
+    calibration_rows: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the calibration.")] = 128,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the recommended file goes.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="The drawing as a picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Make a model smaller in several ways, measure each, and recommend one; nothing is made twice."""
+    from atoll.cli.telling import told
+
+    if node is None and max_bytes is None and max_loss is None:
+        raise typer.BadParameter("say what bounds the choice: --for here, --max-bytes or --max-loss")
+    if node not in (None, HERE):
+        raise typer.BadParameter(
+            f'what "{node}" gives to models is known only there: ask there --for here, or give --max-bytes'
+        )
+    memory = _memory(home) if node else None
+    from atoll.compress.drawing import draw_lines, draw_png
+    from atoll.compress.plan import Question, take
+    from atoll.compress.plan import plan as find
+    from atoll.compress.planning import Wishes
+
+    wishes = Wishes(max_bytes, memory, max_loss)
+    with told() as say:
+        answer = find(Question(model, calibration, judge, wishes, calibration_rows, rows), say)
+    advice = answer.advice
+    if output is not None and advice.fits:
+        take(answer, output)
+    if png is not None:
+        draw_png(answer.candidates, advice.name, png)
+    if as_json:
+        typer.echo(json.dumps(_as_json(answer, asdict(wishes)), indent=1))
+    else:
+        _print(answer, draw_lines(answer.candidates))
+        if output is not None and advice.fits:
+            typer.echo(f"written: {output}")
+    if not advice.fits:
+        raise typer.Exit(1)
+
+
+def _memory(home: str | None) -> int:
+    """What this machine's node gives to models, or would, if there is none yet."""
+    from atoll.cli.home import find_home
+    from atoll.domain.errors import ConfigError
+    from atoll.node.config import load_settings
+
+    try:
+        file = find_home(home).config
+    except ConfigError as error:
+        if error.code != "no-home" or home is not None:
+            raise
+        file = Path(os.devnull)
+    return load_settings({}, os.environ, file).models_memory
+
+
+def _print(answer: Answer, drawing: list[str]) -> None:
+    from atoll.cli.rows import print_table
+    from atoll.compress.drawing import lettered
+
+    rows = [
+        (
+            letter,
+            f"{one.name} ←" if one.name == answer.advice.name else one.name,
+            f"{one.bytes / 1e6:.2f}",
+            f"{one.resident_bytes / 1e6:.0f} MB",
+            f"{one.per_second:,.0f}",
+            f"{one.perplexity:.3f}",
+            f"{one.loss.middle:+.2%}",
+            f"{one.loss.low:+.2%} to {one.loss.high:+.2%}",
+        )
+        for letter, one in lettered(answer.candidates)
+    ]
+    print_table(TITLES, rows, TITLES[2:])
+    typer.echo("\n" + "\n".join(drawing) + "\n")
+    advice = answer.advice
+    typer.echo(f"take {advice.name}: {advice.why}" if advice.fits else advice.why)
+    typer.echo(f"it is {answer.files[advice.name]}")
+
+
+def _as_json(answer: Answer, wishes: dict[str, Any]) -> dict[str, Any]:
+    found = [{**asdict(one), "file": str(answer.files[one.name])} for one in answer.candidates]
+    return {"wishes": wishes, "candidates": found, "recommended": asdict(answer.advice)}
