@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll.compress.allot import UNITS_MAX, Choice, Choices, allot, fewest_bytes, unit_of
@@ -38,6 +38,7 @@ def near(value: float) -> float:
     return value + 1e-9
 
 
+@settings(max_examples=50, deadline=None)
 @given(choices(LARGE, 12), LARGE)
 def test_what_is_chosen_is_never_over_the_budget(held: Choices, bytes_max: int) -> None:
     forms = allot(held, bytes_max)
@@ -47,18 +48,21 @@ def test_what_is_chosen_is_never_over_the_budget(held: Choices, bytes_max: int) 
         assert bytes_max < fewest_bytes(held) + len(held) * unit_of(held)
 
 
+@settings(max_examples=50, deadline=None)
 @given(choices(LARGE, 8), LARGE, LARGE)
 def test_more_bytes_never_lose_more(held: Choices, one: int, other: int) -> None:
     less, more = sorted((one, other))
     assert lost(held, allot(held, more)) <= near(lost(held, allot(held, less)))
 
 
+@settings(max_examples=50, deadline=None)
 @given(choices(SIZES, 5), st.integers(-1, 2500))
 def test_small_cases_are_solved_as_if_all_had_been_tried(held: Choices, bytes_max: int) -> None:
     found = lost(held, allot(held, bytes_max))
     assert found == best(held, bytes_max) or abs(found - best(held, bytes_max)) < 1e-9
 
 
+@settings(max_examples=50, deadline=None)
 @given(choices(LARGE, 5), LARGE)
 def test_large_cases_are_as_good_as_the_best_with_a_unit_a_part_less(held: Choices, bytes_max: int) -> None:
     assert lost(held, allot(held, bytes_max)) <= near(best(held, bytes_max - len(held) * unit_of(held)))

@@ -97,6 +97,7 @@ def ask(folder: Path, wishes: Wishes) -> Question:
 @pytest.mark.slow
 def test_a_plan_measures_real_files_and_another_question_makes_only_what_is_new(tmp_path: Path) -> None:
     save_decoder(tmp_path / "model", hidden_size=256, intermediate_size=256, num_hidden_layers=1)
+    torch.set_num_threads(1)
     answer = plan(ask(tmp_path, Wishes(max_loss=5.0)), lambda word: None)
     sizes = {one.name: one.bytes for one in answer.candidates}
     assert {"f16", "q8_0", "q6_k", "q5_k", "q4_k_m", "q4_0"} < sizes.keys()
@@ -113,7 +114,8 @@ def test_a_plan_measures_real_files_and_another_question_makes_only_what_is_new(
     assert begun == {f"mixed-{most}"}
     assert again.candidates[0] == answer.candidates[0]
     take(again, tmp_path / "best.gguf")
-    assert read_model(tmp_path / "best.gguf").bytes == sizes.get(again.advice.name, most) or most
+    taken = next(one.bytes for one in again.candidates if one.name == again.advice.name)
+    assert read_model(tmp_path / "best.gguf").bytes == taken <= most
     assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.plan", "text.txt", "best.gguf"}
 
 

@@ -98,8 +98,9 @@ def mix(decoder: Decoder, folder: Folder, asked: Options, rows: Tensor, say: Say
         raise malformed("what was measured is of another model")
     for name, form in (asked.plan or {}).items():
         _known(name, choices)
-        count = decoder.get_submodule(name).weight.numel()  # type: ignore[union-attr, operator]
-        choices[name] = (Choice(form, padded(forms.bytes_of(form, count)), 0.0),)
+        weight: Tensor = decoder.get_submodule(name).weight  # type: ignore[assignment]
+        form = forms.fitting(form, weight.shape[1])
+        choices[name] = (Choice(form, padded(forms.bytes_of(form, weight.numel())), 0.0),)
     beside = bytes_beside(decoder, folder, parts)
     assert asked.max_bytes is not None
     found = allot(choices, asked.max_bytes - beside)
