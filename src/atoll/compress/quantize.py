@@ -72,7 +72,7 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
         "method": method_of(asked),
         "calibration_tokens": tokens,
         "bytes": target.stat().st_size,
-        "mix": Counter(recasting.forms.values()) if asked.to == MIXED else None,
+        "mix": dict(Counter(recasting.forms.values())) if asked.to == MIXED else None,
     }
 
 
