@@ -121,7 +121,8 @@ async def world() -> AsyncIterator[World]:
         await mesh.add()
         await mesh.form()
         home = ("--home", str(one.home))
-        async with running("far") as (cloud,), aiohttp.ClientSession() as session:
+        connector = aiohttp.TCPConnector(keepalive_timeout=2)  # less than a node waits, or they meet half-way
+        async with running("far") as (cloud,), aiohttp.ClientSession(connector=connector) as session:
             terms = ("--region", "eu", "--price-in", "1", "--price-out", "1")
             source = f"upstream:{cloud.base}/v1"
             await mesh.run("model", "add", source, "--model", "m", "--name", "far", *terms, *home)
