@@ -34,14 +34,14 @@ group.command()(plan)
 @group.command()
 def run(
     source: Annotated[
-        Path, typer.Argument(help="A recipe (.toml), or a folder with config.json and safetensors.")
+        Path, typer.Argument(help="A recipe (.toml), a folder of safetensors, or an ONNX file.")
     ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where the result goes; a recipe says so."),
     ] = None,
     to: Annotated[
-        str, typer.Option(help="The form: q4_0, q4_k_m, q4_k, q5_k, q6_k, q8_0, f16, … or mixed.")
+        str, typer.Option(help="The form: q4_0, q4_k_m, …, f16 or mixed; of ONNX: int8, int8-static, q4.")
     ] = "q4_0",
     method: Annotated[
         str | None,
@@ -68,11 +68,14 @@ def run(
 ) -> None:
     """Compress a model, by a recipe or by flags; a run that was broken off goes on where it was."""
     from atoll.compress.recipe import Budget, Recipe, Task, read_recipe
+    from atoll.compress.steps import ONNX_FORMS, ONNX_STEP
 
     if source.suffix == ".toml":
         recipe = read_recipe(source)
     elif output is None:
         raise typer.BadParameter("a folder needs --output")
+    elif source.suffix == ".onnx" and to not in ONNX_FORMS:
+        raise typer.BadParameter(f"an ONNX file becomes {', '.join(ONNX_FORMS)}", param_hint="--to")
     else:
         asked: dict[str, Any] = {
             "to": to,
@@ -88,6 +91,9 @@ def run(
         if to == "mixed" and max_bytes is not None:
             asked["max_bytes"] = max_bytes
         task = Task("quantize", asked)
+        if to in ONNX_FORMS:
+            kept = ("to", "method", "group", "rows", "calibration")
+            task = Task(ONNX_STEP, {key: value for key, value in asked.items() if key in kept})
         recipe = Recipe(source, output, (task,), judge, Budget(max_bytes, None, max_loss), name)
     follow(recipe)
     if recipe.name is not None:
@@ -107,4 +113,8 @@ def follow(recipe: Recipe) -> None:
         typer.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, 0)))
     if outcome.after is not None:
         print_table(TITLES, rows_of(outcome), TITLES[1:])
+    if outcome.table is not None:
+        from atoll.compress.onnx_judge import TITLES as ONNX_TITLES
+
+        print_table(ONNX_TITLES, outcome.table, ONNX_TITLES[1:])
     typer.echo(f"written: {recipe.output}")

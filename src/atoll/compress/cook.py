@@ -18,7 +18,7 @@ from atoll.compress.folder import fresh
 from atoll.compress.reading import Reading, read
 from atoll.compress.recipe import Budget, Recipe, Task, fingerprints
 from atoll.compress.speed import Speed, time_model
-from atoll.compress.steps import Say, find_step
+from atoll.compress.steps import ONNX_STEP, Say, find_step
 from atoll.domain.errors import DataError
 
 ROWS, ROW_TOKENS = 64, 256
@@ -39,6 +39,7 @@ class Outcome:
     before: Dish | None
     after: Dish | None  # None where the output is no language model's file: nothing of it is measured here
     facts: tuple[dict[str, Any], ...]
+    table: list[list[str]] | None = None  # of a model in ONNX, which is judged by itself
 
 
 def cook(recipe: Recipe, say: Say) -> Outcome:
@@ -51,6 +52,12 @@ def cook(recipe: Recipe, say: Say) -> Outcome:
     outcome = Outcome(None, None, tuple(facts))
     if made.is_file() and recipe.output.suffix == ".gguf":
         outcome = _judge(recipe, made, work, tuple(facts), say)
+    elif recipe.tasks[-1].do == ONNX_STEP:
+        from atoll.compress.onnx_judge import judge
+
+        say("measuring")
+        table = judge(recipe.source, made, recipe.judge, recipe.budget, _saying(say, "measuring"))
+        outcome = Outcome(None, None, tuple(facts), table)
     place_at(made, recipe.output)
     shutil.rmtree(work)
     return outcome

@@ -25,18 +25,21 @@ Kind = TypeVar("Kind")
 
 STEPS = {
     "quantize": "atoll.compress.quantize:quantize",
+    "quantize-onnx": "atoll.compress.onnx_quantize:quantize",
     "export": "atoll.compress.quantize:export",
     "prune": "atoll.compress.learned:prune",
     "distill": "atoll.compress.learned:distill",
     "tune": "atoll.compress.learned:tune",
 }
+ONNX_STEP = "quantize-onnx"
+ONNX_FORMS = ("int8", "int8-static", "q4")
 NEEDED = ("torch", "safetensors", "tokenizers", "gguf")
 
 
 def find_step(name: str) -> Step:
     if name not in STEPS:
         raise malformed(f'there is no step "{name}"', f"Steps are {', '.join(sorted(STEPS))}.")
-    require()
+    require(*(("onnx",) if name == ONNX_STEP else ()))
     module, _, function = STEPS[name].partition(":")
     found: Step = getattr(importlib.import_module(module), function)
     return found

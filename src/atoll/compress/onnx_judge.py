@@ -1,0 +1,128 @@
+"""What a smaller model in ONNX cost: both as the runtime serves them here, side by side, and whether that is
+within the budget.
+
+`max_loss` is of accuracy where the judging requests have labels, else of likeness: 1 less the mean cosine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from atoll.compress.onnx_quantize import bring_along
+from atoll.compress.onnx_rows import Array, Model, Rows, read_rows
+from atoll.compress.recipe import Budget
+from atoll.compress.speed import Speed, opened, time_model
+from atoll.compress.steps import Say
+from atoll.domain.errors import DataError
+
+ROWS = 512
+REQUESTS, SEED = 20, 7
+TITLES = ("", "MB", "memory", "ms", "cosine", "lowest", "accuracy")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    mean: float
+    lowest: float
+    accuracy: tuple[float, float] | None = None
+
+    @property
+    def loss(self) -> float:
+        return 1 - self.mean if self.accuracy is None else self.accuracy[0] - self.accuracy[1]
+
+
+def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -> list[list[str]]:
+    """The table at the end. DataError `budget-missed` where the result is not to be kept."""
+    if budget.max_bytes is not None and _size(made) > budget.max_bytes:
+        raise _missed(f"it has {_size(made):,} bytes, and may have {budget.max_bytes:,}")
+    with _standing(source, made) as after:
+        likeness = None if by is None else compare(source, after, by)
+        speeds = [time_model(file, REQUESTS, 0, SEED, say) for file in (source, after)]
+    resident = speeds[1].resident_bytes
+    if budget.max_resident_bytes is not None and resident > budget.max_resident_bytes:
+        raise _missed(f"it takes {resident:,} bytes of memory, and may take {budget.max_resident_bytes:,}")
+    if budget.max_loss is not None:
+        if likeness is None:
+            raise _missed("nobody knows what it lost", "Name requests or a text to judge by: --judge FILE")
+        if likeness.loss > budget.max_loss:
+            what = "likeness" if likeness.accuracy is None else "accuracy"
+            raise _missed(f"it lost {likeness.loss:.4f} of {what}, and may lose {budget.max_loss:.4f}")
+    return _table(source, made, speeds, likeness)
+
+
+def compare(before: Path, after: Path, by: Path) -> Likeness:
+    rows = read_rows(by, Model(before), ROWS)
+    first, second = (asyncio.run(_answers(file, rows)) for file in (before, after))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    alike = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
+    right = None
+    if rows.labels:
+        labels = np.array(rows.labels)
+        if len(labels) != len(first) or labels.min() < 0 or labels.max() >= first.shape[1]:
+            raise DataError("measure-refused", "cannot judge: labels do not fit what the model answers")
+        right = tuple(float((one.argmax(axis=1) == labels).mean()) for one in (first, second))
+    return Likeness(float(alike.mean()), float(alike.min()), right)  # type: ignore[arg-type]
+
+
+async def _answers(file: Path, rows: Rows) -> Array:
+    """A row for each text or row of a request."""
+    async with opened(file) as (runtime, _):
+        if rows.texts:
+            texts = rows.texts
+            found = [(await runtime.embed(texts[at : at + 32])).vectors for at in range(0, len(texts), 32)]
+        else:
+            found = [_scores(await runtime.infer(request)) for request in rows.requests]
+    return np.concatenate(found).astype(np.float64)
+
+
+def _scores(answer: dict[str, Array]) -> Array:
+    """The first output of floating numbers, row by row."""
+    for value in answer.values():
+        if value.dtype.kind == "f" and value.ndim:
+            return value.reshape(len(value), -1)
+    raise DataError("measure-refused", "cannot judge: the model answers with no floating numbers")
+
+
+@contextmanager
+def _standing(source: Path, made: Path) -> Iterator[Path]:
+    """The result beside what the source has beside it: a tokenizer, most of all."""
+    if made.is_dir():
+        yield made
+        return
+    with TemporaryDirectory(prefix="atoll-onnx-") as place:
+        bring_along(source.parent, Path(place))
+        (Path(place) / "model.onnx").symlink_to(made.resolve())
+        yield Path(place)
+
+
+def _table(source: Path, made: Path, speeds: list[Speed], likeness: Likeness | None) -> list[list[str]]:
+    accuracy = likeness.accuracy if likeness is not None else None
+    rows = []
+    for number, (name, file) in enumerate((("before", source), ("after", made))):
+        alike = ["", ""]
+        if number and likeness is not None:
+            alike = [f"{likeness.mean:.4f}", f"{likeness.lowest:.4f}"]
+        speed = speeds[number]
+        costs = [f"{_size(file) / 1e6:.2f}", f"{speed.resident_bytes / 1e6:.0f} MB"]
+        costs.append(f"{speed.first_seconds * 1000:.2f}")
+        rows.append([name, *costs, *alike, f"{accuracy[number]:.2%}" if accuracy else ""])
+    return rows
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*") if one.is_file())
+    return sum(
+        one.stat().st_size for one in path.iterdir() if one.suffix in (".onnx", ".safetensors", ".data")
+    )
+
+
+def _missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
+    return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)
