@@ -59,7 +59,8 @@ def run(
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="The result may not be larger.")] = None,
     max_loss: Annotated[
-        float | None, typer.Option(min=0, help="Its perplexity may rise by this share, such as 0.01.")
+        float | None,
+        typer.Option(min=0, help="It may lose this share of perplexity; of ONNX, of accuracy or likeness."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Add the result to the node's models under this name.")
