@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from atoll.domain.models import Skill
 from atoll.node import peers as node_peers
+from atoll.node import room as node_room
 from atoll.node.config import Settings
 from atoll.node.offering import Me, own_offers, steadied
 from atoll.node.peers import Peers
+from atoll.node.room import Room
 from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.echo import EchoRuntime
 from atoll.serving.berth import Wanted
 from atoll.serving.decide import State
 from atoll.serving.offer import Offer
 from atoll.serving.service import Serving, Word
+from atoll.sql import query
 from support.fix_link import Shore, connect, eventually
 from support.fix_nodes import REGIONS, Nodes
 
@@ -133,6 +137,38 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
         await here.want(wanted("mine"))
         await here.peers.tell(near)
         assert nodes[0].run("select node, model from atoll.offer") == [(1, "mine")]
+
+
+async def test_a_node_says_what_its_models_may_take_and_take_where_that_changes(
+    nodes: Nodes, make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_room, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(node_room, "MEMBERS_PER_SECOND", 1e9)
+    there = await make_place(2)
+    room = Room(there.serving, 1000)
+    seen = "select bytes_max, bytes_taken from atoll.room where node = 2"
+    count = "select count(*) from atoll.change where tbl = 'atoll.room'"
+    async with await nodes[1].database.connect() as connection:
+        await there.want(
+            Wanted("talk", "v1", "echo", {}, replace(SAID, memory_bytes=300), False, EchoRuntime)
+        )
+        for _ in range(3):
+            await room.tell(connection)
+        nodes.sync()
+        assert nodes[0].run(seen) == [(1000, 0)], "what is not loaded takes nothing"
+        assert nodes[1].owner(count) == [(1,)]
+        room.forget()
+        await room.tell(connection)
+        assert nodes[1].owner(count) == [(1,)], "after a start nothing has changed"
+        async with there.serving.use("talk") as runtime:
+            taken = (await runtime.start()).memory_bytes
+            assert there.serving.taken_bytes() == taken
+        await room.tell(connection)
+        nodes.sync()
+        assert nodes[0].run(seen) == [(1000, taken)]
+        await connection.execute(query("room", "forget"), (True,))
+        nodes.sync()
+        assert not nodes[0].run(seen), "a node without models has no room for any"
 
 
 def word(model: str = "talk", **changes: Any) -> Word:

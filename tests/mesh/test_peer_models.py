@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -88,6 +90,7 @@ async def test_three_nodes_offer_answer_and_die(make_mesh: MeshMaker) -> None:
         await mesh.until(node, "select count(*) = 9 and count(distinct node) = 3 from atoll.offer")
     listed = await mesh.run("model", "list", "--everywhere", "--home", str(two.home))
     assert [listed.count(word) for word in ("pebble", " here", " ms")] == [3, 3, 6]
+    await plan_by_memory(mesh, two)
     await share_an_upstream(mesh, one, two)
     await go_where_a_route_leads(mesh, two)
     async with asking_as(mesh, three, one) as asker:
@@ -98,6 +101,56 @@ async def test_three_nodes_offer_answer_and_die(make_mesh: MeshMaker) -> None:
     told = json.loads(await mesh.run("model", "list", "--everywhere", "--json", "--home", str(two.home)))
     ways = {row["node"]: (row["is_here"], row["is_linked"]) for row in told}
     assert ways == {"n1": (False, True), "n2": (True, False), "n3": (False, False)}
+
+
+async def plan_by_memory(mesh: Mesh, node: MeshNode) -> None:
+    """A file that claims more layers than a node has memory for: it is planned over two."""
+    await mesh.until(node, "select count(*) = 3 from atoll.room")
+    ((most,),) = await mesh.sql(node, "select min(bytes_max) from atoll.room")
+
+    async def planned(file: Path, *options: str) -> dict[str, Any]:
+        return json.loads(
+            await mesh.run("model", "plan", str(file), *options, "--json", "--home", str(node.home))
+        )
+
+    deep = mesh.folder / "deep.gguf"
+    save_deep(deep, layers=30, layer_bytes=most * 14 // 10 // 30)
+    made = await planned(deep)
+    first, second = made["parts"]
+    assert (made["fits"], made["layers"]) == ("split", 30)
+    assert (first["layers"][0], first["layers"][1], second["layers"][1]) == (0, second["layers"][0], 30)
+    assert max(first["bytes"], second["bytes"]) <= most
+    alone = await planned(deep, "--on", "n3")
+    assert alone["fits"] == "nowhere"
+    assert alone["missing_bytes"] == alone["bytes"] - most
+    told = await mesh.run("model", "plan", str(deep), "--home", str(node.home))
+    assert "fits on no node alone; split over n" in told
+    small = await mesh.run("model", "plan", "pebble", "--on", "n1, n3", "--home", str(node.home))
+    assert re.search(r"^pebble \w+ needs \d+ MB, .*\d+ layers$", small, re.MULTILINE)
+    assert re.search(r"^fits on n[13]$", small, re.MULTILINE)
+    why = await mesh.run("model", "plan", "pebble", "--on", "n9", "--home", str(node.home), fails=True)
+    assert "code: node-unknown" in why
+    deep.unlink()
+
+
+def save_deep(path: Path, layers: int, layer_bytes: int) -> None:
+    """A file of this many layers; their weights are a hole in it."""
+    import gguf
+
+    rows = layer_bytes // 4096
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(64)
+    writer.add_block_count(layers)
+    for layer in range(layers):
+        name, size = f"blk.{layer}.ffn_up.weight", rows * 4096
+        writer.add_tensor_info(name, (rows, 1024), np.dtype(np.float32), size)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + layers * rows * 4096 + 4096)
 
 
 async def share_an_upstream(mesh: Mesh, one: MeshNode, two: MeshNode) -> None:

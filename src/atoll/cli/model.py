@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atoll.cli import model_add, model_bench, model_offers, model_run
+from atoll.cli import model_add, model_bench, model_offers, model_plan, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
 from atoll.cli.model_add import OnOption, wish
 from atoll.cli.upstream import InsecureOption, KeyEnvOption, KeyFileOption
@@ -188,6 +188,7 @@ def rm(
 
 group.command()(model_run.run)
 group.command()(model_bench.bench)
+group.command()(model_plan.plan)
 
 
 def _of(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:

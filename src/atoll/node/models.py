@@ -24,6 +24,7 @@ from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.peers import Peers
 from atoll.node.postgres.server import Postgres
+from atoll.node.room import Room
 from atoll.node.terms import read_terms
 from atoll.observe.metrics import gauges
 from atoll.pipelines.service import Pipelines
@@ -74,6 +75,7 @@ class Models:
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.peers = Peers(self.serving, settings, self._options)
+        self.room = Room(self.serving, settings.models_memory)
         self.budgets = Budgets(postgres.connect)
         self.embedder = Embedder(self.serving)
         self.examples = Examples(postgres.connect)
@@ -105,6 +107,7 @@ class Models:
         """From now on there are peers."""
         self._parcels.attach(links)
         self.peers.attach(links)
+        self.room.forget()
 
     def numbers(self) -> Iterable[Metric]:
         words = self.serving.models()
@@ -188,6 +191,7 @@ class Models:
         end, heard = loop.time() + seconds, set[str]()
         while MODELS not in heard and (left := end - loop.time()) > 0:
             await self.peers.tell(connection)
+            await self.room.tell(connection)
             pause = min(left, OFFERS_SECONDS)
             heard = {note.channel async for note in connection.notifies(timeout=pause, stop_after=1)}
             if heard == {OFFERS}:

@@ -201,6 +201,7 @@ async def _set_up(node: Node, kept: Kept) -> None:
                 await incarnation.come_up(connection, node.home, node.settings)
                 if node.models is None:
                     await connection.execute(sql.query("offers", "forget"), ([],))
+                    await connection.execute(sql.query("room", "forget"), (True,))
         except psycopg.OperationalError as error:
             log.warning("could not set the database up: %s", error)
             node.readiness.hold("schema", "the schema could not be installed")

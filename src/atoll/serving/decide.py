@@ -73,7 +73,7 @@ def next_step(berths: Sequence[Berth], memory_max_bytes: int, idle_seconds_max: 
     for berth in berths:
         if berth.state is State.READY and not berth.is_wanted and not berth.asking:
             return Unload(berth.model, "it is not wanted any more")
-    taken = sum(berth.memory_bytes for berth in berths if berth.state in IN_MEMORY)
+    taken = taken_bytes(berths)
     for berth in berths:
         if berth.state is State.READY and berth.next_bytes is not None and berth.pause_seconds <= 0:
             if taken + berth.next_bytes <= memory_max_bytes:
@@ -93,6 +93,10 @@ def next_step(berths: Sequence[Berth], memory_max_bytes: int, idle_seconds_max: 
         if _is_idle(berth) and not berth.is_kept and berth.idle_seconds >= idle_seconds_max:
             return Unload(berth.model, f"nobody asked for it for {berth.idle_seconds:.0f} s")
     return None
+
+
+def taken_bytes(berths: Sequence[Berth]) -> int:
+    return sum(berth.memory_bytes for berth in berths if berth.state in IN_MEMORY)
 
 
 def pause_before(attempt: int) -> float:

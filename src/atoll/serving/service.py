@@ -74,6 +74,10 @@ class Serving:
             if berth.wanted is not None
         ]
 
+    def taken_bytes(self) -> int:
+        """Of memory, by what is loaded or being loaded."""
+        return decide.taken_bytes([berth.facts() for berth in self._berths.values()])
+
     def use(
         self, model: str, version: str | None = None, adapter: str | None = None
     ) -> AbstractAsyncContextManager[Runtime]:

@@ -7,9 +7,10 @@ little end first.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ NAME_BYTES_MAX = 1024
 DIMENSIONS_MAX = 4
 ALIGNMENT_MAX = 1024**2
 TEXT, ARRAY = 8, 9
+LAYER = re.compile(r"blk\.(\d{1,6})\.")
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 # fmt: off
 KINDS = {  # of a tensor: its name, and how many elements are kept in how many bytes
@@ -55,6 +57,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     kind: str
+    bytes: int = 0  # none where the kind is not known
 
 
 def read_gguf(path: Path) -> Found:
@@ -77,6 +80,16 @@ def read_tensors(path: Path) -> tuple[Found, dict[str, Tensor]]:
         said = dict(_pair(source) for _ in range(values))
         listed = _read_tensors(source, tensors, said.get("general.alignment", 32))
         return _describe(said, listed, source.size), {tensor.name: tensor for tensor in listed}
+
+
+def layer_bytes(tensors: Iterable[Tensor]) -> list[int]:
+    """Of the weights of each layer; empty where a layer has none, or the model has no layers."""
+    sizes: Counter[int] = Counter()
+    for tensor in tensors:
+        if (found := LAYER.match(tensor.name)) is not None:
+            sizes[int(found[1])] += tensor.bytes
+    whole = sorted(sizes) == list(range(len(sizes))) and all(sizes.values())
+    return [sizes[number] for number in range(len(sizes))] if whole else []
 
 
 def _pair(source: Source) -> tuple[str, Any]:
@@ -123,8 +136,9 @@ def _read_tensors(source: Source, count: int, alignment: Any) -> list[Tensor]:
         kind = source.number("I", f'the kind of "{name}"')
         offset = source.number("Q", f'the place of "{name}"')
         label, elements, in_bytes = KINDS.get(kind, (f"kind {kind}", 1, 0))
-        listed.append(Tensor(name, shape, label))
-        end = max(end, offset + -(-math.prod(shape) // elements) * in_bytes)
+        size = -(-math.prod(shape) // elements) * in_bytes
+        listed.append(Tensor(name, shape, label, size))
+        end = max(end, offset + size)
     _check_bound(source)
     if not isinstance(alignment, int) or not 0 < alignment <= ALIGNMENT_MAX:
         raise source.bad(f"it claims an alignment of {alignment}")

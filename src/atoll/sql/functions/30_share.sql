@@ -10,7 +10,7 @@ begin atomic
            ('atoll.orphan_rule', 'merge', null), ('atoll.model', 'merge', null), ('atoll.desired_model', 'merge', null),
            ('atoll.api_key', 'merge', null), ('atoll.search_rule', 'merge', null), ('atoll.rollup_rule', 'merge', null),
            ('atoll.rollup_part', 'merge', 'scope'), ('atoll.pipeline', 'merge', null), ('atoll.embedding', 'merge', null),
-           ('atoll.offer', 'merge', null), ('atoll.route', 'merge', null),
+           ('atoll.offer', 'merge', null), ('atoll.room', 'merge', null), ('atoll.route', 'merge', null),
            ('atoll.job', 'merge', 'scope'), ('atoll.job_claim', 'merge', 'scope'), ('atoll.budget', 'merge', null), ('atoll.budget_lease', 'merge', null),
            ('atoll.answer', 'merge', 'scope'), ('atoll.example', 'merge', 'scope'),
            ('atoll.tuning', 'merge', 'scope'), ('atoll.tuning_part', 'merge', 'scope'), ('atoll.tuning_verdict', 'merge', 'scope');

@@ -35,7 +35,7 @@ begin
     for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (api) loop
         execute format('grant execute on function %s to public', f.signature);
     end loop;
-    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state, atoll.search_rule, atoll.searches, atoll.embedding, atoll.offer, atoll.route to public;
+    grant select on atoll.node, atoll.shared_table, atoll.local_table, atoll.local_column, atoll.setting, atoll.schema_change, atoll.model, atoll.desired_model, atoll.model_state, atoll.search_rule, atoll.searches, atoll.embedding, atoll.offer, atoll.room, atoll.route to public;
     if exists (select from pg_roles where rolname = 'app') then
         for f in select oid::regprocedure as signature from pg_proc where pronamespace = 'atoll'::regnamespace and proname = any (of_app) loop
             execute format('grant execute on function %s to app', f.signature);
