@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,33 @@ async def test_models_of_a_hub_and_a_registry_answer_on_a_node(start_node: NodeS
         assert told.returncode == 0, told.stderr
         assert len(json.loads(told.stdout)["probabilities"][0]) == 10
     assert node.end() == 0
+
+
+@pytest.mark.slow
+def test_a_plan_counts_a_model_as_the_node_would_load_it(start_node: NodeStarter) -> None:
+    node = start_node("--models-memory", "80MB")
+    home = ("--home", str(node.home))
+    added = atoll("model", "add", str(START["pebble"].path), "--name", "own", "--parallel", "2", *home)
+    assert added.returncode == 0, added.stderr
+
+    def planned(*arguments: str) -> dict[str, Any]:
+        told = atoll("model", "plan", *arguments, "--json", *home)
+        assert told.returncode == 0, told.stderr
+        made: dict[str, Any] = json.loads(told.stdout)
+        return made
+
+    eventually(lambda: atoll("model", "plan", "own", *home).returncode == 0, "the node says what it has")
+    own, file = planned("own"), planned(str(START["pebble"].path), "--parallel", "2")
+    assert (own["bytes"], own["layers"], own["parallel"]) == (file["bytes"], file["layers"], 2)
+    assert own["fits"] == "one"
+    asked = atoll("chat", "Hello", "--model", "own", "--tokens", "4", *home)
+    assert asked.returncode == 0, asked.stderr
+    eventually(lambda: planned("own")["nodes"][0]["bytes_taken"] > 0, "the node says what is taken")
+    assert planned("own", "--parallel", "64")["fits"] == "nowhere"
+    scores = atoll("model", "plan", "digits", *home)
+    assert "layers" not in scores.stdout.splitlines()[0]
+    for name, code in (("nobody", "model-unknown"), ("./none.gguf", "model-missing")):
+        assert f"code: {code}" in atoll("model", "plan", name, *home).stderr
 
 
 def test_a_place_that_is_none_is_explained() -> None:

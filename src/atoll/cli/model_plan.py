@@ -195,14 +195,16 @@ def _print(asked: _Asked, made: Plan, nodes: list[dict[str, Any]]) -> None:
             ]
         )
     print_table(TITLES, rows, ("may take", "taken", "would take"))
-    typer.echo(_verdict(made, max(nodes, key=lambda row: row["bytes_max"] or 0)["node"]))
+    largest = max(nodes, key=lambda row: row["bytes_max"] or 0)["node"]
+    typer.echo(_verdict(made, largest, has_layers=bool(asked.needs.layers)))
 
 
-def _verdict(made: Plan, largest: str) -> str:
+def _verdict(made: Plan, largest: str, *, has_layers: bool) -> str:
     names = [part.node for part in made.parts]
     after = ", once idle models make room" if made.makes_room else ""
     if not names:
-        return f"fits nowhere: even {largest} lacks {_megabytes(made.missing_bytes)}"
+        whole = "" if has_layers else ", and its layers are not known here"
+        return f"fits nowhere: even {largest} lacks {_megabytes(made.missing_bytes)}{whole}"
     if len(names) == 1:
         return f"fits on {names[0]}{after}"
     return f"fits on no node alone; split over {', '.join(names[:-1])} and {names[-1]} it would fit{after}"
