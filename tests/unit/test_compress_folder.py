@@ -20,6 +20,8 @@ from atoll.compress.vocabulary import read_tokenizer  # noqa: E402
 from atoll.domain.errors import AtollError  # noqa: E402
 from support.decoders import KINDS, TEXT, save_decoder, save_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 ODD = "def f(x):\n    return {'a': 1234}\n\n\n  It's Zwei Möwen 🐦, 7,5 %?"
 
 

@@ -18,6 +18,8 @@ from atoll.domain.errors import AtollError  # noqa: E402
 from atoll.registry.formats.read import read_model  # noqa: E402
 from support.decoders import KINDS, TEXT, save_decoder  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SEEN: dict[str, Any] = {"calibration": TEXT, "rows": 4, "length": 64}
 
 

@@ -23,6 +23,8 @@ from support.decoders import TEXT, save_decoder  # noqa: E402
 from support.fix_home import RUN_MAIN  # noqa: E402
 from support.fix_tiny_llama import make_model  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 source = "model"
 output = "small.gguf"

@@ -21,6 +21,8 @@ from atoll.runtimes.contract import Ask  # noqa: E402
 from atoll.runtimes.events import content  # noqa: E402
 from support.decoders import TEXT, save_decoder  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SEED, STEPS, TOKENS = 20_264, 40, 24
 ROWS, LENGTH = 8, 48
 
