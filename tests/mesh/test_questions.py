@@ -135,7 +135,7 @@ async def test_what_a_node_may_not_answer_is_told_with_its_reason(asked: Mesh) -
         ("delete from visit", "question-not-a-select"),
         ("select repeat('x', 5000000) from visit", "answer-too-large"),
     ):
-        done = await asyncio.to_thread(atoll, "query", sql, "--home", str(one.home))
+        done = await asyncio.to_thread(atoll, "query", sql, "--timeout", "120", "--home", str(one.home))
         assert (done.returncode, f"code: {wanted}" in done.stderr) == (1, True), done.stderr
 
 
