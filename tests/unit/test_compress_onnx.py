@@ -1,7 +1,8 @@
-"""Models in ONNX made smaller: the runtime computes with what was packed, and what is bad is refused."""
+"""Models in ONNX made smaller: what is packed is what the runtime computes with; bad input is refused."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test installs it where it can")
 pytest.importorskip("onnx")
 
+import onnx  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
 from atoll.compress import gptq  # noqa: E402
@@ -22,10 +24,14 @@ from atoll.compress.onnx_quantize import quantize  # noqa: E402
 from atoll.compress.onnx_rows import Model  # noqa: E402
 from atoll.compress.recipe import Budget, Recipe, Task  # noqa: E402
 from atoll.domain.errors import DataError  # noqa: E402
+from atoll.domain.models import Skill  # noqa: E402
+from atoll.registry.formats.read import read_model  # noqa: E402
+from atoll.runtimes.onnx.runtime import OnnxRuntime  # noqa: E402
 from atoll.start import start_models  # noqa: E402
 from support import graphs  # noqa: E402
 
 SEED = 52
+SIZE = 128
 WIDE, OUT = 80, 48  # no whole number of groups
 DIGITS = next(one.path for one in start_models() if one.name == "digits")
 HELD_OUT = Path(__file__).with_name("digits_held_out.npz")
@@ -53,6 +59,41 @@ def save_requests(path: Path, **arrays: Any) -> Path:
     mixing = rng.normal(size=(WIDE, WIDE)) * rng.exponential(size=WIDE)
     np.savez(path, **(arrays or {"x": (rng.normal(size=(400, WIDE)) @ mixing).astype(np.float32)}))
     return path
+
+
+def save_encoder(folder: Path, tokens: int = 200) -> Path:
+    """A BERT with weights by chance, and a text for it."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir()
+    words = ["[UNK]", *(f"w{number}" for number in range(199))]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": SIZE, "layer_norm_eps": 1e-12}
+    config |= {"num_attention_heads": 4, "num_hidden_layers": 1, "max_position_embeddings": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(SEED)
+    tables = {"word": (tokens, SIZE), "position": (32, SIZE), "token_type": (2, SIZE)}
+    shapes = {f"embeddings.{name}_embeddings.weight": shape for name, shape in tables.items()}
+    layer = "encoder.layer.0"
+    dense = {
+        f"attention.{part}": (SIZE, SIZE) for part in ("self.query", "self.key", "self.value", "output.dense")
+    }
+    for name, shape in (
+        dense | {"intermediate.dense": (4 * SIZE, SIZE), "output.dense": (SIZE, 4 * SIZE)}
+    ).items():
+        shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
+    held = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in ("embeddings", f"{layer}.attention.output", f"{layer}.output"):
+        held |= {f"{name}.LayerNorm.weight": np.ones(SIZE, np.float32)}
+        held |= {f"{name}.LayerNorm.bias": np.zeros(SIZE, np.float32)}
+    save_file(held, folder / "model.safetensors")
+    lines = [" ".join(words[at] for at in rng.integers(0, 200, 40)) for _ in range(32)]
+    text = folder.with_suffix(".txt")
+    text.write_text("\n".join(" ".join(line.split()[:30]) for line in lines))
+    return text
 
 
 def save_digits(path: Path) -> Path:
@@ -139,6 +180,48 @@ def test_weights_that_are_no_numbers_and_files_that_are_no_models_are_refused(tm
             quantize(path, tmp_path / "small.onnx", {"to": "int8"}, silent)
         assert met.value.code == "model-unusable"
     assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.parametrize("form", ["int8", "q4"])
+async def test_an_encoder_is_served_with_vectors_like_those_before(tmp_path: Path, form: str) -> None:
+    source, small = tmp_path / "encoder", tmp_path / "small"
+    text = save_encoder(source)
+    options = {"to": form} | ({"calibration": text} if form == "q4" else {})
+    await asyncio.to_thread(quantize, source, small, options, silent)
+    assert read_model(small).skills == {Skill.EMBED, Skill.INFER}
+    lines = text.read_text().splitlines()
+    vectors = []
+    for path in (source, small):
+        runtime = OnnxRuntime(path)
+        await runtime.start()
+        vectors.append((await runtime.embed(lines)).vectors)
+        await runtime.stop()
+    assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.98
+    assert (small / "model.onnx").stat().st_size < (source / "model.safetensors").stat().st_size / 3
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    text = save_encoder(tmp_path / "encoder", tokens=3)
+    options = {"to": "q4", "calibration": text}
+    with pytest.raises(DataError) as met:
+        quantize(tmp_path / "encoder", tmp_path / "small", options, silent)
+    assert met.value.code == "calibration-refused"
+    assert "tokenizer" in (met.value.hint or "")
+    assert not (tmp_path / "small").exists()
+
+
+def test_weights_that_lie_beside_a_file_are_taken_in_and_missed_where_they_are_not(tmp_path: Path) -> None:
+    model = onnx.load(str(save_products(tmp_path / "model.onnx")))
+    onnx.save(model, str(tmp_path / "apart.onnx"), save_as_external_data=True, location="apart.onnx.data")
+    quantize(tmp_path / "apart.onnx", tmp_path / "small.onnx", {"to": "int8"}, silent)
+    (tmp_path / "alone").mkdir()
+    x = {"x": np.ones((2, WIDE), np.float32)}
+    alone = (tmp_path / "small.onnx").rename(tmp_path / "alone" / "small.onnx")
+    np.testing.assert_allclose(Model(alone).run(x)["y"], Model(tmp_path / "model.onnx").run(x)["y"], atol=1.5)
+    (tmp_path / "apart.onnx.data").unlink()
+    with pytest.raises(DataError) as met:
+        quantize(tmp_path / "apart.onnx", tmp_path / "small.onnx", {"to": "int8"}, silent)
+    assert met.value.code == "model-unusable"
 
 
 def test_lines_of_json_calibrate_too(tmp_path: Path) -> None:

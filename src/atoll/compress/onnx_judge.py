@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +26,7 @@ from atoll.domain.errors import DataError
 
 ROWS = 512
 REQUESTS, SEED = 20, 7
+SECONDS_MAX = 600
 TITLES = ("", "MB", "memory", "ms", "cosine", "lowest", "accuracy")
 
 
@@ -44,7 +47,7 @@ def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -
         raise _missed(f"it has {_size(made):,} bytes, and may have {budget.max_bytes:,}")
     with _standing(source, made) as after:
         likeness = None if by is None else compare(source, after, by)
-        speeds = [time_model(file, REQUESTS, 0, SEED, say) for file in (source, after)]
+        speeds = [_alone(file, say) for file in (source, after)]
     resident = speeds[1].resident_bytes
     if budget.max_resident_bytes is not None and resident > budget.max_resident_bytes:
         raise _missed(f"it takes {resident:,} bytes of memory, and may take {budget.max_resident_bytes:,}")
@@ -55,6 +58,17 @@ def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -
             what = "likeness" if likeness.accuracy is None else "accuracy"
             raise _missed(f"it lost {likeness.loss:.4f} of {what}, and may lose {budget.max_loss:.4f}")
     return _table(source, made, speeds, likeness)
+
+
+def _alone(file: Path, say: Say) -> Speed:
+    """In a process of its own, whose memory holds nothing of what was done before."""
+    say(f"timing {file.name}")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as one:
+        return one.submit(_time, file).result(SECONDS_MAX)
+
+
+def _time(file: Path) -> Speed:
+    return time_model(file, REQUESTS, 0, SEED, lambda word: None)
 
 
 def compare(before: Path, after: Path, by: Path) -> Likeness:
@@ -110,7 +124,7 @@ def _table(source: Path, made: Path, speeds: list[Speed], likeness: Likeness | N
         if number and likeness is not None:
             alike = [f"{likeness.mean:.4f}", f"{likeness.lowest:.4f}"]
         speed = speeds[number]
-        costs = [f"{_size(file) / 1e6:.2f}", f"{speed.resident_bytes / 1e6:.0f} MB"]
+        costs = [f"{_size(file) / 1e6:.2f}", f"{speed.resident_bytes / 1e6:.1f} MB"]
         costs.append(f"{speed.first_seconds * 1000:.2f}")
         rows.append([name, *costs, *alike, f"{accuracy[number]:.2%}" if accuracy else ""])
     return rows

@@ -7,11 +7,9 @@ convolutions and small weights are kept in eight bits and computed with as befor
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ GROUPS = (32, 64, 128)
 KEPT_MIN = 1024  # weights; smaller ones stay as they are
 COMPUTED_MIN = 65_536  # below, finding a scale costs more than it saves
 ROWS_MAX = 4096
+PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -66,7 +65,9 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
     changed, smaller = made(graph, asked, rows.requests, say)
     if not changed:
         raise unusable(
-            source.name, f"it has no weights that {asked.to} makes smaller", "Weights are in 32 bits there."
+            source.name,
+            f"it has no weights that {asked.to} makes smaller",
+            "int8 takes kernels and tables too. Weights have to be in 32 bits.",
         )
     say("writing")
     with fresh(target) as partial:
@@ -128,30 +129,24 @@ def _to_int8(graph: Graph, asked: Options, requests: Sequence[Request], say: Say
 def _by_onnxruntime(graph: Graph, names: Sequence[str]) -> Graph:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place, _quietly():
-        file = Path(place) / "model.onnx"
-        quantize_dynamic(
-            graph.model,
-            file,
-            ["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=names,
-        )
-        found = onnx.load(str(file))
+    def work(file: Path) -> None:
+        told = {"per_channel": True, "weight_type": QuantType.QInt8, "nodes_to_quantize": names}
+        quantize_dynamic(graph.model, file, ["MatMul"], **told)
+
+    return _made(graph, work)
+
+
+def _made(graph: Graph, work: Callable[[Path], None]) -> Graph:
+    """What ONNX Runtime's quantizer writes; it warns of models that it did not prepare itself."""
+    graph.model.metadata_props.add(key=PREPARED[0], value=PREPARED[1])
+    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place:
+        work(Path(place) / "model.onnx")
+        found = onnx.load(str(Path(place) / "model.onnx"))
     del found.graph.value_info[:]
+    kept = [one for one in graph.model.metadata_props if one.key != PREPARED[0]]
+    del found.metadata_props[:]
+    found.metadata_props.extend(kept)
     return Graph(found, graph.name)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the advice that the library gives to programmers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _keep_small(graph: Graph) -> int:
@@ -198,8 +193,8 @@ def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: S
     if not chosen:
         return 0, graph
     say("scales from the calibration")
-    with tempfile.TemporaryDirectory(prefix="atoll-onnx-") as place, _quietly():
-        file = Path(place) / "model.onnx"
+
+    def work(file: Path) -> None:
         quantize_static(
             graph.model,
             file,
@@ -210,9 +205,8 @@ def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: S
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        found = onnx.load(str(file))
-    del found.graph.value_info[:]
-    smaller = Graph(found, graph.name)
+
+    smaller = _made(graph, work)
     return len(chosen) + _keep_small(smaller), smaller
 
 
