@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from atoll.compress.folder import read_folder
+from atoll.compress.vocabulary import read_vocabulary
 from atoll.domain.errors import ConfigError, DataError
 from atoll.domain.models import Skill
 from atoll.registry.adapters import check_fit
@@ -25,7 +27,7 @@ from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Wants
 from atoll.training import lora
 from atoll.training.batches import encode
-from atoll.training.examples import of_rows
+from atoll.training.examples import Example, of_rows
 from atoll.training.folder import load
 from atoll.training.loop import Schedule, train
 from atoll.training.tune import Options, tune
@@ -67,6 +69,21 @@ def answer(net: Any, tokenizer: Any, prompt: str, tokens: int = 8) -> str:
             if said[-1] == tokenizer.eos_token_id:
                 break
     return str(tokenizer.decode(said[first:], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("told", [None, True, False])
+def test_a_text_begins_in_training_as_it_does_where_the_file_is_served(
+    kind: str, told: bool | None, tmp_path: Path, training: None
+) -> None:
+    folder = make_model(tmp_path / "model", layers=1, kind=kind)
+    file = folder / "tokenizer_config.json"
+    if told is not None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": told}))
+    (row,) = encode(load(folder).tokenizer, [Example("", "the saw is hot")], 64)
+    begins = (kind == "llama") if told is None else told
+    assert (row.tokens[0] == 0) is begins
+    assert read_vocabulary(read_folder(folder)).adds_begin is begins
 
 
 def test_it_learns_what_the_rows_say_with_less_memory(

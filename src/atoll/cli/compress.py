@@ -105,10 +105,10 @@ def run(
 
 def follow(recipe: Recipe) -> None:
     from atoll.cli.rows import print_table
-    from atoll.cli.telling import told
+    from atoll.cli.telling import telling
     from atoll.compress.cook import TITLES, cook, rows_of
 
-    with told() as say:
+    with telling() as say:
         outcome = cook(recipe, say)
     for facts in outcome.facts:
         typer.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, 0)))

@@ -43,7 +43,7 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Make a model smaller in several ways, measure each, and recommend one; nothing is made twice."""
-    from atoll.cli.telling import told
+    from atoll.cli.telling import telling
 
     if node is None and max_bytes is None and max_loss is None:
         raise typer.BadParameter("say what bounds the choice: --for here, --max-bytes or --max-loss")
@@ -58,7 +58,7 @@ def plan(
     from atoll.compress.planning import Wishes
 
     wishes = Wishes(max_bytes, memory, max_loss)
-    with told() as say:
+    with telling() as say:
         answer = find(Question(model, calibration, judge, wishes, calibration_rows, rows), say)
     advice = answer.advice
     if output is not None and advice.fits:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def told() -> Any:
+@contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
     """On a terminal one line that changes; elsewhere a line for each thing that is begun."""
-    from contextlib import contextmanager
+    from rich.console import Console
 
-    @contextmanager
-    def telling() -> Any:
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        if console.is_terminal:
-            with console.status("begins") as status:
-                yield status.update
-        else:
-            yield _once_a_step()
-
-    return telling()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _once_a_step()
+        return
+    with console.status("begins") as status:
+        yield status.update
 
 
 def _once_a_step() -> Callable[[str], None]:

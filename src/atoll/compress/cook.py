@@ -16,10 +16,9 @@ from typing import Any
 
 from atoll.compress.folder import fresh
 from atoll.compress.reading import Reading, read
-from atoll.compress.recipe import Budget, Recipe, Task, fingerprints
+from atoll.compress.recipe import Recipe, Task, fingerprints, missed
 from atoll.compress.speed import Speed, time_model
 from atoll.compress.steps import ONNX_STEP, Say, find_step
-from atoll.domain.errors import DataError
 
 ROWS, ROW_TOKENS = 64, 256
 REQUESTS, TOKENS, SEED = 5, 64, 7
@@ -94,16 +93,16 @@ def keep(
 
 
 def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], ...], say: Say) -> Outcome:
-    size = made.stat().st_size
-    if recipe.budget.max_bytes is not None and size > recipe.budget.max_bytes:
-        raise _missed(f"it has {size:,} bytes, and may have {recipe.budget.max_bytes:,}")
+    recipe.budget.check_bytes(made.stat().st_size)
     plain, _ = _step(
         Task("export", {}), recipe.source, work / "before", _saying(say, "writing down what was")
     )
     rows = None if recipe.judge is None else judging_rows(recipe.judge, recipe.source)
     before = taste(plain, rows, _saying(say, "measuring what was"))
     after = taste(made, rows, _saying(say, "measuring what came of it"))
-    check_budget(recipe.budget, before, after)
+    recipe.budget.check_memory(after.speed.resident_bytes)
+    if recipe.budget.max_loss is not None:
+        _check_loss(recipe.budget.max_loss, before, after)
     return Outcome(before, after, facts)
 
 
@@ -121,20 +120,12 @@ def taste(file: Path, rows: Sequence[Sequence[int]] | None, say: Say) -> Dish:
     return Dish(file.stat().st_size, reading, time_model(file, REQUESTS, TOKENS, SEED, say))
 
 
-def check_budget(budget: Budget, before: Dish, after: Dish) -> None:
-    resident = after.speed.resident_bytes
-    if budget.max_resident_bytes is not None and resident > budget.max_resident_bytes:
-        raise _missed(f"it takes {resident:,} bytes of memory, and may take {budget.max_resident_bytes:,}")
-    if budget.max_loss is not None:
-        if before.reading is None or after.reading is None:
-            raise _missed("nobody knows what it lost", "Name a text to judge by: judge = …")
-        loss = after.reading.perplexity / before.reading.perplexity - 1
-        if loss > budget.max_loss:
-            raise _missed(f"its perplexity rose by {loss:.2%}, and may rise by {budget.max_loss:.2%}")
-
-
-def _missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
-    return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)
+def _check_loss(most: float, before: Dish, after: Dish) -> None:
+    if before.reading is None or after.reading is None:
+        raise missed("nobody knows what it lost", "Name a text to judge by: judge = …")
+    loss = after.reading.perplexity / before.reading.perplexity - 1
+    if loss > most:
+        raise missed(f"its perplexity rose by {loss:.2%}, and may rise by {most:.2%}")
 
 
 def place_at(made: Path, output: Path) -> None:

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
     from atoll.compress.decoder import Decoder
 
 INDEX = "model.safetensors.index.json"
-BESIDE = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "LICENSE",
-)
 
 
 @dataclass(frozen=True)
@@ -121,21 +112,6 @@ def _weights(path: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(file, framework="pt") as held:
             for name in held.keys():  # noqa: SIM118
                 yield name, held.get_tensor(name)
-
-
-def save(decoder: Decoder, like: Folder, target: Path, config: dict[str, Any] | None = None) -> None:
-    """A new folder with these weights; everything else is as in another, but for what `config` says."""
-    from safetensors.torch import save_file
-
-    with fresh(target) as partial:
-        partial.mkdir()
-        for name in BESIDE:
-            if (like.path / name).is_file():
-                shutil.copyfile(like.path / name, partial / name)
-        if config is not None:
-            (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-        weights = {name: weight.contiguous() for name, weight in decoder.state_dict().items()}
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 
 from atoll.compress.onnx_quantize import bring_along
 from atoll.compress.onnx_rows import Array, Model, Rows, read_rows
-from atoll.compress.recipe import Budget
+from atoll.compress.recipe import Budget, missed
 from atoll.compress.speed import Speed, opened, time_model
 from atoll.compress.steps import Say
 from atoll.domain.errors import DataError
@@ -43,20 +43,17 @@ class Likeness:
 
 def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -> list[list[str]]:
     """The table at the end. DataError `budget-missed` where the result is not to be kept."""
-    if budget.max_bytes is not None and _size(made) > budget.max_bytes:
-        raise _missed(f"it has {_size(made):,} bytes, and may have {budget.max_bytes:,}")
+    budget.check_bytes(_size(made))
     with _standing(source, made) as after:
         likeness = None if by is None else compare(source, after, by)
         speeds = [_alone(file, say) for file in (source, after)]
-    resident = speeds[1].resident_bytes
-    if budget.max_resident_bytes is not None and resident > budget.max_resident_bytes:
-        raise _missed(f"it takes {resident:,} bytes of memory, and may take {budget.max_resident_bytes:,}")
+    budget.check_memory(speeds[1].resident_bytes)
     if budget.max_loss is not None:
         if likeness is None:
-            raise _missed("nobody knows what it lost", "Name requests or a text to judge by: --judge FILE")
+            raise missed("nobody knows what it lost", "Name requests or a text to judge by: --judge FILE")
         if likeness.loss > budget.max_loss:
             what = "likeness" if likeness.accuracy is None else "accuracy"
-            raise _missed(f"it lost {likeness.loss:.4f} of {what}, and may lose {budget.max_loss:.4f}")
+            raise missed(f"it lost {likeness.loss:.4f} of {what}, and may lose {budget.max_loss:.4f}")
     return _table(source, made, speeds, likeness)
 
 
@@ -136,7 +133,3 @@ def _size(path: Path) -> int:
     return sum(
         one.stat().st_size for one in path.iterdir() if one.suffix in (".onnx", ".safetensors", ".data")
     )
-
-
-def _missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
-    return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)

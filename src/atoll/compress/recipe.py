@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from atoll.compress.steps import STEPS, malformed, read_options
-from atoll.domain.errors import ConfigError
+from atoll.domain.errors import ConfigError, DataError
+from atoll.training.steps import fingerprint
 
 STEPS_MAX = 32
 FILES = (
@@ -34,6 +35,18 @@ class Budget:
     max_bytes: int | None = None
     max_resident_bytes: int | None = None
     max_loss: float | None = None  # of perplexity, as a share of what it was
+
+    def check_bytes(self, count: int) -> None:
+        if self.max_bytes is not None and count > self.max_bytes:
+            raise missed(f"it has {count:,} bytes, and may have {self.max_bytes:,}")
+
+    def check_memory(self, count: int) -> None:
+        if self.max_resident_bytes is not None and count > self.max_resident_bytes:
+            raise missed(f"it takes {count:,} bytes of memory, and may take {self.max_resident_bytes:,}")
+
+
+def missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
+    return DataError("budget-missed", f"cannot keep the model: {what}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -110,13 +123,6 @@ def fingerprints(recipe: Recipe) -> Iterator[str]:
 
 
 def hash_of(path: Path) -> str:
-    """Of a file's content, or of all files of a folder with their names."""
     if not path.exists():
         raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
-    total = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as held:
-                digest = hashlib.file_digest(held, "sha256").hexdigest()
-            total.update(f"{file.relative_to(path) if path.is_dir() else ''} {digest}\n".encode())
-    return total.hexdigest()
+    return fingerprint(path)

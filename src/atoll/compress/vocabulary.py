@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from atoll.compress.folder import Folder, read_json
 from atoll.compress.shape import unsupported
 from atoll.domain.errors import DataError
+from atoll.registry.formats.tokenizer import adds_begin
 
 if TYPE_CHECKING:
     import gguf
@@ -79,7 +80,7 @@ def read_vocabulary(folder: Folder) -> Vocabulary:
         begins_with_space="Prepend" in json.dumps(told.get("normalizer")),
         begin=begin,
         end=end,
-        adds_begin=begin is not None and _adds(told, config, by_id[begin]),
+        adds_begin=begin is not None and adds_begin(told, config, by_id[begin]),
         template=_template(folder, config),
     )
 
@@ -152,12 +153,6 @@ def _special(folder: Folder, config: Mapping[str, Any], by_id: Mapping[int, str]
         if isinstance(found, int) and found in by_id:
             return found
     return None
-
-
-def _adds(told: Mapping[str, Any], config: Mapping[str, Any], begin: str) -> bool:
-    if isinstance(config.get("add_bos_token"), bool):
-        return bool(config["add_bos_token"])
-    return f'"{begin}"' in json.dumps(told.get("post_processor"), ensure_ascii=False)
 
 
 def _template(folder: Folder, config: Mapping[str, Any]) -> str | None:

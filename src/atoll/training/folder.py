@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.domain.errors import DataError
+from atoll.registry.formats.tokenizer import adds_begin
 from atoll.training.steps import require
 
 # The name that a GGUF file has for what config.json calls it.
@@ -95,7 +96,22 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Any:
     for role in ("bos_token", "eos_token"):
         if getattr(found, role) is None and isinstance(number := config.get(f"{role}_id"), int):
             setattr(found, role, found.convert_ids_to_tokens(number))
+    _begin_as_served(found, folder)
     return found
+
+
+def _begin_as_served(tokenizer: Any, folder: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    told, config = (
+        json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
+        for name in ("tokenizer.json", "tokenizer_config.json")
+    )
+    begin, number = tokenizer.bos_token, tokenizer.bos_token_id
+    wanted = begin is not None and adds_begin(told, config, begin)
+    if wanted != (begin is not None and tokenizer("")["input_ids"][:1] == [number]):
+        way = {"single": f"{begin} $A", "special_tokens": [(begin, number)]} if wanted else {"single": "$A"}
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**way)
 
 
 def _check_tokenizer(tokenizer: Any, net: Any, folder: Path) -> None:
@@ -113,7 +129,7 @@ def _four_bits() -> Any:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise DataError(
-            "training-missing",
+            "compress-missing",
             "four bits need bitsandbytes",
             hint="Install it: pip install 'atoll[compress]'",
         ) from error

@@ -36,8 +36,8 @@ def require() -> None:
         from transformers.utils import logging as said
     except ImportError as error:
         raise ConfigError(
-            "training-missing",
-            "training needs programs that are not installed",
+            "compress-missing",
+            "training needs packages that are not installed",
             detail=f"{error}.",
             hint="Install them: pip install 'atoll[compress]'",
         ) from error
@@ -51,8 +51,8 @@ def fingerprint(*parts: Any) -> str:
     """A hash of what a piece of work is made of; files and folders by what is in them."""
     digest = hashlib.sha256()
     for part in parts:
-        for file in _files(part) if isinstance(part, Path) else ():
-            digest.update(file.name.encode())
+        for file in _all_files(part) if isinstance(part, Path) else ():
+            digest.update(str(file.relative_to(part)).encode())
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
         if not isinstance(part, Path):
@@ -60,8 +60,8 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+def _all_files(path: Path) -> list[Path]:
+    return sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def write_facts(folder: Path, facts: Facts) -> None:
 
 def copy_beside(source: Path, target: Path) -> None:
     """What a folder has besides weights and what says how they are laid out: above all the tokenizer."""
-    for file in _files(source):
+    for file in filter(Path.is_file, source.iterdir()):
         is_own = file.suffix in (".safetensors", ".bin", ".gguf", ".pt") or file.name.endswith(".index.json")
         if not is_own and file.name not in (MARK, FACTS, "config.json"):
             shutil.copyfile(file, target / file.name)
