@@ -24,7 +24,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 help:
 	@echo "make demo     three sites on this machine: decide, cut one off, heal, converge"
 	@echo "make test     every test, as CI runs them"
-	@echo "make quick    the tests that take less than a minute"
+	@echo "make quick    less than a minute: what needs no database, the documents, the simulation"
 	@echo "make check    lint, format, types, layers"
 	@echo "make format   mend what the linter and the formatter can"
 	@echo "make fuzz     random histories against the oracle, and of faults in a mesh: EXAMPLES=2000 FAULTS=200"
@@ -78,7 +78,7 @@ format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 quick: $(READY) $(PRESS)
-	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" $(ARGS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
 
 test: $(READY) $(PRESS)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile $(ARGS)
