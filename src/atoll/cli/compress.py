@@ -74,7 +74,7 @@ def run(
     if source.suffix == ".toml":
         recipe = read_recipe(source)
     elif output is None:
-        raise typer.BadParameter("a folder needs --output")
+        raise typer.BadParameter("say where the result goes: --output FILE")
     elif source.suffix == ".onnx" and to not in ONNX_FORMS:
         raise typer.BadParameter(f"an ONNX file becomes {', '.join(ONNX_FORMS)}", param_hint="--to")
     else:
