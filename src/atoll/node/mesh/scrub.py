@@ -1,8 +1,8 @@
 """The scrub: this node's tables, compared with its neighbours' all the time, for a share of a core.
 
 It walks each table in stretches, in the order of its key, and compares each with one neighbour, taking turns.
-A table that was written since its last walk is walked again soon, all of them now and then, so that a change
-of which nobody was told is found too. Rows that differ go to mending.
+A table that was written is walked soon, and again until every stretch met every neighbour; all tables now and
+then, so that a change of which nobody was told is found too. Rows that differ go to mending.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from atoll.domain.errors import AtollError, DataError
 from atoll.link.peers import Links
 from atoll.node.mesh.mending import Mending, Neighbour
 from atoll.node.mesh.pulse import interval_seconds
-from atoll.node.mesh.witness import ROWS_PER_SLICE, Slice, Witness
+from atoll.node.mesh.witness import ROWS_PER_SLICE, VOTERS_MAX, Slice, Witness
 from atoll.node.postgres.server import Postgres
 from atoll.observe.metrics import counter, gauge
 from atoll.sql import query
@@ -38,12 +38,27 @@ log = logging.getLogger(__name__)
 Connection = AsyncConnection[tuple[Any, ...]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Walked:
-    """When a table was last walked without a difference, and how often it had been written by then."""
+    """What a table's walks found of late; each begins with the next neighbour."""
 
     at: float
     writes: int
+    """How often the table had been written before the last one."""
+    turn: int
+    same: int
+    """So many of them, in a row and without a write between, found no difference."""
+
+    def is_due(self, writes: int, neighbours: int, now: float) -> bool:
+        has_met_all = self.same >= min(neighbours, VOTERS_MAX)
+        return writes != self.writes or not has_met_all or now - self.at >= WALK_ALL_SECONDS
+
+    def after(self, writes: int, is_same: bool, now: float) -> Walked:
+        before = self.same if writes == self.writes else 0
+        return Walked(now, writes, self.turn + 1, before + 1 if is_same else 0)
+
+
+NEVER = Walked(float("-inf"), -1, -1, 0)
 
 
 class Scrub:
@@ -57,7 +72,6 @@ class Scrub:
         self._mending = Mending(self._witness, links.me.number, is_auto=is_auto)
         self._turn = asyncio.Lock()
         self._walked: dict[str, Walked] = {}
-        self._slices = 0
         self._rows = 0
         self._seconds = 0.0
 
@@ -136,19 +150,19 @@ class Scrub:
             return
         rows = await (await on.execute(query("scrub", "tables"))).fetchall()
         for name, _, _, writes in rows:
-            last = self._walked.get(name)
-            if last and last.writes == writes and time.monotonic() - last.at < WALK_ALL_SECONDS:
-                continue
-            if await self._walk(on, name, near, share):
-                self._walked[name] = Walked(time.monotonic(), writes)
+            last = self._walked.get(name, NEVER)
+            if last.is_due(writes, len(near), time.monotonic()):
+                turn = (last.turn + 1) % len(near)
+                is_same = await self._walk(on, name, near[turn:] + near[:turn], share)
+                self._walked[name] = last.after(writes, is_same, time.monotonic())
         await on.execute(query("scrub", "forget_repairs"))
 
     async def _walk(self, on: Connection, table: str, near: Sequence[Neighbour], share: float | None) -> bool:
         """One table from end to end; says whether nothing differed. Without a share it does not pause."""
-        after, is_same, began, starts = "", True, time.monotonic(), []
+        after, is_same, began = "", True, time.monotonic()
+        starts: list[str] = []
         while True:
-            neighbour = near[self._slices % len(near)]
-            self._slices += 1
+            neighbour = near[len(starts) % len(near)]
             at = time.monotonic()
             row = await (
                 await on.execute(query("scrub", "slice_end"), (table, after, ROWS_PER_SLICE))
