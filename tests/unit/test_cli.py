@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from atoll.cli import app as cli
 from atoll.domain.errors import ConfigError, LinkError
@@ -42,10 +43,10 @@ def test_an_error_becomes_words_and_a_code(
     code: int,
     said: str,
 ) -> None:
-    def fail(**options: str) -> None:
+    def fail(*_: object, **options: str) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(typer.Typer, "__call__", fail)
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -54,9 +55,9 @@ def test_an_error_becomes_words_and_a_code(
 
 
 def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**options: str) -> None:
+    def fail(*_: object, **options: str) -> None:
         raise ExceptionGroup("tasks", [ZeroDivisionError()])
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(typer.Typer, "__call__", fail)
     with pytest.raises(ExceptionGroup):
         cli.main()

@@ -136,6 +136,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run a command. 0 is success, 1 an error that is explained, 2 a mistake in the command line."""
+    _keep_only(sys.argv[1] if len(sys.argv) > 1 else "")
     try:
         app(prog_name="atoll")
     except AtollError as error:
@@ -152,6 +153,14 @@ def main() -> NoReturn:
         sys.stdout = None
         sys.exit(141)
     sys.exit(0)
+
+
+def _keep_only(name: str) -> None:
+    """Making all commands ready takes longer than most of them run; where one is named, it is enough."""
+    commands = [c for c in app.registered_commands if c.callback and name == (c.name or c.callback.__name__)]
+    groups = [group for group in app.registered_groups if group.name == name]
+    if commands or groups:
+        app.registered_commands, app.registered_groups = commands, groups
 
 
 def _explain(error: AtollError) -> int:
