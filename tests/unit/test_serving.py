@@ -154,6 +154,30 @@ async def test_an_engine_that_broke_is_started_again_and_what_had_not_begun_is_a
     assert len(harbour.opened) == 2
 
 
+class Upset(EchoRuntime):
+    """Fails at what it is asked and stays, as an upstream does."""
+
+    asked = 0
+
+    def _check_alive(self) -> None:
+        self.asked += 1
+        raise LinkError("runtime-broken", "could not answer: the engine failed")
+
+
+async def test_an_engine_that_failed_and_is_still_there_is_not_asked_twice(
+    harbour: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "NOTICE_SECONDS_MAX", 0.1)
+    upset = Upset()
+    await harbour.serving.desire([replace(harbour.wanted(), open=lambda: upset)])
+    with pytest.raises(LinkError, match="the engine failed"):
+        await harbour.say()
+    assert upset.asked == 1
+    with pytest.raises(LinkError, match="the engine failed"):
+        await asking.embed(harbour.serving, "echo", ["hello"])
+    assert upset.asked == 2
+
+
 async def test_after_the_first_word_an_answer_ends_with_the_error_and_is_not_begun_again(
     harbour: Harbour,
 ) -> None:

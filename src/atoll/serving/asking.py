@@ -1,7 +1,8 @@
 """Asking a model for text, by the name that a caller gives: `base` or `base:adapter`.
 
 A request of which nothing was answered yet may be asked once more: where its engine broke, the next one takes
-it. After the first word it stays where it is.
+it. An engine that failed and is still there is not asked twice: an upstream would be paid twice. After the
+first word a request stays where it is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ async def generate(
                 await attempt.aclose()
                 if not (tries_left and runtime is not None and _may_ask_again(error)):
                     raise
-                await serving.until_another(base, runtime, NOTICE_SECONDS_MAX)
+                if not await serving.until_another(base, runtime, NOTICE_SECONDS_MAX):
+                    raise
                 continue
             stack.push_async_exit(attempt)
             break
@@ -62,7 +64,9 @@ async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:
             except AtollError as error:
                 if not (tries_left and _may_ask_again(error)):
                     raise
-        await serving.until_another(base, runtime, NOTICE_SECONDS_MAX)
+                broken = error
+        if not await serving.until_another(base, runtime, NOTICE_SECONDS_MAX):
+            raise broken
     raise AssertionError("the last try returns or raises")
 
 

@@ -152,12 +152,14 @@ class Berth:
         async with self._changed:
             await self._changed.wait_for(lambda: loaded.callers == 0)
 
-    async def until_another(self, runtime: Runtime, seconds: float) -> None:
+    async def until_another(self, runtime: Runtime, seconds: float) -> bool:
+        def is_another() -> bool:
+            return self.loaded is None or self.loaded.runtime is not runtime
+
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(
-                    lambda: self.loaded is None or self.loaded.runtime is not runtime
-                )
+                await self._changed.wait_for(is_another)
+        return is_another()
 
     # Who asks
 

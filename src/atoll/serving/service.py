@@ -102,11 +102,10 @@ class Serving:
             )
         return berth.use(self._woken.set, adapter)
 
-    async def until_another(self, model: str, runtime: Runtime, seconds: float) -> None:
+    async def until_another(self, model: str, runtime: Runtime, seconds: float) -> bool:
         """Wait until it was noticed that a runtime broke: whoever asks again then gets the next one."""
         berth = self._berths.get(model)
-        if berth is not None:
-            await berth.until_another(runtime, seconds)
+        return berth is not None and await berth.until_another(runtime, seconds)
 
     def loaded(self, model: str) -> Loaded | None:
         """What answers for a model; asked right after `use` was entered, it is whose runtime was given."""
