@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.registry.formats.gguf import layer_bytes, read_tensors
-from atoll.serving.fitting import SPLIT_NODES_MAX, Needs, Part, Plan, Room, needs_of, plan
+from atoll.serving.fitting import SPLIT_NODES_MAX, Needs, Output, Part, Plan, Room, needs_of, plan, split
 from atoll.start import start_models
 
-THREE = Needs(whole=100, layers=(25, 25, 25), part=10)
+THREE = Needs(whole=100, layers=(25, 25, 25), head=25, part=10)
 
 
 def room(node: str, most: int, taken: int = 0, region: str = "eu") -> Room:
@@ -23,7 +23,8 @@ def room(node: str, most: int, taken: int = 0, region: str = "eu") -> Room:
 @st.composite
 def wishes(draw: st.DrawFn) -> Needs:
     layers = tuple(draw(st.lists(st.integers(1, 30), max_size=7)))
-    return Needs(sum(layers) + draw(st.integers(1, 40)), layers, draw(st.integers(1, 20)))
+    head = draw(st.integers(1, 40))
+    return Needs(sum(layers) + head, layers, head, draw(st.integers(1, 20)))
 
 
 @st.composite
@@ -104,13 +105,20 @@ def test_a_split_keeps_the_order_of_layers_and_stays_in_one_region() -> None:
     assert plan(THREE, apart) == Plan(missing_bytes=40)
 
 
+def test_who_is_to_begin_holds_the_first_layers_however_little_it_has() -> None:
+    sizes = {"a": 50, "b": 60, "c": 99}
+    assert split(THREE, sizes, head="a") == (Part("a", range(1), 50), Part("c", range(1, 3), 60))
+    assert split(THREE, sizes)[0].node == "c"
+    assert not split(THREE, {"a": 24, "b": 60, "c": 99}, head="a"), "what is in no layer has no room there"
+
+
 def test_one_that_cannot_be_split_says_what_the_largest_node_lacks() -> None:
     assert plan(Needs(100), [room("a", 60), room("b", 90)]) == Plan(missing_bytes=10)
     assert plan(Needs(100), []) == Plan(missing_bytes=100)
 
 
 def test_a_split_is_over_eight_nodes_at_most_and_found_at_once_for_many_layers() -> None:
-    needs = needs_of(10_500, [100] * 100, 0, 0.0, 1)
+    needs = needs_of(10_500, [100] * 99, Output(100), 0, 0.0, 1)
     assert needs.layers == (100,) * 100
     assert not plan(needs, [room(f"n{i:02}", 1001) for i in range(30)]).parts, "it would take eleven"
     made = plan(needs, [room(f"n{i:02}", 1401) for i in range(30)])
@@ -124,8 +132,11 @@ def test_the_layers_of_a_real_file_and_what_is_in_none_come_to_the_whole() -> No
     assert len(weights) == found.details["blocks"]
     assert sum(weights) < found.bytes
     assert sum(weights) > found.bytes // 4
-    needs = needs_of(2 * found.bytes, weights, 1000, 0.1, 1)
-    assert needs.head + sum(needs.layers) == needs.whole
-    assert not needs_of(sum(weights), weights, 0, 0.1, 1).layers, "what does not add up is not split"
+    apart = needs_of(2 * found.bytes, weights, Output(5000), 1000, 0.1, 1)
+    assert apart.head + sum(apart.layers) == apart.whole
+    shared = needs_of(2 * found.bytes, weights, Output(5000, is_embedding=True), 1000, 0.1, 1)
+    assert shared.head + sum(shared.layers[:-1]) == shared.whole, "the embedding stays where it is"
+    assert shared.layers == apart.layers
+    assert not needs_of(sum(weights), weights, Output(0), 0, 0.1, 1).layers, "it does not add up"
     torn = [tensor for name, tensor in tensors.items() if not name.startswith("blk.0.")]
     assert not layer_bytes(torn), "a file without its first layer is not taken apart"

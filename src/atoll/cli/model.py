@@ -9,7 +9,7 @@ import typer
 
 from atoll.cli import model_add, model_bench, model_offers, model_plan, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
-from atoll.cli.model_add import OnOption, wish
+from atoll.cli.model_add import OnOption, SplitOption, wish
 from atoll.cli.upstream import InsecureOption, KeyEnvOption, KeyFileOption
 
 group = typer.Typer(help="Models: add, run, measure, list, place and remove them.", no_args_is_help=True)
@@ -26,6 +26,7 @@ def place(
     off: Annotated[bool, typer.Option("--off", help="Not there, whatever is said of wider places.")] = False,
     context: Annotated[int | None, typer.Option(min=64, max=1_048_576, help="Tokens of context.")] = None,
     parallel: Annotated[int | None, typer.Option(min=1, max=64, help="Callers at the same time.")] = None,
+    split: SplitOption = False,
     shared: Annotated[
         bool, typer.Option("--shared", help="Let other nodes ask an upstream through those nodes.")
     ] = False,
@@ -39,7 +40,7 @@ def place(
     if shared:
         _check_shared(found[0]["manifest"])
     chosen = None if off else version or found[0]["version"]
-    wanted = wish(model, chosen, on, variant, keep, context, parallel, shared)
+    wanted = wish(model, chosen, on, variant, keep, context, parallel, shared, split)
     where = fetch(postgres, "models", "want", wanted)[0]["place"]
     typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
 
@@ -102,10 +103,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "adapter" if adapter else ", ".join(manifest["skills"]),
         f"{min(sizes) / 1024**2:.1f}" if sizes else "upstream",
         f"with {base}" if adapter else places or "nowhere",
-        (row["state"] or "-") if row["is_here"] else "-",
+        _state(row) if row["is_here"] else "-",
         _megabytes(row["memory_bytes"]) if row["is_here"] else "",
         (row["problem"] or "") if row["is_here"] else "",
     ]
+
+
+def _state(row: dict[str, Any]) -> str:
+    state = row["state"] or "-"
+    return f"{state}: {row['split']}" if row["split"] else state
 
 
 def _built_in(row: dict[str, Any]) -> list[str]:

@@ -20,6 +20,10 @@ OnOption = Annotated[
     str, typer.Option("--on", metavar="PLACE", help="Where: here, all, region=NAME, or a node.")
 ]
 
+SplitOption = Annotated[
+    bool, typer.Option("--split", help="Where it is too large, hold its layers together with other nodes.")
+]
+
 
 def add(
     source: Annotated[
@@ -41,6 +45,7 @@ def add(
         int | None, typer.Option(min=1, max=64, help="Callers that it answers at the same time.")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="This variant, such as q4_k_m or int8.")] = None,
+    split: SplitOption = False,
     licence: Annotated[str | None, typer.Option(help="Its licence, where the files do not say.")] = None,
     adapter_of: Annotated[
         str | None, typer.Option(metavar="MODEL", help="It is an adapter (LoRA) of this model.")
@@ -79,11 +84,12 @@ def add(
         )
     if (price_in is None) is not (price_out is None):
         raise typer.BadParameter("a price has --price-in and --price-out")
-    if adapter_of is not None and (on, keep, context, parallel, variant) != ("here", False, None, None, None):
+    told = (on, keep, context, parallel, variant, split)
+    if adapter_of is not None and told != ("here", False, None, None, None, False):
         raise typer.BadParameter("an adapter is where its model is, and loaded with it")
-    if is_upstream and (model is None or file or variant or context or parallel or adapter_of):
+    if is_upstream and (model is None or file or variant or context or parallel or adapter_of or split):
         raise typer.BadParameter(
-            "an upstream needs --model, and has no file, variant, context, parallel or adapter"
+            "an upstream needs --model, and has no file, variant, context, parallel, adapter or split"
         )
     found = find_home(home)
     postgres = running_postgres(found)
@@ -116,7 +122,9 @@ def add(
             manifest.choose(0, wanted=chosen)
     signed = _signed(found, manifest)
     fetch(postgres, "models", "add", signed)
-    wanted = wish(manifest.name, manifest.version, on, chosen, keep, context, parallel)
+    if split and not any(one.format == "gguf" for one in manifest.variants):
+        raise typer.BadParameter("only a language model (GGUF) can be split")
+    wanted = wish(manifest.name, manifest.version, on, chosen, keep, context, parallel, split=split)
     place = fetch(postgres, "models", "want", wanted)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
     typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
@@ -175,10 +183,12 @@ def wish(
     context: int | None = None,
     parallel: int | None = None,
     shared: bool = False,
+    split: bool = False,
 ) -> dict[str, Any]:
     from psycopg.types.json import Jsonb
 
-    options = {"context_tokens": context, "parallel": parallel, "shared": shared or None}
+    flags = {"shared": shared or None, "split": split or None}
+    options = {"context_tokens": context, "parallel": parallel, **flags}
     return {
         "model": model,
         "version": version,

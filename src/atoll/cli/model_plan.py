@@ -94,6 +94,7 @@ def _of_name(
     """As this node would load it: with the options that it is wanted with here, and its adapters."""
     from atoll.cli.rows import fetch
     from atoll.domain.errors import DataError
+    from atoll.node import layers
     from atoll.node.engines import room_of
     from atoll.registry.manifest import Kind, from_json
     from atoll.registry.store import Store
@@ -118,12 +119,13 @@ def _of_name(
     beside = sum(one["variants"][0]["memory_bytes"] for one in adapters.values())
     store = Store(home.models)
     file = store.lay_out(form) if form.format == "gguf" and not store.missing(form) else None
-    needs = _needs(file, form.needs(context * parallel) + beside, form.token_bytes * context * parallel)
+    needs = layers.needs(file, form.needs(context * parallel) + beside, form.token_bytes * context * parallel)
     return _Asked(f"{model} {form.name}", needs, context, parallel)
 
 
 def _of_file(path: Path, options: Mapping[str, Any], name: str | None = None) -> _Asked:
     from atoll.domain.errors import ConfigError, DataError
+    from atoll.node import layers
     from atoll.node.engines import room_of
     from atoll.registry.adding import estimate_memory, variant_name
     from atoll.registry.formats.read import read_model
@@ -138,18 +140,8 @@ def _of_file(path: Path, options: Mapping[str, Any], name: str | None = None) ->
     memory_bytes, token_bytes = estimate_memory(found)
     held = token_bytes * context * parallel
     file = next(path.glob("*.gguf")) if path.is_dir() and found.format == "gguf" else path
-    needs = _needs(file if found.format == "gguf" else None, memory_bytes + held, held)
+    needs = layers.needs(file if found.format == "gguf" else None, memory_bytes + held, held)
     return _Asked(f"{name or path.name} {variant_name(found)}", needs, context, parallel)
-
-
-def _needs(gguf: Path | None, whole: int, held: int) -> Needs:
-    """Of the whole model with its context; and of its layers, where their file is here."""
-    from atoll.registry.adding import ENGINE_BYTES, WORKING
-    from atoll.registry.formats.gguf import layer_bytes, read_tensors
-    from atoll.serving.fitting import needs_of
-
-    weights = layer_bytes(read_tensors(gguf)[1].values()) if gguf is not None else []
-    return needs_of(whole, weights, held, WORKING, ENGINE_BYTES)
 
 
 def _as_json(asked: _Asked, made: Plan, nodes: list[dict[str, Any]]) -> dict[str, Any]:

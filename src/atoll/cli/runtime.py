@@ -60,6 +60,28 @@ def tune(
     shutil.rmtree(work)
 
 
+@group.command()
+def split(
+    undo: Annotated[bool, typer.Option("--undo", help="Hold no layers for others any more.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Build what it takes to run a model together with other nodes, and to hold layers for them."""
+    from atoll.runtimes.llama.build import Build
+    from atoll.runtimes.llama.split import plugin
+
+    found = find_home(home)
+    if undo:
+        shutil.rmtree(found.split, ignore_errors=True)
+        typer.echo("this node holds no layers for others any more; models that are loaded now stay")
+        return
+    if plugin.plugin_in(found.split) is not None:
+        typer.echo("it is built already: this node can split models, and hold layers for others")
+        return
+    with _progress() as say:
+        plugin.make(found.split, Build(found.split / "work", 1, say))
+    typer.echo("built: this node can split models, and holds layers for nodes of its region")
+
+
 def _model_file(home: Home, model: str | None) -> Path:
     from atoll.domain.errors import DataError
     from atoll.domain.models import Skill

@@ -25,6 +25,7 @@ class Purpose(StrEnum):
     CONTROL = "control"
     STREAM = "stream"
     MODEL = "model"
+    LAYERS = "layers"
     ANSWER = "answer"
     AUTHORITY = "authority"
     JOIN = "join"

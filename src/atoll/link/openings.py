@@ -1,7 +1,8 @@
 """Opens streams to peers and takes those that peers open, whichever side is able to dial.
 
 Where only the peer can dial, it is asked over the control connection and names the stream when it connects.
-A stream is for one purpose, each with a service of its own: PostgreSQL, or the models of a node.
+A stream is for one purpose, each with a service of its own: PostgreSQL, the models of a node, or
+layers that it holds of another node's model.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ log = logging.getLogger("atoll.link")
 
 ServeStream = Callable[[PeerIdentity, Stream], Awaitable[None]]
 # What is asked of a peer that has to dial. One that does not know a purpose says so.
-REQUESTS = {Purpose.STREAM: "stream.answer", Purpose.MODEL: "model.answer"}
+REQUESTS = {
+    Purpose.STREAM: "stream.answer",
+    Purpose.MODEL: "model.answer",
+    Purpose.LAYERS: "layers.answer",
+}
 
 
 class Openings:

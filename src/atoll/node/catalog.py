@@ -17,7 +17,8 @@ from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import ADAPTERS_MAX
 from atoll.identity import certificate
 from atoll.node import upstream_keys
-from atoll.node.engines import open_runtime, open_upstream, room_of
+from atoll.node.borrowing import Borrowing
+from atoll.node.engines import open_runtime, open_split, open_upstream, room_of
 from atoll.node.home import Home
 from atoll.registry import signing
 from atoll.registry.adapters import check_fit
@@ -27,7 +28,7 @@ from atoll.registry.formats.read import read_model
 from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Upstream, Variant, from_json
 from atoll.registry.store import Store
 from atoll.router.places import UPSTREAM
-from atoll.runtimes.contract import Facts
+from atoll.runtimes.contract import Facts, Runtime
 from atoll.serving.berth import Wanted
 
 Rows = Sequence[tuple[Any, ...]]
@@ -54,8 +55,9 @@ class _Adapter:
 
 
 class Catalog:
-    def __init__(self, home: Home, store: Store, memory_max_bytes: int) -> None:
+    def __init__(self, home: Home, store: Store, memory_max_bytes: int, borrowing: Borrowing) -> None:
         self._home = home
+        self._borrowing = borrowing
         self._store = store
         self._memory_max_bytes = memory_max_bytes
         self._start = [(model, read_model(model.path)) for model in start.start_models()]
@@ -195,7 +197,16 @@ class Catalog:
             outputs=manifest.outputs,
         )
         return self._wanted(
-            manifest.name, manifest.version, form.name, form.format, entry, is_kept, options, said, adapters
+            manifest.name,
+            manifest.version,
+            form.name,
+            form.format,
+            entry,
+            is_kept,
+            options,
+            said,
+            adapters,
+            form.token_bytes,
         )
 
     def _wanted(
@@ -209,20 +220,39 @@ class Catalog:
         options: Mapping[str, Any],
         said: Facts,
         adapters: Mapping[str, _Adapter],
+        token_bytes: int = 0,
     ) -> Wanted:
         memory_bytes = said.memory_bytes + sum(one.memory_bytes for one in adapters.values())
         said = replace(said, memory_bytes=memory_bytes, adapters=tuple(adapters))
         files = {short: one.file for short, one in adapters.items()}
-        return Wanted(
-            name,
-            version,
-            variant,
-            options,
-            said,
-            is_kept,
-            lambda: open_runtime(self._home, name, form, entry, said, options, files),
-            {short: one.version for short, one in adapters.items()},
-        )
+        versions = {short: one.version for short, one in adapters.items()}
+
+        def open_here() -> Runtime:
+            return open_runtime(self._home, name, form, entry, said, options, files)
+
+        made = Wanted(name, version, variant, options, said, is_kept, open_here, versions)
+        if options.get("split") is True and form == "gguf" and memory_bytes > self._memory_max_bytes:
+            return self._split(made, entry, token_bytes, files)
+        return made
+
+    def _split(self, wanted: Wanted, entry: Path, token_bytes: int, adapters: Mapping[str, Path]) -> Wanted:
+        """It takes all that models may take here, and the rest on other nodes."""
+        said = replace(wanted.said, memory_bytes=self._memory_max_bytes)
+
+        def open_with_others() -> Runtime:
+            return open_split(
+                self._home,
+                self._borrowing,
+                wanted.model,
+                entry,
+                wanted.said.memory_bytes,
+                token_bytes,
+                said,
+                wanted.options,
+                adapters,
+            )
+
+        return replace(wanted, said=said, open=open_with_others)
 
 
 def _fits(name: str, adapter: _Adapter, base: Path) -> bool:

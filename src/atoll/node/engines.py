@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atoll.domain.errors import ConfigError, DataError
+from atoll.domain.errors import ConfigError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.node.home import Home
 from atoll.registry.formats.read import read_model
 from atoll.registry.manifest import Upstream
 from atoll.runtimes.contract import Facts, Runtime
+from atoll.runtimes.llama import native
+
+if TYPE_CHECKING:
+    from atoll.node.borrowing import Borrowing
+    from atoll.runtimes.llama.wants import Wants
 
 PARALLEL = 4
 CONTEXT_TOKENS = 4096
@@ -28,8 +34,6 @@ def open_runtime(
 ) -> Runtime:
     """A runtime for a model, not started yet."""
     if form == "gguf":
-        from atoll.runtimes.llama import native
-
         sockets = home.run / "models"
         sockets.mkdir(exist_ok=True, mode=0o700)
         library = native.library_in(home.native)
@@ -54,6 +58,41 @@ def open_file(path: Path, folder: Path, options: Mapping[str, Any], library: Pat
     return _onnx("model", found.format, file)
 
 
+def open_split(
+    home: Home,
+    borrowing: Borrowing,
+    model: str,
+    file: Path,
+    needs_bytes: int,
+    token_bytes: int,
+    said: Facts,
+    options: Mapping[str, Any],
+    adapters: Mapping[str, Path],
+) -> Runtime:
+    """A runtime for one that is too large for this node: `said` is what it may take here."""
+    from atoll.node import layers
+    from atoll.runtimes.llama.split.plugin import plugin_in
+    from atoll.runtimes.llama.split.runtime import SplitRuntime
+
+    plugin = plugin_in(home.split)
+    if plugin is None:
+        raise LinkError(
+            "split-unbuilt", f'this node cannot split model "{model}"', hint="Run: atoll runtime split"
+        )
+    context, parallel = room_of(said.context_tokens, options)
+    needs = layers.needs(file, needs_bytes, token_bytes * context * parallel)
+    folder, log = home.run / "models", home.logs / f"model-{model}.log"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    wants = replace(_wants(model, said, options, adapters, native.library_in(home.native)), plugin=plugin)
+    return SplitRuntime(
+        file,
+        wants,
+        lambda: borrowing.borrow(model, needs, said.memory_bytes, folder),
+        folder=folder,
+        log=log,
+    )
+
+
 def _llama(
     folder: Path,
     log: Path,
@@ -65,10 +104,21 @@ def _llama(
     library: Path | None,
 ) -> Runtime:
     from atoll.runtimes.llama.runtime import LlamaRuntime
+
+    return LlamaRuntime(file, _wants(model, said, options, adapters, library), folder=folder, log=log)
+
+
+def _wants(
+    model: str,
+    said: Facts,
+    options: Mapping[str, Any],
+    adapters: Mapping[str, Path],
+    library: Path | None,
+) -> Wants:
     from atoll.runtimes.llama.wants import Wants
 
     context, parallel = room_of(said.context_tokens, options)
-    wants = Wants(
+    return Wants(
         name=model,
         skill=Skill.EMBED if Skill.EMBED in said.skills else Skill.GENERATE,
         context_tokens=context,
@@ -76,7 +126,6 @@ def _llama(
         adapters=adapters,
         library=library,
     )
-    return LlamaRuntime(file, wants, folder=folder, log=log)
 
 
 def _onnx(model: str, form: str, file: Path) -> Runtime:

@@ -74,6 +74,11 @@ class Home:
         return self.path / "native"
 
     @property
+    def split(self) -> Path:
+        """What it takes to run a model together with other nodes, and what is kept of their layers."""
+        return self.path / "split"
+
+    @property
     def programs(self) -> Path:
         return self.path / "programs"
 

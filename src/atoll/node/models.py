@@ -16,12 +16,15 @@ from prometheus_client.core import Metric
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
+from atoll.link.greeting import Purpose
 from atoll.link.peers import Links
 from atoll.node import credentials, upstream_keys
 from atoll.node.applications import log_in
+from atoll.node.borrowing import Borrowing
 from atoll.node.catalog import Catalog, Problem, Rows
 from atoll.node.config import Settings
 from atoll.node.home import Home
+from atoll.node.lending import Lending
 from atoll.node.peers import Peers
 from atoll.node.postgres.server import Postgres
 from atoll.node.room import Room
@@ -64,7 +67,8 @@ class Models:
         self._postgres = postgres
         self._store = Store(home.models)
         self._parcels = Parcels(self._store)
-        self._catalog = Catalog(home, self._store, settings.models_memory)
+        self._borrowing = Borrowing(settings, postgres)
+        self._catalog = Catalog(home, self._store, settings.models_memory, self._borrowing)
         self._scrub = Scrub(self._store, self._lose)
         self._key_hashes: dict[str, str] = {}
         self._keys: Keys = NO_KEYS
@@ -75,7 +79,8 @@ class Models:
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
         self.peers = Peers(self.serving, settings, self._options)
-        self.room = Room(self.serving, settings.models_memory)
+        self.room = Room(self.serving, settings.models_memory, home.split)
+        self._lending = Lending(home, settings.region, self.serving, postgres, settings.models_memory)
         self.budgets = Budgets(postgres.connect)
         self.embedder = Embedder(self.serving)
         self.examples = Examples(postgres.connect)
@@ -108,6 +113,8 @@ class Models:
         self._parcels.attach(links)
         self.peers.attach(links)
         self.room.forget()
+        self._borrowing.attach(links)
+        links.serve_streams(self._lending.serve, Purpose.LAYERS)
 
     def numbers(self) -> Iterable[Metric]:
         words = self.serving.models()
@@ -232,16 +239,18 @@ class Models:
                     str(word.state),
                     word.problem,
                     word.facts.memory_bytes,
+                    word.facts.details.get("split"),
                 )
                 for word in self.serving.models()
             }
             states |= {
-                f"{word.model}:{name}": (version, None, _adapter_state(word, name, version), None, None)
+                f"{word.model}:{name}": (version, None, _adapter_state(word, name, version), None, None, None)
                 for word in self.serving.models()
                 for name, version in word.adapters.items()
             }
             states |= {
-                model: (one.version, None, one.state, one.why, None) for model, one in self._problems.items()
+                model: (one.version, None, one.state, one.why, None, None)
+                for model, one in self._problems.items()
             }
             if states == self._told:
                 continue
@@ -249,7 +258,7 @@ class Models:
                 async with await self._postgres.connect() as connection:
                     for model, told in states.items():
                         if self._told.get(model) != told:
-                            names = ("version", "variant", "state", "problem", "memory_bytes")
+                            names = ("version", "variant", "state", "problem", "memory_bytes", "split")
                             values = {"model": model, **dict(zip(names, told, strict=True))}
                             await connection.execute(query("models", "say_state"), values)
                     await connection.execute(query("models", "forget_states"), (list(states),))

@@ -68,12 +68,14 @@ Step = Load | Replace | Unload | Refuse
 IN_MEMORY = (State.LOADING, State.READY, State.LEAVING)
 
 
-def next_step(berths: Sequence[Berth], memory_max_bytes: int, idle_seconds_max: float) -> Step | None:
-    """The next step; it is taken, and then asked again."""
+def next_step(
+    berths: Sequence[Berth], memory_max_bytes: int, idle_seconds_max: float, lent_bytes: int = 0
+) -> Step | None:
+    """The next step; it is taken, and then asked again. What is lent to other nodes comes back some time."""
     for berth in berths:
         if berth.state is State.READY and not berth.is_wanted and not berth.asking:
             return Unload(berth.model, "it is not wanted any more")
-    taken = taken_bytes(berths)
+    taken = taken_bytes(berths) + lent_bytes
     for berth in berths:
         if berth.state is State.READY and berth.next_bytes is not None and berth.pause_seconds <= 0:
             if taken + berth.next_bytes <= memory_max_bytes:

@@ -1,14 +1,14 @@
 """On which nodes a model fits by its memory. Pure: what it needs and what nodes have go in, a plan comes out.
 
 One node that has the memory free comes before one whose idle models make room, and that before a split over
-nodes of one region. A split takes as few nodes as can be: whole layers, in their order, the first node with
-everything that is in no layer. Who measures, and who loads, is left to others.
+nodes of one region. A split takes as few nodes as can be: whole layers, in their order, the output as the
+last of them, and the first node with everything else. Who measures, and who loads, is left to others.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -22,12 +22,16 @@ class Needs:
 
     whole: int  # on one node
     layers: tuple[int, ...] = ()  # of each; a model without them cannot be split
+    head: int = 0  # what the first part holds besides its layers
     part: int = 0  # of an engine that holds layers for another
 
-    @property
-    def head(self) -> int:
-        """What the first part holds besides its layers."""
-        return self.whole - sum(self.layers)
+
+@dataclass(frozen=True)
+class Output:
+    """The weights that turn what the layers have made into words."""
+
+    bytes: int
+    is_embedding: bool = False  # the same as those of the input: in memory twice only where it is split
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,17 @@ class Plan:
     missing_bytes: int = 0  # on the node that has most, where it fits nowhere
 
 
-def needs_of(whole: int, weights: Sequence[int], context: int, working: float, engine: int) -> Needs:
-    """From the bytes of each layer's weights, and of the context of all layers together."""
+def needs_of(
+    whole: int, weights: Sequence[int], output: Output, context: int, working: float, engine: int
+) -> Needs:
+    """From the bytes of each layer's weights, of the output's, and of the context of all layers together."""
     if not 0 < len(weights) <= LAYERS_MAX:
         return Needs(whole)
     share = -(-context // len(weights))
     layers = tuple(int(one * (1 + working)) + share for one in weights)
-    return Needs(whole, layers, engine) if sum(layers) <= whole else Needs(whole)
+    last = int(output.bytes * (1 + working))
+    head = whole - sum(layers) - (0 if output.is_embedding else last)
+    return Needs(whole, (*layers, last), head, engine) if head >= 0 else Needs(whole)
 
 
 def plan(needs: Needs, rooms: Sequence[Room]) -> Plan:
@@ -78,7 +86,7 @@ def plan(needs: Needs, rooms: Sequence[Room]) -> Plan:
             return Plan((Part(node, range(len(needs.layers)), needs.whole),), bool(makes_room))
     for makes_room, sizes in enumerate((free, most)):
         found = [
-            _split(needs, {room.node: sizes[room.node] for room in rooms if room.region == region})
+            split(needs, {room.node: sizes[room.node] for room in rooms if room.region == region})
             for region in sorted({room.region for room in rooms})
         ]
         splits = [parts for parts in found if parts]
@@ -87,13 +95,13 @@ def plan(needs: Needs, rooms: Sequence[Room]) -> Plan:
     return Plan(missing_bytes=needs.whole - max(most.values(), default=0))
 
 
-def _split(needs: Needs, sizes: dict[str, int]) -> tuple[Part, ...]:
+def split(needs: Needs, sizes: Mapping[str, int], head: str | None = None) -> tuple[Part, ...]:
     """Over the fewest of these nodes; of ways with as few, one over those with most memory. Empty: none does.
 
-    The further the nodes before it got, the further a node gets. So of each set of nodes only the order that
-    gets furthest is kept, instead of trying all.
+    Without a `head` any of them may hold the first layers. The further the nodes before it got, the further a
+    node gets. So of each set of nodes only the order that gets furthest is kept, instead of trying all.
     """
-    nodes = sorted(sizes, key=lambda one: (-sizes[one], one))[:SPLIT_NODES_MAX]
+    nodes = sorted(sizes, key=lambda one: (one != head, -sizes[one], one))[:SPLIT_NODES_MAX]
     ends = list(accumulate(needs.layers, initial=0))
 
     def reach(begin: int, room: int) -> int:
@@ -101,7 +109,7 @@ def _split(needs: Needs, sizes: dict[str, int]) -> tuple[Part, ...]:
         return bisect_right(ends, ends[begin] + room) - 1 if room >= 0 else begin
 
     best: dict[frozenset[str], tuple[int, tuple[tuple[str, int], ...]]] = {}
-    for node in nodes:
+    for node in nodes if head is None else (head,):
         if (room := sizes[node] - needs.head) >= 0:
             end = reach(0, room)
             best[frozenset({node})] = end, ((node, end),)

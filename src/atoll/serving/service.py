@@ -10,8 +10,8 @@ import difflib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
@@ -54,6 +54,7 @@ class Serving:
         self._clock = clock
         self._changed = changed
         self._berths: dict[str, Berth] = {}
+        self._lent_bytes = 0
         self._woken = asyncio.Event()
 
     def models(self) -> list[Word]:
@@ -75,8 +76,25 @@ class Serving:
         ]
 
     def taken_bytes(self) -> int:
-        """Of memory, by what is loaded or being loaded."""
-        return decide.taken_bytes([berth.facts() for berth in self._berths.values()])
+        """Of memory, by what is loaded or being loaded, and by what other nodes have borrowed."""
+        return self._lent_bytes + decide.taken_bytes([berth.facts() for berth in self._berths.values()])
+
+    @contextmanager
+    def lend(self, size: int) -> Iterator[None]:
+        """Memory for what another node's model needs here, during the block; nothing makes way for it."""
+        free = self._memory_max_bytes - self.taken_bytes()
+        if size > free:
+            wanted, there = size // decide.MEGABYTE, max(0, free) // decide.MEGABYTE
+            raise LinkError(
+                "room-lacking", f"cannot hold {wanted} MB for another node: {there} MB are free for models"
+            )
+        self._lent_bytes += size
+        self._changed()
+        try:
+            yield
+        finally:
+            self._lent_bytes -= size
+            self._tell()
 
     def use(
         self, model: str, version: str | None = None, adapter: str | None = None
@@ -143,7 +161,7 @@ class Serving:
 
     def _next_step(self) -> Step | None:
         facts = [berth.facts() for berth in self._berths.values()]
-        return decide.next_step(facts, self._memory_max_bytes, self._idle_seconds_max)
+        return decide.next_step(facts, self._memory_max_bytes, self._idle_seconds_max, self._lent_bytes)
 
     def _seconds_to_look(self) -> float | None:
         """When something may be due without anybody saying so; never, where nothing is loaded or paused."""

@@ -50,6 +50,18 @@ class Build:
     def run(self) -> Path:
         """The folder with the libraries."""
         check_compiler()
+        sources = self.sources()
+        made = self.folder / "build"
+        cmake, ninja = self._tool("cmake", "cmake/data/bin/cmake"), self._tool("ninja", "bin/ninja")
+        generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}")
+        self.do("configure", (cmake, *generator, "-S", str(sources), "-B", str(made), *OPTIONS))
+        self.do("compile", (ninja, "-C", str(made), f"-j{self.jobs}", "ggml-cpu"))
+        if not (made / "src" / LIBRARY).is_file():
+            raise _failed("compile", ["The library was not made."])
+        return made / "src"
+
+    def sources(self) -> Path:
+        """Those of the arithmetic, and of what reaches it on other machines."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.disk_usage(self.folder).free < ROOM_BYTES_MIN:
             raise ConfigError(
@@ -57,23 +69,12 @@ class Build:
                 "the disk has no room for a build",
                 hint="It takes half a gigabyte for a while.",
             )
-        sources = self._sources()
-        made = self.folder / "build"
-        cmake, ninja = self._tool("cmake", "cmake/data/bin/cmake"), self._tool("ninja", "bin/ninja")
-        generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}")
-        self._do("configure", (cmake, *generator, "-S", str(sources), "-B", str(made), *OPTIONS))
-        self._do("compile", (ninja, "-C", str(made), f"-j{self.jobs}", "ggml-cpu"))
-        if not (made / "src" / LIBRARY).is_file():
-            raise _failed("compile", ["The library was not made."])
-        return made / "src"
-
-    def _sources(self) -> Path:
         sources = self.folder / "sources"
         if sources.is_dir():
             return sources
         wanted = f"{ENGINE}=={engine_version()}"
         pip = (sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps")
-        self._do("download", (*pip, "--no-binary", ENGINE, "--dest", str(self.folder), wanted))
+        self.do("download", (*pip, "--no-binary", ENGINE, "--dest", str(self.folder), wanted))
         archive = next(self.folder.glob(f"{ENGINE}-*.tar.gz"), None)
         if archive is None:
             raise _failed("download", ["No sources came."])
@@ -94,10 +95,10 @@ class Build:
         tools = self.folder / "tools"
         if not (tools / place).is_file():
             pip = (sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
-            self._do(f"fetch {name}", (*pip, "--target", str(tools), "--upgrade", name))
+            self.do(f"fetch {name}", (*pip, "--target", str(tools), "--upgrade", name))
         return str(tools / place)
 
-    def _do(self, what: str, command: Sequence[str]) -> None:
+    def do(self, what: str, command: Sequence[str]) -> None:
         """Run a step to its end, below everything else that the machine does; ended with us."""
         self.say(what, 0, 0)
         last: deque[str] = deque(maxlen=LAST_LINES)
@@ -161,5 +162,5 @@ def _failed(what: str, last: Sequence[str]) -> LinkError:
         "tune-failed",
         f"could not {what}",
         detail="\n".join(last),
-        hint="Run it again to go on from here; atoll runtime tune --undo removes what there is.",
+        hint="Run it again to go on from here; with --undo it removes what there is.",
     )

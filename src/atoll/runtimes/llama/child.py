@@ -24,12 +24,12 @@ NO_ENGINE = 4
 def main(parent: int) -> int:
     leash(parent)
     told = json.load(sys.stdin)
-    # The engine's threads would otherwise spin on cores that somebody else needs.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.environ["GGML_NO_BACKTRACE"] = "1"
+    quiet()
     try:
+        if told["workers"]:
+            add_workers(told["plugin"], told["workers"])
         import xllamacpp
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         print(f"could not load the engine: {error}", flush=True)
         return NO_ENGINE
     try:
@@ -53,6 +53,35 @@ def leash(parent: int) -> None:
     os.umask(0o077)
 
 
+def quiet() -> None:
+    # The engine's threads would otherwise spin on cores that somebody else needs.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+
+
+def load_plugin(path: str) -> tuple[Any, Any]:
+    """The engine's library, and what was built to go with it and calls its functions."""
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
+    import xllamacpp.xllamacpp
+
+    engine = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    engine.ggml_backend_load.restype = ctypes.c_void_p
+    engine.ggml_backend_load.argtypes = [ctypes.c_char_p]
+    if not engine.ggml_backend_load(path.encode()):
+        raise OSError(f"{path} does not fit it")
+    return engine, ctypes.CDLL(path)
+
+
+def add_workers(path: str, workers: list[dict[str, Any]]) -> None:
+    """Each becomes a device of the engine, in this order."""
+    engine, plugin = load_plugin(path)
+    engine.ggml_backend_register.argtypes = [ctypes.c_void_p]
+    plugin.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+    plugin.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
+    for worker in workers:
+        engine.ggml_backend_register(plugin.ggml_backend_rpc_add_server(f"{worker['socket']}:0".encode()))
+
+
 def parameters(engine: Any, told: dict[str, Any]) -> Any:
     """The engine's settings. A file of weights is not trusted, and nothing is fetched or shown."""
     p = engine.CommonParams()
@@ -71,6 +100,12 @@ def parameters(engine: Any, told: dict[str, Any]) -> Any:
     if told["cache_type"] != "f16":
         p.flash_attn_type = engine.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     p.cache_ram_mib = told["prompt_cache_mib"]
+    if told["workers"]:
+        # The engine counts layers from the end, and the output as one more.
+        shares = [float(worker["layers"]) for worker in told["workers"]]
+        p.n_gpu_layers = int(sum(shares))
+        p.tensor_split = shares + [0.0] * (len(p.tensor_split) - len(shares))
+        p.load_mode = engine.llama_load_mode.LLAMA_LOAD_MODE_NONE
     if told["adapters"]:
         p.lora_adapters = [engine.CommonAdapterLoraInfo(path, 0.0) for path in told["adapters"]]
         # Where a request does not name its adapters, the engine reuses prompts that another adapter has read.

@@ -34,7 +34,9 @@ class EngineProcess:
         self._exit = asyncio.create_task(self._run())
 
     @classmethod
-    async def launch(cls, told: dict[str, Any], log: Path, library: Path | None = None) -> EngineProcess:
+    async def launch(
+        cls, told: dict[str, Any], log: Path, library: Path | None = None, program: Path = CHILD
+    ) -> EngineProcess:
         """With a library, its functions take the place of the engine's own."""
         environment = {key: value for key, value in os.environ.items() if key in ENVIRONMENT}
         if library is not None:
@@ -42,7 +44,7 @@ class EngineProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
-            str(CHILD),
+            str(program),
             str(os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

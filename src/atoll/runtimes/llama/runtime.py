@@ -69,6 +69,11 @@ class LlamaRuntime:
         if self._engine is not None:
             await self._over(self._engine, "it was unloaded")
 
+    async def break_off(self, reason: str) -> None:
+        """What it needs is gone: it is over, for this reason."""
+        if self._engine is not None:
+            await self._over(self._engine, reason)
+
     async def ended(self) -> str:
         await self._has_ended.wait()
         return self._end or ""

@@ -23,6 +23,14 @@ POOLINGS = ("model", "mean", "cls", "last")
 
 
 @dataclass(frozen=True)
+class Worker:
+    """Who holds some of the layers, and where it is reached. The output counts as a layer, the last."""
+
+    socket: Path
+    layers: int
+
+
+@dataclass(frozen=True)
 class Wants:
     """How a model is to be loaded."""
 
@@ -37,6 +45,8 @@ class Wants:
     prompt_cache_mib: int = 0  # prompts kept outside of the slots; never with adapters
     pooling: str = "model"  # how the vectors of a text's tokens become one
     library: Path | None = None  # the engine's arithmetic, built for this processor
+    workers: tuple[Worker, ...] = ()  # with the layers that are not held here, in their order
+    plugin: Path | None = None  # reaches the workers
 
 
 @dataclass(frozen=True)
@@ -94,4 +104,6 @@ def settings_for_child(file: Path, wants: Wants, socket: Path, cores: int) -> di
         "prompt_cache_mib": 0 if wants.adapters else wants.prompt_cache_mib,
         "embeds": embeds,
         "pooling": wants.pooling,
+        "plugin": str(wants.plugin),
+        "workers": [{"socket": str(one.socket), "layers": one.layers} for one in wants.workers],
     }

@@ -22,7 +22,7 @@ select atoll.want_model(%(model)s, %(version)s, %(place)s, %(variant)s, %(keep)s
 select atoll.remove_model(%s, %s) as removed;
 
 -- listing: every version, where it is wanted, and how it is here
-select m.name, m.version, m.manifest, n.name as added_by, m.added_at, s.state, s.variant, s.problem, s.memory_bytes,
+select m.name, m.version, m.manifest, n.name as added_by, m.added_at, s.state, s.variant, s.problem, s.memory_bytes, s.split,
        coalesce(m.version = (select w.version from atoll.wanted_models() w where w.model = m.name), s.state is not null) as is_here,
        (select coalesce(array_agg(coalesce(dn.name, d.place) order by d.place), '{}') from atoll.desired_model d
           left join atoll.node dn on d.place = 'node:' || dn.number where d.model = m.name and d.version = m.version) as places
@@ -31,13 +31,13 @@ select m.name, m.version, m.manifest, n.name as added_by, m.added_at, s.state, s
  order by m.name, m.added_at desc;
 
 -- states: how all models are on this node
-select model, version, variant, state, problem, memory_bytes from atoll.model_state order by model;
+select model, version, variant, state, problem, memory_bytes, split from atoll.model_state order by model;
 
 -- say_state: how a model is on this node
-insert into atoll.model_state (model, version, variant, state, problem, memory_bytes)
-values (%(model)s, %(version)s, %(variant)s, %(state)s, %(problem)s, %(memory_bytes)s)
+insert into atoll.model_state (model, version, variant, state, problem, memory_bytes, split)
+values (%(model)s, %(version)s, %(variant)s, %(state)s, %(problem)s, %(memory_bytes)s, %(split)s)
 on conflict (model) do update set version = excluded.version, variant = excluded.variant, state = excluded.state,
-       problem = excluded.problem, memory_bytes = excluded.memory_bytes, said_at = clock_timestamp();
+       problem = excluded.problem, memory_bytes = excluded.memory_bytes, split = excluded.split, said_at = clock_timestamp();
 
 -- forget_states: models that this node is not to have any more
 delete from atoll.model_state where model <> all (%s);

@@ -1,0 +1,163 @@
+"""Borrows memory of other nodes for the layers of a model that is too large for this one.
+
+Who holds what is planned anew each time the model is loaded, over the nodes that there is a link to then. For
+the engine each of them is a Unix socket of this node, with a stream of the link behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from atoll.domain.errors import AtollError, LinkError
+from atoll.link.greeting import Purpose
+from atoll.link.peers import Links
+from atoll.link.stream import Pipe
+from atoll.link.wire_errors import from_wire
+from atoll.node.config import Settings
+from atoll.node.layer_stream import pass_on, read_message, write_message
+from atoll.node.postgres.server import Postgres
+from atoll.runtimes.llama.native import engine_version
+from atoll.runtimes.llama.split.runtime import Share, described
+from atoll.runtimes.llama.wants import Worker
+from atoll.serving.fitting import Needs, Part, Room, split
+from atoll.sql import query
+
+ASK_SECONDS_MAX = 40.0
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """What was borrowed for one model."""
+
+    mine: Share
+    shares: list[Share] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+    ways: list[asyncio.Task[str]] = field(default_factory=list)
+
+    async def lost(self) -> str:
+        done, _ = await asyncio.wait(self.ways, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+
+
+class Borrowing:
+    def __init__(self, settings: Settings, postgres: Postgres) -> None:
+        self._settings = settings
+        self._postgres = postgres
+        self._links: Links | None = None
+
+    def attach(self, links: Links) -> None:
+        self._links = links
+
+    @asynccontextmanager
+    async def borrow(self, model: str, needs: Needs, own_bytes: int, folder: Path) -> AsyncIterator[Held]:
+        """Layers of a model held by others, those before them here in `own_bytes`; sockets in `folder`."""
+        if self._links is None:
+            raise LinkError("split-nowhere", f'could not place layers of "{model}": there are no links yet')
+        links = self._links
+        numbers, rooms = await self._rooms()
+        mine, *others = self._plan(model, needs, own_bytes, rooms)
+        async with AsyncExitStack() as stack:
+            held = Held(Share(mine.node, mine.layers))
+            for part in others:
+                pipe = await _asked(links, numbers[part.node], model, part)
+                stack.callback(pipe.close)
+                socket = folder / f"split-{secrets.token_hex(4)}.sock"
+                way = await stack.enter_async_context(_way(pipe, socket, part.node))
+                held.ways.append(way)
+                held.shares.append(Share(part.node, part.layers))
+                held.workers.append(Worker(socket, len(part.layers)))
+            log.info('model "%s" is split: %s', model, described(held))
+            yield held
+
+    async def _rooms(self) -> tuple[dict[str, int], list[Room]]:
+        """The nodes that may hold layers now, and how much of them."""
+        try:
+            async with await self._postgres.connect() as connection:
+                cursor = connection.cursor(row_factory=dict_row)
+                rows = await (await cursor.execute(query("room", "lenders"), (engine_version(),))).fetchall()
+        except (psycopg.Error, OSError) as error:
+            raise LinkError(
+                "split-nowhere", "could not ask who can hold layers", detail=f"{error}."
+            ) from error
+        near = [row for row in rows if self._is_up(row["number"])]
+        rooms = [Room(row["node"], row["region"], row["bytes_max"], row["bytes_taken"]) for row in near]
+        return {row["node"]: row["number"] for row in near}, rooms
+
+    def _is_up(self, number: int) -> bool:
+        report = self._links.link(number) if self._links is not None else None
+        return report is not None and report.state == "up"
+
+    def _plan(self, model: str, needs: Needs, own_bytes: int, rooms: Sequence[Room]) -> Sequence[Part]:
+        me = self._settings.name
+        parts = split(needs, {me: own_bytes} | {room.node: room.free for room in rooms}, head=me)
+        if parts:
+            return parts
+        names = ", ".join(f"{room.node} {room.free >> 20} MB" for room in rooms) or "none"
+        raise LinkError(
+            "split-nowhere",
+            f'could not place the layers of "{model}", which needs {needs.whole >> 20} MB',
+            detail=f"This node gives it {own_bytes >> 20} MB; nodes that could help have free: {names}.",
+            hint="A node of this region that has a link can help after: atoll runtime split",
+        )
+
+
+async def _asked(links: Links, number: int, model: str, part: Part) -> Pipe:
+    """A stream to a worker that was started for this."""
+    pipe = Pipe(await links.open_stream(number, Purpose.LAYERS))
+    try:
+        async with asyncio.timeout(ASK_SECONDS_MAX):
+            await write_message(pipe, {"model": model, "bytes": part.bytes, "engine": engine_version()})
+            told = await read_message(pipe)
+        if "error" in told:
+            raise from_wire(told["error"])
+    except TimeoutError as error:
+        pipe.close()
+        raise LinkError("split-slow", f"node {part.node} did not make room in time") from error
+    except BaseException:
+        pipe.close()
+        raise
+    return pipe
+
+
+@asynccontextmanager
+async def _way(pipe: Pipe, socket: Path, node: str) -> AsyncIterator[asyncio.Task[str]]:
+    """The engine's way to a worker; the task ends with it, and says what happened."""
+    coming: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if coming.done():
+            writer.close()
+        else:
+            coming.set_result((reader, writer))
+
+    server = await asyncio.start_unix_server(come, str(socket))
+    way = asyncio.create_task(_until_over(pipe, coming, node))
+    try:
+        yield way
+    finally:
+        way.cancel()
+        await asyncio.gather(way, return_exceptions=True)
+        server.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket)
+
+
+async def _until_over(pipe: Pipe, coming: asyncio.Future[Any], node: str) -> str:
+    try:
+        await pass_on(pipe, await coming)
+    except (AtollError, OSError) as error:
+        return f"the layers on node {node} were lost: {error}"
+    return f"the layers on node {node} were lost"

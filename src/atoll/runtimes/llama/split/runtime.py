@@ -1,0 +1,100 @@
+"""A language model whose layers are held by several nodes. When one of them is lost, it is over.
+
+Which nodes hold what is found out when it is loaded, by whoever wires this: nodes come and go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from atoll.domain.errors import LinkError
+from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
+from atoll.runtimes.llama.runtime import LlamaRuntime
+from atoll.runtimes.llama.wants import Wants, Worker
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one node holds. The output counts as a layer, the last."""
+
+    node: str
+    layers: range
+
+
+class Borrowed(Protocol):
+    """Layers that other nodes have made room for."""
+
+    @property
+    def mine(self) -> Share: ...
+    @property
+    def shares(self) -> Sequence[Share]: ...
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+
+    async def lost(self) -> str:
+        """Wait until one of the nodes does not hold its layers any more, and say which."""
+
+
+def described(borrowed: Borrowed) -> str:
+    shares = [borrowed.mine, *borrowed.shares]
+    return ", ".join(f"{one.node} {one.layers.start}-{one.layers.stop - 1}" for one in shares if one.layers)
+
+
+class SplitRuntime:
+    def __init__(
+        self,
+        file: Path,
+        wants: Wants,
+        borrow: Callable[[], AbstractAsyncContextManager[Borrowed]],
+        *,
+        folder: Path,
+        log: Path,
+    ) -> None:
+        self._file, self._wants, self._borrow = file, wants, borrow
+        self._folder, self._log = folder, log
+        self._stack = AsyncExitStack()
+        self._engine: LlamaRuntime | None = None
+        self._guard: asyncio.Task[None] | None = None
+
+    async def start(self) -> Facts:
+        borrowed = await self._stack.enter_async_context(self._borrow())
+        wants = replace(self._wants, workers=tuple(borrowed.workers))
+        self._engine = LlamaRuntime(self._file, wants, folder=self._folder, log=self._log)
+        facts = await self._engine.start()
+        self._guard = asyncio.create_task(self._watch(self._engine, borrowed))
+        return replace(facts, details={**facts.details, "split": described(borrowed)})
+
+    async def stop(self) -> None:
+        if self._guard is not None:
+            self._guard.cancel()
+        if self._engine is not None:
+            await self._engine.stop()
+        await self._stack.aclose()
+
+    async def ended(self) -> str:
+        return await self._whole().ended()
+
+    @asynccontextmanager
+    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._whole().generate(ask) as events:
+            yield events
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        return await self._whole().embed(texts)
+
+    async def infer(self, inputs: Mapping[str, Array], wanted: Sequence[str] = ()) -> dict[str, Array]:
+        return await self._whole().infer(inputs, wanted)
+
+    def _whole(self) -> LlamaRuntime:
+        if self._engine is None:
+            raise LinkError("runtime-broken", "could not answer: the engine was not started")
+        return self._engine
+
+    async def _watch(self, engine: LlamaRuntime, borrowed: Borrowed) -> None:
+        """An engine without a worker ends itself, but only at the next request."""
+        await engine.break_off(await borrowed.lost())
