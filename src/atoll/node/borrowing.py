@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
@@ -26,7 +25,7 @@ from atoll.link.peers import Links
 from atoll.link.stream import Pipe
 from atoll.link.wire_errors import from_wire
 from atoll.node.config import Settings
-from atoll.node.layer_stream import pass_on, read_message, write_message
+from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
 from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.split.runtime import Share, described
@@ -36,6 +35,8 @@ from atoll.sql import query
 
 ASK_SECONDS_MAX = 40.0
 log = logging.getLogger(__name__)
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -135,13 +136,10 @@ async def _asked(links: Links, number: int, model: str, part: Part) -> Pipe:
 @asynccontextmanager
 async def _way(pipe: Pipe, socket: Path, node: str) -> AsyncIterator[asyncio.Task[str]]:
     """The engine's way to a worker; the task ends with it, and says what happened."""
-    coming: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    coming: asyncio.Queue[Connection] = asyncio.Queue()  # the engine's connections: it has one at a time
 
     def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if coming.done():
-            writer.close()
-        else:
-            coming.set_result((reader, writer))
+        coming.put_nowait((reader, writer))
 
     server = await asyncio.start_unix_server(come, str(socket))
     way = asyncio.create_task(_until_over(pipe, coming, node))
@@ -155,9 +153,9 @@ async def _way(pipe: Pipe, socket: Path, node: str) -> AsyncIterator[asyncio.Tas
             os.unlink(socket)
 
 
-async def _until_over(pipe: Pipe, coming: asyncio.Future[Any], node: str) -> str:
+async def _until_over(pipe: Pipe, coming: asyncio.Queue[Connection], node: str) -> str:
     try:
-        await pass_on(pipe, await coming)
+        while True:
+            await carry(pipe, await coming.get())
     except (AtollError, OSError) as error:
         return f"the layers on node {node} were lost: {error}"
-    return f"the layers on node {node} were lost"

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from atoll.identity.certificate import PeerIdentity
 from atoll.link.stream import Pipe, Stream
 from atoll.link.wire_errors import to_wire
 from atoll.node.home import Home
-from atoll.node.layer_stream import pass_on, read_message, write_message
+from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
 from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.process import EngineProcess
@@ -39,8 +39,6 @@ LOOK_SECONDS = 2.0
 EXCESS = 1.25  # a worker may take so much more than was asked for, and what it weighs itself
 WORKER_BYTES = 128 * 1024**2
 log = logging.getLogger(__name__)
-
-Inner = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,10 @@ class Lending:
                 asked = _read(await read_message(pipe))
                 await self._check(peer, asked)
             with self._serving.lend(asked.bytes):
-                async with self._worker(asked) as (process, inner):
+                async with self._worker(asked) as (process, socket):
                     log.info('holding layers of model "%s" for node "%s"', asked.model, peer.name)
                     await write_message(pipe, {"ready": True})
-                    await _until_over(process, asked, pipe, inner)
+                    await _until_over(process, asked, _carry_all(pipe, socket))
             log.info('model "%s" of node "%s" needs its layers here no more', asked.model, peer.name)
         except AtollError as error:
             log.warning('could not hold layers for node "%s": %s', peer.name, error)
@@ -96,7 +94,7 @@ class Lending:
             )
 
     @asynccontextmanager
-    async def _worker(self, asked: _Asked) -> AsyncIterator[tuple[EngineProcess, Inner]]:
+    async def _worker(self, asked: _Asked) -> AsyncIterator[tuple[EngineProcess, Path]]:
         plugin = plugin_in(self._home.split)
         if plugin is None:
             raise LinkError("split-unbuilt", "this node cannot hold layers", hint="Run: atoll runtime split")
@@ -113,15 +111,22 @@ class Lending:
         }
         process = await EngineProcess.launch(told, self._home.logs / "layers.log", program=WORKER)
         try:
-            yield process, await _connected(process, socket)
+            await _until_listening(process, socket)
+            yield process, socket
         finally:
             await process.kill()
             socket.unlink(missing_ok=True)
 
 
-async def _until_over(process: EngineProcess, asked: _Asked, pipe: Pipe, inner: Inner) -> None:
-    """Until one of both sides ends, or the worker takes more memory than was asked for."""
-    passing = asyncio.create_task(pass_on(pipe, inner))
+async def _carry_all(pipe: Pipe, socket: Path) -> None:
+    """Whoever asks ends it, by ending the stream."""
+    while True:
+        await carry(pipe, await asyncio.open_unix_connection(str(socket)))
+
+
+async def _until_over(process: EngineProcess, asked: _Asked, carrying: Coroutine[Any, Any, None]) -> None:
+    """Until the stream ends, or the worker, or that takes more memory than was asked for."""
+    passing = asyncio.create_task(carrying)
     most = int(asked.bytes * EXCESS) + WORKER_BYTES
     try:
         while not passing.done():
@@ -136,16 +141,18 @@ async def _until_over(process: EngineProcess, asked: _Asked, pipe: Pipe, inner: 
         await asyncio.gather(passing, return_exceptions=True)
 
 
-async def _connected(process: EngineProcess, socket: Path) -> Inner:
-    """The one client that a worker serves."""
+async def _until_listening(process: EngineProcess, socket: Path) -> None:
     async with asyncio.timeout(START_SECONDS_MAX):
         while True:
             try:
-                return await asyncio.open_unix_connection(str(socket))
+                _, writer = await asyncio.open_unix_connection(str(socket))
             except (FileNotFoundError, ConnectionRefusedError):
                 if await process.wait(0.02) is not None:
                     said = "\n".join(process.last_lines[-3:])
                     raise LinkError("split-broken", "the worker did not start", detail=said) from None
+            else:
+                writer.close()
+                return
 
 
 def _read(told: dict[str, Any]) -> _Asked:
