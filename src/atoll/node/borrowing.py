@@ -25,9 +25,11 @@ from atoll.link.peers import Links
 from atoll.link.stream import Pipe
 from atoll.link.wire_errors import from_wire
 from atoll.node.config import Settings
+from atoll.node.home import Home
 from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
 from atoll.runtimes.llama.native import engine_version
+from atoll.runtimes.llama.split.plugin import plugin_in
 from atoll.runtimes.llama.split.runtime import Share, described
 from atoll.runtimes.llama.wants import Worker
 from atoll.serving.fitting import Needs, Part, Room, split
@@ -43,6 +45,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Held:
     """What was borrowed for one model."""
 
+    plugin: Path
     mine: Share
     shares: list[Share] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
@@ -54,7 +57,8 @@ class Held:
 
 
 class Borrowing:
-    def __init__(self, settings: Settings, postgres: Postgres) -> None:
+    def __init__(self, home: Home, settings: Settings, postgres: Postgres) -> None:
+        self._home = home
         self._settings = settings
         self._postgres = postgres
         self._links: Links | None = None
@@ -67,11 +71,15 @@ class Borrowing:
         """Layers of a model held by others, those before them here in `own_bytes`; sockets in `folder`."""
         if self._links is None:
             raise LinkError("split-nowhere", f'could not place layers of "{model}": there are no links yet')
-        links = self._links
+        links, plugin = self._links, plugin_in(self._home.split)
+        if plugin is None:
+            raise LinkError(
+                "split-unbuilt", f'this node cannot split "{model}" yet', hint="Run: atoll runtime split"
+            )
         numbers, rooms = await self._rooms()
         mine, *others = self._plan(model, needs, own_bytes, rooms)
         async with AsyncExitStack() as stack:
-            held = Held(Share(mine.node, mine.layers))
+            held = Held(plugin, Share(mine.node, mine.layers))
             for part in others:
                 pipe = await _asked(links, numbers[part.node], model, part)
                 stack.callback(pipe.close)

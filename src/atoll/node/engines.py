@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atoll.domain.errors import ConfigError, DataError, LinkError
+from atoll.domain.errors import ConfigError, DataError
 from atoll.domain.models import Skill
 from atoll.node.home import Home
 from atoll.registry.formats.read import read_model
@@ -71,22 +70,15 @@ def open_split(
 ) -> Runtime:
     """A runtime for one that is too large for this node: `said` is what it may take here."""
     from atoll.node import layers
-    from atoll.runtimes.llama.split.plugin import plugin_in
     from atoll.runtimes.llama.split.runtime import SplitRuntime
 
-    plugin = plugin_in(home.split)
-    if plugin is None:
-        raise LinkError(
-            "split-unbuilt", f'this node cannot split model "{model}"', hint="Run: atoll runtime split"
-        )
     context, parallel = room_of(said.context_tokens, options)
     needs = layers.needs(file, needs_bytes, token_bytes * context * parallel)
     folder, log = home.run / "models", home.logs / f"model-{model}.log"
     folder.mkdir(exist_ok=True, mode=0o700)
-    wants = replace(_wants(model, said, options, adapters, native.library_in(home.native)), plugin=plugin)
     return SplitRuntime(
         file,
-        wants,
+        _wants(model, said, options, adapters, native.library_in(home.native)),
         lambda: borrowing.borrow(model, needs, said.memory_bytes, folder),
         folder=folder,
         log=log,

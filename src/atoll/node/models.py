@@ -67,7 +67,7 @@ class Models:
         self._postgres = postgres
         self._store = Store(home.models)
         self._parcels = Parcels(self._store)
-        self._borrowing = Borrowing(settings, postgres)
+        self._borrowing = Borrowing(home, settings, postgres)
         self._catalog = Catalog(home, self._store, settings.models_memory, self._borrowing)
         self._scrub = Scrub(self._store, self._lose)
         self._key_hashes: dict[str, str] = {}

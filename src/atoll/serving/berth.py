@@ -192,7 +192,7 @@ class Berth:
 
     async def _until_ready(self, adapter: str | None) -> Loaded:
         def is_settled() -> bool:
-            if self.wanted is None or self._has_no_hope():
+            if self.wanted is None or self._has_no_hope() or self._comes_later():
                 return True
             # A new adapter comes with the engine that is being loaded beside the one before.
             waits = adapter in self.wanted.adapters and not (self.loaded and self.loaded.has(adapter))
@@ -215,6 +215,11 @@ class Berth:
 
     def _has_no_hope(self) -> bool:
         return self.is_refused and self.loaded is None
+
+    def _comes_later(self) -> bool:
+        """It could not be loaded, and said when to come again."""
+        later = isinstance(self.problem, LinkError) and self.problem.retry_after_seconds is not None
+        return later and self.loaded is None and self._clock() < self._not_before
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -17,6 +17,8 @@ from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Wants, Worker
 
+AGAIN_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Share:
@@ -35,6 +37,8 @@ class Borrowed(Protocol):
     def shares(self) -> Sequence[Share]: ...
     @property
     def workers(self) -> Sequence[Worker]: ...
+    @property
+    def plugin(self) -> Path: ...
 
     async def lost(self) -> str:
         """Wait until one of the nodes does not hold its layers any more, and say which."""
@@ -62,8 +66,13 @@ class SplitRuntime:
         self._guard: asyncio.Task[None] | None = None
 
     async def start(self) -> Facts:
-        borrowed = await self._stack.enter_async_context(self._borrow())
-        wants = replace(self._wants, workers=tuple(borrowed.workers))
+        try:
+            borrowed = await self._stack.enter_async_context(self._borrow())
+        except LinkError as error:
+            # Nobody has to wait for it: that nodes come, or have memory free, may take long.
+            error.retry_after_seconds = error.retry_after_seconds or AGAIN_SECONDS
+            raise
+        wants = replace(self._wants, workers=tuple(borrowed.workers), plugin=borrowed.plugin)
         self._engine = LlamaRuntime(self._file, wants, folder=self._folder, log=self._log)
         facts = await self._engine.start()
         self._guard = asyncio.create_task(self._watch(self._engine, borrowed))
