@@ -189,6 +189,9 @@ def _print(asked: _Asked, made: Plan, nodes: list[dict[str, Any]]) -> None:
     print_table(TITLES, rows, ("may take", "taken", "would take"))
     largest = max(nodes, key=lambda row: row["bytes_max"] or 0)["node"]
     typer.echo(_verdict(made, largest, has_layers=bool(asked.needs.layers)))
+    unbuilt = [row["node"] for row in nodes if row["node"] in parts and row["split_engine"] is None]
+    if len(made.parts) > 1 and unbuilt:
+        typer.echo(f"before that, run atoll runtime split on {', '.join(unbuilt)}")
 
 
 def _verdict(made: Plan, largest: str, *, has_layers: bool) -> str:
