@@ -145,11 +145,12 @@ def test_digits_stays_as_good_at_a_third_of_the_bytes(tmp_path: Path, form: str)
     assert not (tmp_path / ".small.onnx.work").exists()
 
 
-def test_what_is_over_the_budget_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [Budget(max_bytes=1000), Budget(max_ms=1e-9)])
+def test_what_is_over_the_budget_is_not_kept(tmp_path: Path, budget: Budget) -> None:
     task = Task("quantize-onnx", {"to": "int8"})
     output = tmp_path / "small.onnx"
     with pytest.raises(DataError) as met:
-        cook(Recipe(DIGITS, output, (task,), None, Budget(max_bytes=1000)), silent)
+        cook(Recipe(DIGITS, output, (task,), None, budget), silent)
     assert met.value.code == "budget-missed"
     assert not output.exists()
 

@@ -26,7 +26,8 @@ SECONDS_MAX = 120
 
 
 def candidate(name: str, size: int, loss: float, sure: float = 0.001) -> Candidate:
-    return Candidate(name, size, size * 2, size * 3, 100.0, 20.0, Difference(loss, loss - sure, loss + sure))
+    lost = Difference(loss, loss - sure, loss + sure)
+    return Candidate(name, size, size * 2, size * 3, 1e5 / size, 20.0, lost)
 
 
 LADDER = (
@@ -48,6 +49,8 @@ LADDER = (
         (Wishes(max_loss=0.0), "q8_0"),
         (Wishes(max_bytes=2000), "q8_0"),
         (Wishes(max_bytes=600, max_loss=0.005), "q5_k"),
+        (Wishes(max_ms=5), "q5_k"),
+        (Wishes(max_ms=4.4, max_loss=0.1), "q3_k"),
     ],
 )
 def test_of_what_fits_the_least_loss_or_the_fewest_bytes_are_taken(wishes: Wishes, name: str) -> None:
@@ -61,6 +64,7 @@ def test_of_what_fits_the_least_loss_or_the_fewest_bytes_are_taken(wishes: Wishe
     [
         (Wishes(max_bytes=300), "q3_k", "330 bytes of 300"),
         (Wishes(max_memory=900), "q3_k", "990 bytes of memory of 900"),
+        (Wishes(max_ms=3), "q3_k", "takes 3.30 ms a token of 3"),
         (Wishes(max_bytes=420, max_loss=0.005), "q4_0", "1.00% of 0.50%"),
     ],
 )
@@ -158,10 +162,17 @@ def test_whoever_breaks_it_off_leaves_nothing_half_written_and_goes_on(tmp_path:
     assert b"nothing fits" in again.stdout
 
 
-@pytest.mark.parametrize("more", [[], ["--for", "osaka"]])
-def test_a_question_without_bounds_or_for_a_node_elsewhere_is_refused(
-    more: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ([], b"--for here"),
+        (["--max-ms", "nan"], b"more than 0 ms"),
+        (["--max-ms", "5", "--for", "osaka"], b"--for here"),
+    ],
+)
+def test_a_question_without_bounds_or_for_the_speed_of_a_node_elsewhere_is_refused(
+    more: list[str], word: bytes, tmp_path: Path
 ) -> None:
     done = subprocess.run(command(tmp_path, *more), capture_output=True, timeout=SECONDS_MAX)
     assert done.returncode == 2
-    assert b"--for here" in done.stderr
+    assert word in done.stderr

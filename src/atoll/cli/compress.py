@@ -62,6 +62,10 @@ def run(
         float | None,
         typer.Option(min=0, help="It may lose this share of perplexity; of ONNX, of accuracy or likeness."),
     ] = None,
+    max_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="It may take this long for a token here; in ONNX, for a call."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Add the result to the node's models under this name.")
     ] = None,
@@ -95,7 +99,8 @@ def run(
         if to in ONNX_FORMS:
             kept = ("to", "method", "group", "rows", "calibration")
             task = Task(ONNX_STEP, {key: value for key, value in asked.items() if key in kept})
-        recipe = Recipe(source, output, (task,), judge, Budget(max_bytes, None, max_loss), name)
+        budget = Budget(max_bytes, None, max_loss, max_ms)
+        recipe = Recipe(source, output, (task,), judge, budget, name)
     follow(recipe)
     if recipe.name is not None:
         from atoll.cli.model_add import add

@@ -101,6 +101,7 @@ def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], 
     before = taste(plain, rows, _saying(say, "measuring what was"))
     after = taste(made, rows, _saying(say, "measuring what came of it"))
     recipe.budget.check_memory(after.speed.resident_bytes)
+    recipe.budget.check_time(1000 / after.speed.per_second)
     if recipe.budget.max_loss is not None:
         _check_loss(recipe.budget.max_loss, before, after)
     return Outcome(before, after, facts)

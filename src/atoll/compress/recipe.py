@@ -35,6 +35,11 @@ class Budget:
     max_bytes: int | None = None
     max_resident_bytes: int | None = None
     max_loss: float | None = None  # of perplexity, as a share of what it was
+    max_ms: float | None = None  # of this machine: for a token, or for a call of a model in ONNX
+
+    def __post_init__(self) -> None:
+        if self.max_ms is not None and not self.max_ms > 0:
+            raise malformed(f"it may take {self.max_ms:g} ms", "Say more than 0, such as max_ms = 2.5.")
 
     def check_bytes(self, count: int) -> None:
         if self.max_bytes is not None and count > self.max_bytes:
@@ -43,6 +48,10 @@ class Budget:
     def check_memory(self, count: int) -> None:
         if self.max_resident_bytes is not None and count > self.max_resident_bytes:
             raise missed(f"it takes {count:,} bytes of memory, and may take {self.max_resident_bytes:,}")
+
+    def check_time(self, ms: float) -> None:
+        if self.max_ms is not None and ms > self.max_ms:
+            raise missed(f"it takes {ms:.2f} ms on this machine, and may take {self.max_ms:g}")
 
 
 def missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
