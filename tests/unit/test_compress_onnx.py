@@ -16,8 +16,10 @@ pytest.importorskip("onnx")
 import onnx  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
+from atoll.cli.compress import follow  # noqa: E402
 from atoll.compress import gptq  # noqa: E402
 from atoll.compress.cook import cook  # noqa: E402
+from atoll.compress.onnx_gptq import WIDTH_MAX  # noqa: E402
 from atoll.compress.onnx_graph import load, save  # noqa: E402
 from atoll.compress.onnx_packing import keep_blocks  # noqa: E402
 from atoll.compress.onnx_quantize import quantize  # noqa: E402
@@ -41,9 +43,9 @@ def silent(word: str) -> None:
     pass
 
 
-def save_products(path: Path, **weights: Any) -> Path:
+def save_products(path: Path, width: int = WIDE, **weights: Any) -> Path:
     rng = np.random.default_rng(SEED)
-    given = {"one": rng.normal(size=(WIDE, WIDE)), "two": rng.normal(size=(WIDE, OUT)), **weights}
+    given = {"one": rng.normal(size=(width, WIDE)), "two": rng.normal(size=(WIDE, OUT)), **weights}
     nodes = [
         helper.make_node("MatMul", ["x", "one"], ["between"]),
         helper.make_node("Relu", ["between"], ["positive"]),
@@ -51,7 +53,7 @@ def save_products(path: Path, **weights: Any) -> Path:
     ]
     told = {name: value.astype(np.float32) for name, value in given.items()}
     f = TensorProto.FLOAT
-    return graphs.save(path, nodes, [("x", f, ["rows", WIDE])], [("y", f, ["rows", OUT])], **told)
+    return graphs.save(path, nodes, [("x", f, ["rows", width])], [("y", f, ["rows", OUT])], **told)
 
 
 def save_requests(path: Path, **arrays: Any) -> Path:
@@ -131,6 +133,23 @@ def test_gptq_loses_less_than_rounding_to_the_nearest(tmp_path: Path) -> None:
         lost[method] = float(((Model(tmp_path / "small.onnx").run(x)["y"] - wanted) ** 2).mean())
         assert (tmp_path / "small.onnx").stat().st_size < model.stat().st_size / 3
     assert lost["gptq"] < 0.7 * lost["rtn"], lost
+
+
+def test_what_is_too_wide_for_gptq_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    width = WIDTH_MAX + 8
+    wide = save_products(tmp_path / "wide.onnx", width)
+    requests = save_requests(tmp_path / "x.npz", x=np.ones((4, width), np.float32))
+    task = Task("quantize-onnx", {"to": "q4", "calibration": requests})
+    follow(Recipe(wide, tmp_path / "small.onnx", (task,)))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "nearest" in line]
+    assert line.endswith("more than 8,192 inputs are not calibrated: one")
+
+    def notes_of(model: Path, **options: Any) -> Any:
+        return quantize(model, tmp_path / "other.onnx", {"to": "q4", **options}, silent)["notes"]
+
+    assert not notes_of(wide)
+    narrow = save_products(tmp_path / "model.onnx")
+    assert not notes_of(narrow, calibration=save_requests(tmp_path / "narrow.npz"))
 
 
 @pytest.mark.parametrize("form", ["int8", "int8-static", "q4"])

@@ -116,7 +116,10 @@ def follow(recipe: Recipe) -> None:
     with telling() as say:
         outcome = cook(recipe, say)
     for facts in outcome.facts:
-        typer.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, 0)))
+        told = {key: value for key, value in facts.items() if key != "notes" and value not in (None, 0)}
+        typer.echo(", ".join(f"{key} {value}" for key, value in told.items()))
+        for note in facts.get("notes", ()):
+            typer.echo(note)
     if outcome.after is not None:
         print_table(TITLES, rows_of(outcome), TITLES[1:])
     if outcome.table is not None:
