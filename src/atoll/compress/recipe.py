@@ -16,6 +16,7 @@ from typing import Any
 
 from atoll.compress.steps import STEPS, malformed, read_options
 from atoll.domain.errors import ConfigError, DataError
+from atoll.registry.sources.address import parse
 from atoll.training.steps import fingerprint
 
 STEPS_MAX = 32
@@ -68,12 +69,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Recipe:
-    source: Path
+    source: Path | str  # a text names a hub's or registry's model, which is fetched first
     output: Path
     tasks: tuple[Task, ...]
     judge: Path | None = None  # a text that says how good a model is; nothing is trained on it
     budget: Budget = Budget()
     name: str | None = None  # in the node's catalog
+
+    @property
+    def model(self) -> Path:
+        """The source, which has been fetched if it had to be."""
+        if isinstance(self.source, str):
+            raise malformed(f"nobody has fetched {self.source}")
+        return self.source
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -99,7 +107,7 @@ def read_recipe(path: Path) -> Recipe:
         )
     budget = told.get("budget", {})
     return Recipe(
-        source=base / told["source"],
+        source=told["source"] if parse(told["source"]) else base / told["source"],
         output=base / told["output"],
         tasks=tuple(_task(step, base) for step in steps),
         judge=base / told["judge"] if told.get("judge") else None,
@@ -121,7 +129,7 @@ def _task(told: Any, base: Path) -> Task:
 
 def fingerprints(recipe: Recipe) -> Iterator[str]:
     """What each step's artefact is called: it follows from everything that it is made from."""
-    before = hashlib.sha256(f"{GENERATION} {hash_of(recipe.source)}".encode()).hexdigest()
+    before = hashlib.sha256(f"{GENERATION} {hash_of(recipe.model)}".encode()).hexdigest()
     for task in recipe.tasks:
         options = {
             key: hash_of(value) if isinstance(value, Path) else value
