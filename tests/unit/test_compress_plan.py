@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test installs it where it can")
 
 from atoll.compress.comparing import Difference  # noqa: E402
-from atoll.compress.drawing import COLUMNS, draw_lines, draw_png  # noqa: E402
+from atoll.compress.drawing import COLUMNS, SIZE, draw_lines, draw_png, place_words  # noqa: E402
 from atoll.compress.plan import Question, plan, take  # noqa: E402
 from atoll.compress.planning import Candidate, Wishes, recommend  # noqa: E402
 from atoll.registry.formats.read import read_model  # noqa: E402
@@ -91,6 +91,21 @@ def test_the_drawing_has_every_file_where_its_bytes_are_and_fits_a_terminal(tmp_
     with Image.open(tmp_path / "plan.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000) or ()}
     assert {(0x2A, 0x6F, 0xB0), (0xC0, 0x39, 0x2B)} <= colours
+
+
+def test_names_of_neighbours_are_drawn_apart() -> None:
+    dots = [(400.0, 300.0), (401.0, 302.0), (405.0, 296.0), (410.0, 480.0), (930.0, 498.0), (929.0, 499.0)]
+    boxes = place_words(dots, [110] * len(dots))
+    for box, (x, y) in zip(boxes, dots, strict=True):
+        left, top, right, bottom = box
+        assert 0 <= left < right <= SIZE[0]
+        assert 0 <= top < bottom <= SIZE[1]
+        assert abs((top + bottom) / 2 - y) < 60
+        assert min(abs(left - x), abs(right - x)) < 20
+        others = [other for other in boxes if other is not box] + [(x, y, x, y) for x, y in dots]
+        assert all(
+            left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom for other in others
+        )
 
 
 def ask(folder: Path, wishes: Wishes) -> Question:
