@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from atoll.start import start_models
+from support.decoders import TEXT
 from support.fix_home import NodeStarter, atoll
 from support.fix_tiny_llama import questions
 
 pytestmark = pytest.mark.slow
+START = {model.name: model.path for model in start_models()}
 ROWS = "select prompt, answer from repair"
 
 
@@ -59,3 +63,19 @@ def test_a_node_opens_rounds_takes_part_and_shows_what_came_of_them(
     again = atoll("round", "end", "cures", *at)
     assert (again.returncode, "code: tuning-unknown" in again.stderr) == (1, True)
     assert atoll("round", "average", "cures", *at).returncode == 0
+    assert_a_plan_counts_what_the_node_has_free(tiny_llama, open_folder, at)
+
+
+def assert_a_plan_counts_what_the_node_has_free(model: Path, folder: Path, at: tuple[str, str]) -> None:
+    (row,) = json.loads(atoll("model", "plan", str(START["pebble"]), "--json", *at).stdout)["nodes"]
+    own = folder / "own"
+    shutil.copytree(model, own / "model")
+    texts = ("--calibration", str(TEXT), "--judge", str(TEXT), "--rows", "4", "--calibration-rows", "2")
+    asked = ("compress", "plan", str(own / "model"), *texts, "--json", *at, "--for")
+    unknown = atoll(*asked, "nowhere")
+    assert (unknown.returncode, "code: node-unknown" in unknown.stderr) == (1, True)
+    assert f"There are {row['node']}." in unknown.stderr
+    done = atoll(*asked, row["node"])
+    assert done.returncode == 0, done.stderr
+    wished = json.loads(done.stdout)["wishes"]["max_memory"]
+    assert wished == row["bytes_max"] - row["bytes_taken"] > 0

@@ -16,8 +16,10 @@ pytest.importorskip("onnx")
 import onnx  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
+from atoll.cli.compress import follow  # noqa: E402
 from atoll.compress import gptq  # noqa: E402
 from atoll.compress.cook import cook  # noqa: E402
+from atoll.compress.onnx_gptq import WIDTH_MAX  # noqa: E402
 from atoll.compress.onnx_graph import load, save  # noqa: E402
 from atoll.compress.onnx_packing import keep_blocks  # noqa: E402
 from atoll.compress.onnx_quantize import quantize  # noqa: E402
@@ -41,9 +43,9 @@ def silent(word: str) -> None:
     pass
 
 
-def save_products(path: Path, **weights: Any) -> Path:
+def save_products(path: Path, width: int = WIDE, **weights: Any) -> Path:
     rng = np.random.default_rng(SEED)
-    given = {"one": rng.normal(size=(WIDE, WIDE)), "two": rng.normal(size=(WIDE, OUT)), **weights}
+    given = {"one": rng.normal(size=(width, WIDE)), "two": rng.normal(size=(WIDE, OUT)), **weights}
     nodes = [
         helper.make_node("MatMul", ["x", "one"], ["between"]),
         helper.make_node("Relu", ["between"], ["positive"]),
@@ -51,7 +53,7 @@ def save_products(path: Path, **weights: Any) -> Path:
     ]
     told = {name: value.astype(np.float32) for name, value in given.items()}
     f = TensorProto.FLOAT
-    return graphs.save(path, nodes, [("x", f, ["rows", WIDE])], [("y", f, ["rows", OUT])], **told)
+    return graphs.save(path, nodes, [("x", f, ["rows", width])], [("y", f, ["rows", OUT])], **told)
 
 
 def save_requests(path: Path, **arrays: Any) -> Path:
@@ -133,6 +135,23 @@ def test_gptq_loses_less_than_rounding_to_the_nearest(tmp_path: Path) -> None:
     assert lost["gptq"] < 0.7 * lost["rtn"], lost
 
 
+def test_what_is_too_wide_for_gptq_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    width = WIDTH_MAX + 8
+    wide = save_products(tmp_path / "wide.onnx", width)
+    requests = save_requests(tmp_path / "x.npz", x=np.ones((4, width), np.float32))
+    task = Task("quantize-onnx", {"to": "q4", "calibration": requests})
+    follow(Recipe(wide, tmp_path / "small.onnx", (task,)))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "nearest" in line]
+    assert line.endswith("more than 8,192 inputs are not calibrated: one")
+
+    def notes_of(model: Path, **options: Any) -> Any:
+        return quantize(model, tmp_path / "other.onnx", {"to": "q4", **options}, silent)["notes"]
+
+    assert not notes_of(wide)
+    narrow = save_products(tmp_path / "model.onnx")
+    assert not notes_of(narrow, calibration=save_requests(tmp_path / "narrow.npz"))
+
+
 @pytest.mark.parametrize("form", ["int8", "int8-static", "q4"])
 def test_digits_stays_as_good_at_a_third_of_the_bytes(tmp_path: Path, form: str) -> None:
     examples = save_digits(tmp_path / "digits.npz")
@@ -145,11 +164,12 @@ def test_digits_stays_as_good_at_a_third_of_the_bytes(tmp_path: Path, form: str)
     assert not (tmp_path / ".small.onnx.work").exists()
 
 
-def test_what_is_over_the_budget_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [Budget(max_bytes=1000), Budget(max_ms=1e-9)])
+def test_what_is_over_the_budget_is_not_kept(tmp_path: Path, budget: Budget) -> None:
     task = Task("quantize-onnx", {"to": "int8"})
     output = tmp_path / "small.onnx"
     with pytest.raises(DataError) as met:
-        cook(Recipe(DIGITS, output, (task,), None, Budget(max_bytes=1000)), silent)
+        cook(Recipe(DIGITS, output, (task,), None, budget), silent)
     assert met.value.code == "budget-missed"
     assert not output.exists()
 

@@ -46,6 +46,8 @@ def test_what_is_important_is_kept_better() -> None:
         return float(np.square(forms.unpack(packed, "q4_k") - weight)[:, :16].sum())
 
     assert lost(forms.pack(weight, "q4_k", importance)) < lost(forms.pack(weight, "q4_k")) * 0.9
+    apart = np.diag(importance).diagonal()  # not side by side in memory
+    assert np.array_equal(forms.pack(weight, "q4_k", apart), forms.pack(weight, "q4_k", importance))
 
 
 def test_a_width_that_a_form_cannot_hold_gets_one_that_can() -> None:

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: make test installs it where it can")
 
 from atoll.compress.comparing import Difference  # noqa: E402
-from atoll.compress.drawing import COLUMNS, draw_lines, draw_png  # noqa: E402
+from atoll.compress.drawing import COLUMNS, SIZE, draw_lines, draw_png, place_words  # noqa: E402
 from atoll.compress.plan import Question, plan, take  # noqa: E402
 from atoll.compress.planning import Candidate, Wishes, recommend  # noqa: E402
 from atoll.registry.formats.read import read_model  # noqa: E402
@@ -26,7 +26,8 @@ SECONDS_MAX = 120
 
 
 def candidate(name: str, size: int, loss: float, sure: float = 0.001) -> Candidate:
-    return Candidate(name, size, size * 2, size * 3, 100.0, 20.0, Difference(loss, loss - sure, loss + sure))
+    lost = Difference(loss, loss - sure, loss + sure)
+    return Candidate(name, size, size * 2, size * 3, 1e5 / size, 20.0, lost)
 
 
 LADDER = (
@@ -48,6 +49,8 @@ LADDER = (
         (Wishes(max_loss=0.0), "q8_0"),
         (Wishes(max_bytes=2000), "q8_0"),
         (Wishes(max_bytes=600, max_loss=0.005), "q5_k"),
+        (Wishes(max_ms=5), "q5_k"),
+        (Wishes(max_ms=4.4, max_loss=0.1), "q3_k"),
     ],
 )
 def test_of_what_fits_the_least_loss_or_the_fewest_bytes_are_taken(wishes: Wishes, name: str) -> None:
@@ -61,6 +64,7 @@ def test_of_what_fits_the_least_loss_or_the_fewest_bytes_are_taken(wishes: Wishe
     [
         (Wishes(max_bytes=300), "q3_k", "330 bytes of 300"),
         (Wishes(max_memory=900), "q3_k", "990 bytes of memory of 900"),
+        (Wishes(max_ms=3), "q3_k", "takes 3.30 ms a token of 3"),
         (Wishes(max_bytes=420, max_loss=0.005), "q4_0", "1.00% of 0.50%"),
     ],
 )
@@ -87,6 +91,21 @@ def test_the_drawing_has_every_file_where_its_bytes_are_and_fits_a_terminal(tmp_
     with Image.open(tmp_path / "plan.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000) or ()}
     assert {(0x2A, 0x6F, 0xB0), (0xC0, 0x39, 0x2B)} <= colours
+
+
+def test_names_of_neighbours_are_drawn_apart() -> None:
+    dots = [(400.0, 300.0), (401.0, 302.0), (405.0, 296.0), (410.0, 480.0), (930.0, 498.0), (929.0, 499.0)]
+    boxes = place_words(dots, [110] * len(dots))
+    for box, (x, y) in zip(boxes, dots, strict=True):
+        left, top, right, bottom = box
+        assert 0 <= left < right <= SIZE[0]
+        assert 0 <= top < bottom <= SIZE[1]
+        assert abs((top + bottom) / 2 - y) < 60
+        assert min(abs(left - x), abs(right - x)) < 20
+        others = [other for other in boxes if other is not box] + [(x, y, x, y) for x, y in dots]
+        assert all(
+            left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom for other in others
+        )
 
 
 def ask(folder: Path, wishes: Wishes) -> Question:
@@ -158,10 +177,17 @@ def test_whoever_breaks_it_off_leaves_nothing_half_written_and_goes_on(tmp_path:
     assert b"nothing fits" in again.stdout
 
 
-@pytest.mark.parametrize("more", [[], ["--for", "osaka"]])
-def test_a_question_without_bounds_or_for_a_node_elsewhere_is_refused(
-    more: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ([], b"--for here"),
+        (["--max-ms", "nan"], b"more than 0 ms"),
+        (["--max-ms", "5", "--for", "osaka"], b"--for here"),
+    ],
+)
+def test_a_question_without_bounds_or_for_the_speed_of_a_node_elsewhere_is_refused(
+    more: list[str], word: bytes, tmp_path: Path
 ) -> None:
     done = subprocess.run(command(tmp_path, *more), capture_output=True, timeout=SECONDS_MAX)
     assert done.returncode == 2
-    assert b"--for here" in done.stderr
+    assert word in done.stderr

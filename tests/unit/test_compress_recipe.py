@@ -66,7 +66,9 @@ def test_a_recipe_ends_in_a_file_and_what_it_cost(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"model", "recipe.toml", "small.gguf", "text.txt"}
 
 
-@pytest.mark.parametrize("budget", ["max_bytes = 10", "max_loss = -0.9", "max_resident_bytes = 10"])
+@pytest.mark.parametrize(
+    "budget", ["max_bytes = 10", "max_loss = -0.9", "max_resident_bytes = 10", "max_ms = 1e-9"]
+)
 def test_what_is_over_its_budget_is_not_kept(budget: str, tmp_path: Path) -> None:
     save_decoder(tmp_path / "model")
     with pytest.raises(AtollError) as told:
@@ -193,6 +195,7 @@ def read_parameters(folder: Path, name: str) -> int:
         'source = "model"\noutput = "x.gguf"\ncolour = 1\n[[step]]\ndo = "quantize"',
         'source = "model"\noutput = "x.gguf"\nbudget = 7\n[[step]]\ndo = "quantize"',
         'source = "model"\noutput = "x.gguf"\n[budget]\nmax_bytes = "much"\n[[step]]\ndo = "quantize"',
+        'source = "model"\noutput = "x.gguf"\n[budget]\nmax_ms = nan\n[[step]]\ndo = "quantize"',
         'source = 7\noutput = "x.gguf"\n[[step]]\ndo = "quantize"',
     ],
 )

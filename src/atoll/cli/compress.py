@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,8 @@ group.command()(plan)
 @group.command()
 def run(
     source: Annotated[
-        Path, typer.Argument(help="A recipe (.toml), a folder of safetensors, or an ONNX file.")
+        str,
+        typer.Argument(help="A recipe (.toml), a folder of safetensors, an ONNX file, hf:… or oci:…."),
     ],
     output: Annotated[
         Path | None,
@@ -62,6 +64,10 @@ def run(
         float | None,
         typer.Option(min=0, help="It may lose this share of perplexity; of ONNX, of accuracy or likeness."),
     ] = None,
+    max_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="It may take this long for a token here; in ONNX, for a call."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Add the result to the node's models under this name.")
     ] = None,
@@ -70,12 +76,13 @@ def run(
     """Compress a model, by a recipe or by flags; a run that was broken off goes on where it was."""
     from atoll.compress.recipe import Budget, Recipe, Task, read_recipe
     from atoll.compress.steps import ONNX_FORMS, ONNX_STEP
+    from atoll.registry.sources.address import parse
 
-    if source.suffix == ".toml":
-        recipe = read_recipe(source)
+    if source.endswith(".toml"):
+        recipe = read_recipe(Path(source))
     elif output is None:
         raise typer.BadParameter("say where the result goes: --output FILE")
-    elif source.suffix == ".onnx" and to not in ONNX_FORMS:
+    elif source.endswith(".onnx") and to not in ONNX_FORMS:
         raise typer.BadParameter(f"an ONNX file becomes {', '.join(ONNX_FORMS)}", param_hint="--to")
     else:
         asked: dict[str, Any] = {
@@ -95,7 +102,8 @@ def run(
         if to in ONNX_FORMS:
             kept = ("to", "method", "group", "rows", "calibration")
             task = Task(ONNX_STEP, {key: value for key, value in asked.items() if key in kept})
-        recipe = Recipe(source, output, (task,), judge, Budget(max_bytes, None, max_loss), name)
+        budget = Budget(max_bytes, None, max_loss, max_ms)
+        recipe = Recipe(source if parse(source) else Path(source), output, (task,), judge, budget, name)
     follow(recipe)
     if recipe.name is not None:
         from atoll.cli.model_add import add
@@ -104,14 +112,19 @@ def run(
 
 
 def follow(recipe: Recipe) -> None:
+    from atoll.cli.fetching import files_of
+    from atoll.cli.model_run import cache
     from atoll.cli.rows import print_table
     from atoll.cli.telling import telling
     from atoll.compress.cook import TITLES, cook, rows_of
 
-    with telling() as say:
-        outcome = cook(recipe, say)
+    with files_of(str(recipe.source), cache(), to_change=True) as files, telling() as say:
+        outcome = cook(replace(recipe, source=files.path), say)
     for facts in outcome.facts:
-        typer.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, 0)))
+        told = {key: value for key, value in facts.items() if key != "notes" and value not in (None, 0)}
+        typer.echo(", ".join(f"{key} {value}" for key, value in told.items()))
+        for note in facts.get("notes", ()):
+            typer.echo(note)
     if outcome.after is not None:
         print_table(TITLES, rows_of(outcome), TITLES[1:])
     if outcome.table is not None:

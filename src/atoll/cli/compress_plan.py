@@ -27,11 +27,14 @@ def plan(
     judge: Annotated[Path, typer.Option(metavar="FILE", help="Another text, to judge by.")],
     node: Annotated[
         str | None,
-        typer.Option("--for", metavar="NODE", help="What the node gives to models bounds memory: here."),
+        typer.Option("--for", metavar="NODE", help="Memory is bounded: here, or what a node has free."),
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="The file may not be larger.")] = None,
     max_loss: Annotated[
         float | None, typer.Option(min=0, help="Perplexity may rise by this share, such as 0.01.")
+    ] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="A token may take this long on this machine.")
     ] = None,
     rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of the text to judge by.")] = 64,
     calibration_rows: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the calibration.")] = 128,
@@ -45,19 +48,19 @@ def plan(
     """Make a model smaller in several ways, measure each, and recommend one; nothing is made twice."""
     from atoll.cli.telling import telling
 
-    if node is None and max_bytes is None and max_loss is None:
-        raise typer.BadParameter("say what bounds the choice: --for here, --max-bytes or --max-loss")
-    if node not in (None, HERE):
+    if node is None and max_bytes is None and max_loss is None and max_ms is None:
         raise typer.BadParameter(
-            f'what "{node}" gives to models is known only there: ask there --for here, or give --max-bytes'
+            "say what bounds the choice: --for here, --max-bytes, --max-loss or --max-ms"
         )
-    memory = _memory(home) if node else None
+    if max_ms is not None:
+        _check_time(max_ms, node)
+    memory = None if node is None else _given_here(home) if node == HERE else _free_at(node, home)
     from atoll.compress.drawing import draw_lines, draw_png
     from atoll.compress.plan import Question, take
     from atoll.compress.plan import plan as find
     from atoll.compress.planning import Wishes
 
-    wishes = Wishes(max_bytes, memory, max_loss)
+    wishes = Wishes(max_bytes, memory, max_loss, max_ms)
     with telling() as say:
         answer = find(Question(model, calibration, judge, wishes, calibration_rows, rows), say)
     advice = answer.advice
@@ -75,7 +78,35 @@ def plan(
         raise typer.Exit(1)
 
 
-def _memory(home: str | None) -> int:
+def _check_time(max_ms: float, node: str | None) -> None:
+    if not max_ms > 0:
+        raise typer.BadParameter("a token takes more than 0 ms", param_hint="--max-ms")
+    if node not in (None, HERE):
+        raise typer.BadParameter(
+            f'how fast a model is was measured here, and says nothing of "{node}": ask there --for here',
+            param_hint="--max-ms",
+        )
+
+
+def _free_at(node: str, home: str | None) -> int:
+    """What the node has told the others that its models leave free."""
+    from atoll.cli.home import find_home, running_postgres
+    from atoll.cli.rows import fetch
+    from atoll.domain.errors import DataError
+
+    rooms = {row["node"]: row for row in fetch(running_postgres(find_home(home)), "room", "everywhere")}
+    if node not in rooms:
+        raise DataError("node-unknown", f'there is no node "{node}"', hint=f"There are {', '.join(rooms)}.")
+    if rooms[node]["bytes_max"] is None:
+        raise DataError(
+            "room-unknown",
+            f'could not plan: "{node}" has not said what its models may take',
+            hint="A node says so some seconds after its start, and not at all with --models off.",
+        )
+    return max(0, int(rooms[node]["bytes_max"] - rooms[node]["bytes_taken"]))
+
+
+def _given_here(home: str | None) -> int:
     """What this machine's node gives to models, or would, if there is none yet."""
     from atoll.cli.home import find_home
     from atoll.domain.errors import ConfigError

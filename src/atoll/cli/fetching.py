@@ -31,7 +31,12 @@ class Files:
 
 @contextmanager
 def files_of(
-    source: str, store: Store, glob: str | None = None, variant: str | None = None
+    source: str,
+    store: Store,
+    glob: str | None = None,
+    variant: str | None = None,
+    *,
+    to_change: bool = False,
 ) -> Iterator[Files]:
     """The files, for as long as the block lasts; what was fetched stays in the store."""
     from atoll.domain.errors import ConfigError
@@ -49,10 +54,12 @@ def files_of(
     from atoll.registry.sources.fetch import Wish, fetch
 
     with TemporaryDirectory(prefix="atoll-model-") as folder:
+        place = Path(folder) / address.name  # what is made of a folder is called like it
+        place.mkdir()
         with bar("fetching") as begin:
             try:
-                wish = Wish(glob, variant)
-                found = asyncio.run(fetch(address, store, Path(folder), wish, os.environ, begin))
+                wish = Wish(glob, variant, to_change)
+                found = asyncio.run(fetch(address, store, place, wish, os.environ, begin))
             except KeyboardInterrupt:
                 typer.echo("stopped; the same command goes on from here", err=True)
                 raise

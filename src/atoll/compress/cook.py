@@ -43,7 +43,7 @@ class Outcome:
 
 def cook(recipe: Recipe, say: Say) -> Outcome:
     work = recipe.output.with_name(f".{recipe.output.name}.work")
-    made, facts = recipe.source, []
+    made, facts = recipe.model, []
     for number, (task, mark) in enumerate(zip(recipe.tasks, fingerprints(recipe), strict=True), 1):
         words = f"step {number} of {len(recipe.tasks)}, {task.do}"
         made, found = _step(task, made, work / f"{number}-{task.do}-{mark[:16]}", _saying(say, words))
@@ -55,7 +55,7 @@ def cook(recipe: Recipe, say: Say) -> Outcome:
         from atoll.compress.onnx_judge import judge
 
         say("measuring")
-        table = judge(recipe.source, made, recipe.judge, recipe.budget, _saying(say, "measuring"))
+        table = judge(recipe.model, made, recipe.judge, recipe.budget, _saying(say, "measuring"))
         outcome = Outcome(None, None, tuple(facts), table)
     place_at(made, recipe.output)
     shutil.rmtree(work)
@@ -94,13 +94,12 @@ def keep(
 
 def _judge(recipe: Recipe, made: Path, work: Path, facts: tuple[dict[str, Any], ...], say: Say) -> Outcome:
     recipe.budget.check_bytes(made.stat().st_size)
-    plain, _ = _step(
-        Task("export", {}), recipe.source, work / "before", _saying(say, "writing down what was")
-    )
-    rows = None if recipe.judge is None else judging_rows(recipe.judge, recipe.source)
+    plain, _ = _step(Task("export", {}), recipe.model, work / "before", _saying(say, "writing down what was"))
+    rows = None if recipe.judge is None else judging_rows(recipe.judge, recipe.model)
     before = taste(plain, rows, _saying(say, "measuring what was"))
     after = taste(made, rows, _saying(say, "measuring what came of it"))
     recipe.budget.check_memory(after.speed.resident_bytes)
+    recipe.budget.check_time(1000 / after.speed.per_second)
     if recipe.budget.max_loss is not None:
         _check_loss(recipe.budget.max_loss, before, after)
     return Outcome(before, after, facts)

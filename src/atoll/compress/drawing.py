@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 COLUMNS, LINES = 60, 14
 MARKS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the way up, where the loss is written
 SIZE, EDGES = (960, 560), (90, 40, 930, 500)  # of the picture, and of the field in it
+LETTERS, RADIUS, GAP = 15, 5, 12  # pixels: how high words are, how large a dot is, how far words are from it
 TEXT, GRID, DOT, CHOSEN = "#222222", "#dddddd", "#2a6fb0", "#c0392b"
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def draw_png(candidates: Sequence[Candidate], chosen: str, target: Path) -> None
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.new("RGB", SIZE, "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTERS)
     left, top, right, bottom = EDGES
     widest = max(one.bytes for one in candidates) / 1e6
     for share in MARKS:
@@ -88,14 +90,40 @@ def draw_png(candidates: Sequence[Candidate], chosen: str, target: Path) -> None
         pen.text((x, bottom + 8), f"{share * widest:.1f}", TEXT, font, anchor="mt")
     pen.text((left, top - 22), "rise of perplexity, with its 95 % interval", TEXT, font, anchor="lm")
     pen.text(((left + right) / 2, bottom + 40), "MB", TEXT, font, anchor="mm")
-    for spot, one in zip(place(candidates), candidates, strict=False):
-        x, colour = left + spot.across * (right - left), CHOSEN if one.name == chosen else DOT
-        y, low, high = (bottom - up * (bottom - top) for up in (spot.up, spot.low, spot.high))
+    drawn = list(zip(place(candidates), candidates, strict=False))
+    dots = [(left + spot.across * (right - left), bottom - spot.up * (bottom - top)) for spot, _ in drawn]
+    widths = [math.ceil(font.getlength(one.name)) for _, one in drawn]
+    for (spot, one), (x, y), box in zip(drawn, dots, place_words(dots, widths), strict=True):
+        colour = CHOSEN if one.name == chosen else DOT
+        low, high = (bottom - up * (bottom - top) for up in (spot.low, spot.high))
         pen.line((x, low, x, high), colour, 2)
-        pen.ellipse((x - 5, y - 5, x + 5, y + 5), colour)
-        is_right = spot.across > 0.85
-        pen.text(
-            (x - 9 if is_right else x + 9, y - 4), one.name, colour, font, anchor="rb" if is_right else "lb"
-        )
+        pen.ellipse((x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS), colour)
+        near = box[0] if box[0] > x else box[2]
+        pen.line((x, y, near, (box[1] + box[3]) / 2), colour)
+        pen.text(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), one.name, colour, font, anchor="mm")
     with fresh(target) as partial:
         picture.save(partial, "PNG")
+
+
+def place_words(dots: Sequence[tuple[float, float]], widths: Sequence[int]) -> list[Box]:
+    """A box for the name of each dot: beside it, or as near above or below as nothing else is."""
+    taken: list[Box] = [(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in dots]
+    found = []
+    for (x, y), width in zip(dots, widths, strict=True):
+        begins = (x + GAP, x - GAP - width)
+        sides = [at for at in begins if at >= 0 and at + width <= SIZE[0]] or begins
+        ways = [
+            (at, y + shift, at + width, y + shift + LETTERS)
+            for shift in sorted(range(-SIZE[1], SIZE[1], 3), key=lambda shift: abs(shift + LETTERS / 2))
+            for at in sides
+        ]
+        inside = [box for box in ways if box[1] >= 0 and box[3] <= EDGES[3]]
+        free = (box for box in inside if not any(_meet(box, other) for other in taken))
+        box = next(free, inside[0])
+        taken.append(box)
+        found.append(box)
+    return found
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

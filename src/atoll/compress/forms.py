@@ -63,9 +63,10 @@ def pack(weight: Floats, form: str, importance: Floats | None = None) -> Bytes |
     source = np.ascontiguousarray(weight, np.float32)
     rows, width = source.shape
     target = np.zeros((rows, bytes_of(form, width)), np.uint8)
-    weights = None if importance is None else np.ascontiguousarray(importance, np.float32).ctypes.data
+    weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    address = None if weights is None else weights.ctypes.data  # of what is held until the call is over
     written = _library().ggml_quantize_chunk(
-        int(kind_of(form)), source.ctypes.data, target.ctypes.data, 0, rows, width, weights
+        int(kind_of(form)), source.ctypes.data, target.ctypes.data, 0, rows, width, address
     )
     if written != target.nbytes:
         raise DataError("model-unusable", f"cannot keep rows of {width} numbers as {form.upper()}")

@@ -29,6 +29,7 @@ ROWS_MAX = 262_144
 class Rounding:
     node: NodeProto
     rounded: gptq.Rounded
+    is_too_wide: bool = False  # for a calibration: to the nearest, though GPTQ was wanted
 
 
 def round_all(
@@ -42,7 +43,7 @@ def round_all(
         hessian = _sums(graph, nodes[0], requests) if requests else None
         for node in nodes:
             rounded = _round(graph.read(node.input[1]).T, hessian, group)
-            found.append(Rounding(node, rounded))
+            found.append(Rounding(node, rounded, bool(requests) and hessian is None))
             width = graph.weights[node.input[1]].dims[0]
             graph.hold(node.input[1], rounded.restored()[:, :width].T.numpy())
     return found

@@ -48,6 +48,7 @@ def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -
         likeness = None if by is None else compare(source, after, by)
         speeds = [_alone(file, say) for file in (source, after)]
     budget.check_memory(speeds[1].resident_bytes)
+    budget.check_time(speeds[1].first_seconds * 1000)
     if budget.max_loss is not None:
         if likeness is None:
             raise missed("nobody knows what it lost", "Name requests or a text to judge by: --judge FILE")

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import NodeProto
@@ -55,6 +55,12 @@ class Options:
     rows: int = 128
 
 
+class Made(NamedTuple):
+    changed: int  # weights
+    graph: Graph
+    notes: tuple[str, ...] = ()  # what a person would not expect
+
+
 def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -> Facts:
     """A file from a file; from a folder, one with the new model and what lies beside it."""
     asked = check(read_options(Options, options))
@@ -62,7 +68,7 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
     graph, model = load(source), Model(source)
     rows = Rows(()) if asked.calibration is None else read_rows(asked.calibration, model, asked.rows)
     made = {"int8": _to_int8, "int8-static": _to_static, "q4": _to_q4}[asked.to]
-    changed, smaller = made(graph, asked, rows.requests, say)
+    changed, smaller, notes = made(graph, asked, rows.requests, say)
     if not changed:
         raise unusable(
             source.name,
@@ -84,6 +90,7 @@ def quantize(source: Path, target: Path, options: Mapping[str, Any], say: Say) -
         "weights": changed,
         "calibration_requests": len(rows.requests),
         "bytes": size,
+        "notes": notes,
     }
 
 
@@ -118,12 +125,12 @@ def bring_along(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
 
 
-def _to_int8(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> tuple[int, Graph]:
+def _to_int8(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> Made:
     large = [node.name for node in graph.dense() if _size(graph, node.input[1]) >= COMPUTED_MIN]
     if large:
         say("eight bits")
         graph = _by_onnxruntime(graph, large)
-    return len(large) + _keep_small(graph), graph
+    return Made(len(large) + _keep_small(graph), graph)
 
 
 def _by_onnxruntime(graph: Graph, names: Sequence[str]) -> Graph:
@@ -178,7 +185,7 @@ def _size(graph: Graph, weight: str) -> int:
     return total
 
 
-def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> tuple[int, Graph]:
+def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> Made:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -191,7 +198,7 @@ def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: S
     kinds = ["MatMul", "Conv"]
     chosen = [node for node in graph.nodes() if node.op_type in kinds and graph.is_float(node.input[1])]
     if not chosen:
-        return 0, graph
+        return Made(0, graph)
     say("scales from the calibration")
 
     def work(file: Path) -> None:
@@ -207,18 +214,20 @@ def _to_static(graph: Graph, asked: Options, requests: Sequence[Request], say: S
         )
 
     smaller = _made(graph, work)
-    return len(chosen) + _keep_small(smaller), smaller
+    return Made(len(chosen) + _keep_small(smaller), smaller)
 
 
-def _to_q4(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> tuple[int, Graph]:
+def _to_q4(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) -> Made:
     require("torch")
-    from atoll.compress.onnx_gptq import round_all
+    from atoll.compress.onnx_gptq import WIDTH_MAX, round_all
 
     chosen = [node for node in graph.dense() if _size(graph, node.input[1]) >= KEPT_MIN]
     if not chosen:
-        return 0, graph
+        return Made(0, graph)
     wanted = requests if method_of(asked) == "gptq" else ()
-    found = {one.node.name: one.rounded for one in round_all(graph, chosen, asked.group, wanted, say)}
+    roundings = round_all(graph, chosen, asked.group, wanted, say)
+    found = {one.node.name: one.rounded for one in roundings}
+    wide = [one.node.input[1] for one in roundings if one.is_too_wide]
 
     def change(node: NodeProto) -> list[NodeProto]:
         if node.name not in found:
@@ -227,4 +236,5 @@ def _to_q4(graph: Graph, asked: Options, requests: Sequence[Request], say: Say) 
         return [keep_blocks(graph, node, rounded.levels.numpy(), rounded.scales.numpy(), 4)]
 
     graph.rewrite(change)
-    return len(found) + _keep_small(graph), graph
+    why = f"rounded to the nearest, not by GPTQ, as more than {WIDTH_MAX:,} inputs are not calibrated: "
+    return Made(len(found) + _keep_small(graph), graph, (why + ", ".join(wide),) if wide else ())

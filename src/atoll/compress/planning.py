@@ -1,7 +1,7 @@
 """Which of several files of one model to take. Pure.
 
-Within bytes and memory, the one that loses least; where a loss is bounded, the smallest within it. A loss
-whose interval holds nothing counts as none, so that nobody pays bytes for luck.
+Within bytes, memory and time, the one that loses least; where a loss is bounded, the smallest within it.
+A loss whose interval holds nothing counts as none, so that nobody pays bytes for luck.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ class Candidate:
     loss: Difference  # of perplexity, as a share of that in 16 bits
 
     @property
+    def ms(self) -> float:
+        return 1000 / self.per_second
+
+    @property
     def lost(self) -> float:
         return self.loss.middle if self.loss.is_certain else 0.0
 
@@ -34,6 +38,7 @@ class Wishes:
     max_bytes: int | None = None
     max_memory: int | None = None
     max_loss: float | None = None
+    max_ms: float | None = None  # for a token
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def _missed(one: Candidate, wishes: Wishes) -> Iterator[tuple[float, str]]:
             needed / max(1, wishes.max_memory),
             f"it needs {needed:,} bytes of memory of {wishes.max_memory:,}",
         )
+    if wishes.max_ms is not None and one.ms > wishes.max_ms:
+        yield one.ms / wishes.max_ms, f"it takes {one.ms:.2f} ms a token of {wishes.max_ms:g}"
     if wishes.max_loss is not None and one.lost > wishes.max_loss:
         over = (1 + one.lost) / (1 + wishes.max_loss)
         yield over, f"its perplexity rises by {one.lost:.2%} of {wishes.max_loss:.2%}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from atoll.compress.steps import STEPS, malformed, read_options
 from atoll.domain.errors import ConfigError, DataError
+from atoll.registry.sources.address import parse
 from atoll.training.steps import fingerprint
 
 STEPS_MAX = 32
@@ -35,6 +36,11 @@ class Budget:
     max_bytes: int | None = None
     max_resident_bytes: int | None = None
     max_loss: float | None = None  # of perplexity, as a share of what it was
+    max_ms: float | None = None  # of this machine: for a token, or for a call of a model in ONNX
+
+    def __post_init__(self) -> None:
+        if self.max_ms is not None and not self.max_ms > 0:
+            raise malformed(f"it may take {self.max_ms:g} ms", "Say more than 0, such as max_ms = 2.5.")
 
     def check_bytes(self, count: int) -> None:
         if self.max_bytes is not None and count > self.max_bytes:
@@ -43,6 +49,10 @@ class Budget:
     def check_memory(self, count: int) -> None:
         if self.max_resident_bytes is not None and count > self.max_resident_bytes:
             raise missed(f"it takes {count:,} bytes of memory, and may take {self.max_resident_bytes:,}")
+
+    def check_time(self, ms: float) -> None:
+        if self.max_ms is not None and ms > self.max_ms:
+            raise missed(f"it takes {ms:.2f} ms on this machine, and may take {self.max_ms:g}")
 
 
 def missed(what: str, hint: str = "Choose another form, or another budget.") -> DataError:
@@ -59,12 +69,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Recipe:
-    source: Path
+    source: Path | str  # a text names a hub's or registry's model, which is fetched first
     output: Path
     tasks: tuple[Task, ...]
     judge: Path | None = None  # a text that says how good a model is; nothing is trained on it
     budget: Budget = Budget()
     name: str | None = None  # in the node's catalog
+
+    @property
+    def model(self) -> Path:
+        """The source, which has been fetched if it had to be."""
+        if isinstance(self.source, str):
+            raise malformed(f"nobody has fetched {self.source}")
+        return self.source
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -90,7 +107,7 @@ def read_recipe(path: Path) -> Recipe:
         )
     budget = told.get("budget", {})
     return Recipe(
-        source=base / told["source"],
+        source=told["source"] if parse(told["source"]) else base / told["source"],
         output=base / told["output"],
         tasks=tuple(_task(step, base) for step in steps),
         judge=base / told["judge"] if told.get("judge") else None,
@@ -112,7 +129,7 @@ def _task(told: Any, base: Path) -> Task:
 
 def fingerprints(recipe: Recipe) -> Iterator[str]:
     """What each step's artefact is called: it follows from everything that it is made from."""
-    before = hashlib.sha256(f"{GENERATION} {hash_of(recipe.source)}".encode()).hexdigest()
+    before = hashlib.sha256(f"{GENERATION} {hash_of(recipe.model)}".encode()).hexdigest()
     for task in recipe.tasks:
         options = {
             key: hash_of(value) if isinstance(value, Path) else value

@@ -36,6 +36,7 @@ PREFERRED = (
     *("q4_k_m", "q4_k_s", "iq4_xs", "iq4_nl", "q4_0", "q4_1", "q5_k_m", "q5_k_s", "q5_0", "q6_k", "q8_0"),
     *("mxfp4", "q3_k_m", "q3_k_l", "f16", "bf16", "f32"),
 )
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 NO_WEIGHTS = ("mmproj", "imatrix")
 
@@ -75,6 +76,15 @@ def choose(
         graph = _one_graph(graphs, source, variant)
         return [_flat(graph), *_weights_of(graph, fitting), *_explaining(fitting, _folder(graph.path))]
     raise _nothing(offers, source, glob)
+
+
+def choose_to_change(offers: Sequence[Offer], source: str, glob: str | None) -> list[Offer]:
+    """The files of a model that is to be made smaller or trained: all its safetensors, whatever it is."""
+    weights = [offer for offer in offers if WEIGHTS.fullmatch(offer.path)]
+    if glob is None and any(offer.path.endswith(".safetensors") for offer in weights):
+        weights.sort(key=lambda offer: (not offer.path.endswith(".safetensors"), offer.path))
+        return [*weights, *_explaining(offers, "")]
+    return choose(offers, source, glob=glob, variant=None, architecture=None)
 
 
 def quantization_of(path: str) -> str | None:

@@ -15,8 +15,9 @@ import aiohttp
 from atoll.registry.adding import ALONGSIDE
 from atoll.registry.sources import hub, registry
 from atoll.registry.sources.address import Address, HubAddress
-from atoll.registry.sources.choose import Offer, choose
+from atoll.registry.sources.choose import Offer, choose, choose_to_change
 from atoll.registry.sources.download import download
+from atoll.registry.sources.listing import Listing
 from atoll.registry.store import Store
 
 
@@ -33,6 +34,7 @@ class Wish:
 
     glob: str | None = None
     variant: str | None = None
+    to_change: bool = False  # to make it smaller or train it, instead of running it as it is
 
 
 Begin = Callable[[int], Callable[[int], None]]
@@ -50,13 +52,7 @@ async def fetch(
             client = registry.client_for(address, session, environ)
             found = await registry.listing(client, address)
         named = address.file if isinstance(address, HubAddress) else None
-        chosen = choose(
-            found.offers,
-            str(address),
-            glob=wish.glob or (_exactly(named) if named else None),
-            variant=wish.variant,
-            architecture=found.architecture,
-        )
+        chosen = _choose(found, str(address), wish, wish.glob or (_exactly(named) if named else None))
         store.check_room(sum(_lacking(offer, store) for offer in chosen))
         advance = begin(sum(offer.bytes or 0 for offer in chosen))
         for offer in chosen:
@@ -65,6 +61,13 @@ async def fetch(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(store.path(file.sha256))
     return Fetched(_way_in(folder, chosen), found.origin, found.licence)
+
+
+def _choose(found: Listing, source: str, wish: Wish, glob: str | None) -> list[Offer]:
+    if wish.to_change:
+        return choose_to_change(found.offers, source, glob)
+    told = {"variant": wish.variant, "architecture": found.architecture}
+    return choose(found.offers, source, glob=glob, **told)
 
 
 def _lacking(offer: Offer, store: Store) -> int:
