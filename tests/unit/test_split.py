@@ -1,4 +1,4 @@
-"""Lending memory to another node's model: what is lent counts, bytes arrive as sent, kept weights are bounded."""
+"""Lending memory to models of other nodes: what is lent counts, bytes arrive as sent, kept weights are few."""
 
 from __future__ import annotations
 
