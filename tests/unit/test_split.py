@@ -1,4 +1,4 @@
-"""Lending memory to models of other nodes: what is lent counts, bytes arrive as sent, kept weights are few."""
+"""Lending memory to models of other nodes: what is lent counts, bytes arrive whole, kept weights are few."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ async def shouting(path: Path) -> AsyncIterator[list[bytes]]:
 async def test_connections_pass_one_after_the_other_whole(tmp_path: Path) -> None:
     near, far = pair()
     coming: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    server = await asyncio.start_unix_server(
-        lambda *both: coming.put_nowait(both), str(tmp_path / "engine")
-    )
+    server = await asyncio.start_unix_server(lambda *both: coming.put_nowait(both), str(tmp_path / "engine"))
     async with server, shouting(tmp_path / "worker") as heard:
 
         async def here() -> None:
