@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import numpy as np
@@ -105,9 +103,12 @@ async def difference(*ways: tuple[int, str]) -> float:
     return max(abs(told[0][word] - told[1][word]) for word in told[0].keys() & told[1].keys())
 
 
-async def sent_bytes(node: nodes.Node) -> int:
-    told: list[dict[str, Any]] = json.loads(await nodes.command("nodes", "--json", "--home", str(node.home)))
-    return sum(int(row["bytes_out"] or 0) for row in told)
+async def sent_bytes(port: int) -> int:
+    """What a node has sent over its links."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    sent = [line for line in lines if line.startswith("atoll_link_bytes_total") and 'direction="out"' in line]
+    return sum(int(float(line.split()[-1])) for line in sent)
 
 
 async def compare(folder: Path, given: argparse.Namespace) -> None:
@@ -133,20 +134,19 @@ async def compare(folder: Path, given: argparse.Namespace) -> None:
 
 
 async def measure(one: nodes.Node, one_at: int, two_at: int, given: argparse.Namespace) -> None:
-    first, _ = await ask(one_at, "parted", given.tokens)
-    print(f"loading   {first:.1f} s until the first word, the weights sent over the link", flush=True)
+    await load(one_at, given.tokens, "loading")
     await ask(two_at, "whole", given.tokens)
     apart = await difference((one_at, "parted"), (two_at, "whole"))
     print(f"chances   of the next word differ by {apart:.4f} at most, in their logarithm", flush=True)
     found: dict[str, list[tuple[float, float]]] = {"whole": [], "parted": []}
-    bytes_before, asked = await sent_bytes(one), 0
+    bytes_before, asked = await sent_bytes(one_at), 0
     for turn in range(given.rounds):
         ways = [("whole", two_at), ("parted", one_at)]
         for model, port in ways[:: 1 if turn % 2 else -1]:
             seconds, rate = await ask(port, model, given.tokens)
             found[model].append((seconds, rate))
             asked += given.tokens if model == "parted" else 0
-    sent = await sent_bytes(one) - bytes_before
+    sent = await sent_bytes(one_at) - bytes_before
     for model, rows in found.items():
         seconds, rate = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{model:9} {rate:6.1f} tokens/s, first word after {seconds * 1000:.0f} ms", flush=True)
@@ -158,8 +158,14 @@ async def measure(one: nodes.Node, one_at: int, two_at: int, given: argparse.Nam
     other = ("--split", "--context", "300", "--parallel", "1")  # with other options it is loaded anew
     await nodes.command("model", "place", "parted", *other, "--home", str(one.home))
     await asyncio.sleep(2)
-    again, _ = await ask(one_at, "parted", given.tokens)
-    print(f"again     {again:.1f} s until the first word, loaded with what the other node had kept")
+    await load(one_at, given.tokens, "again")
+
+
+async def load(port: int, tokens: int, title: str) -> None:
+    before = await sent_bytes(port)
+    seconds, _ = await ask(port, "parted", tokens)
+    sent = (await sent_bytes(port) - before) / MEGABYTE
+    print(f"{title:9} {seconds:.1f} s until the first word, {sent:.1f} MB sent over the link", flush=True)
 
 
 def main() -> None:

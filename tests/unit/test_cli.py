@@ -13,13 +13,24 @@ from atoll.domain.errors import ConfigError, LinkError
 
 HEAVY = ("psycopg", "uvicorn", "starlette", "cryptography", "prometheus_client", "atoll.node.process")
 EXPLAINED = "error: no home\ndetail: It is away.\nhint: Make one.\ncode: c\n"
-LIST_LOADED = "import sys, atoll.cli.app; print(*sys.modules)"
+LIST_LOADED = "import sys, {}; print(*sys.modules)"
+
+
+def loaded_by(module: str) -> set[str]:
+    command = [sys.executable, "-c", LIST_LOADED.format(module)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
 def test_the_list_of_commands_loads_nothing_heavy() -> None:
-    loaded = subprocess.run([sys.executable, "-c", LIST_LOADED], capture_output=True, text=True, check=True)
-    assert "atoll.cli.app" in loaded.stdout.split()
-    assert not set(HEAVY) & set(loaded.stdout.split())
+    loaded = loaded_by("atoll.cli.app")
+    assert "atoll.cli.app" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_a_node_without_work_for_models_loads_none_of_what_they_take() -> None:
+    loaded = loaded_by("atoll.node.process")
+    assert "starlette" in loaded
+    assert not loaded & {"numpy", "onnxruntime", "aiohttp", "xllamacpp", "torch"}
 
 
 @pytest.mark.parametrize(

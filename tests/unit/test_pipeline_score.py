@@ -16,7 +16,8 @@ from onnx import helper
 from PIL import Image
 
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.pipelines.score import Answer, Job, _piece, score
+from atoll.pipelines.job import Job
+from atoll.pipelines.score import Answer, _piece, score
 from atoll.runtimes.contract import Facts, Skill
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.serving.berth import Wanted

@@ -30,7 +30,7 @@ from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
 from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.split.plugin import plugin_in
-from atoll.runtimes.llama.split.runtime import Share, described
+from atoll.runtimes.llama.split.shares import Share, described
 from atoll.runtimes.llama.wants import Worker
 from atoll.serving.fitting import Needs, Part, Room, split
 from atoll.sql import query

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.pipelines import results
 from atoll.pipelines.arrays import unfit
 from atoll.pipelines.decode import Row, decode, gather
+from atoll.pipelines.job import Job
 from atoll.pipelines.results import Result
 from atoll.runtimes.contract import Ask, Facts, Runtime
 from atoll.serving.asking import split
@@ -26,22 +27,6 @@ OF_A_ROW = ("request-refused", "row-unfit")
 TEXT_LENGTH_MAX = 1_000_000
 CHAT = "/v1/chat/completions"
 IN_THREADS = ("image", "audio")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A pipeline, as far as its worker needs to know it."""
-
-    name: str
-    declared: int
-    kind: str
-    task: str
-    model: str
-    batch_max: int
-    options: Mapping[str, Any]
-    number: int
-    read_sql: str
-    write_sql: str
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import dict_row
 
-from atoll.pipelines.score import Job
-from atoll.pipelines.worker import Connect, Connection, Worker
+from atoll.pipelines.job import Connect, Connection, Job
 from atoll.serving.service import Serving
 from atoll.sql import query
+
+if TYPE_CHECKING:
+    from atoll.pipelines.worker import Worker
 
 LOOK_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # where none is declared, and one that comes is noticed
@@ -74,6 +76,9 @@ class Pipelines:
                 del self._workers[name]
         for name, job in jobs.items():
             if name not in self._workers:
+                # With a worker comes numpy, which a node without pipelines need not hold.
+                from atoll.pipelines.worker import Worker
+
                 worker = Worker(job, self._serving, self._connect_as_app)
                 self._workers[name] = (worker, group.create_task(worker.run()))
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, sql
+from psycopg import AsyncRawCursor, sql
 
 from atoll.domain.errors import AtollError, DataError
 from atoll.pipelines import results
-from atoll.pipelines.score import Answer, Job, score
+from atoll.pipelines.job import Connect, Connection, Job
+from atoll.pipelines.score import Answer, score
 from atoll.serving.asking import split
 from atoll.serving.service import Serving
 from atoll.sql import query
@@ -32,8 +33,6 @@ GENERATED_AT_ONCE = 4
 STRETCH_ROWS = 1000
 ONE_BY_ONE_AFTER = 2
 OF_A_ROW = ("21", "22", "23", "44", "P0", "AT")  # classes of SQLSTATE that a row's values can be to blame for
-Connection = AsyncConnection[tuple[Any, ...]]
-Connect = Callable[[], Awaitable[Connection]]
 log = logging.getLogger(__name__)
 
 

@@ -8,45 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from atoll.domain.errors import LinkError
 from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.llama.runtime import LlamaRuntime
-from atoll.runtimes.llama.wants import Wants, Worker
+from atoll.runtimes.llama.split.shares import Borrowed, described
+from atoll.runtimes.llama.wants import Wants
 
 AGAIN_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one node holds. The output counts as a layer, the last."""
-
-    node: str
-    layers: range
-
-
-class Borrowed(Protocol):
-    """Layers that other nodes have made room for."""
-
-    @property
-    def mine(self) -> Share: ...
-    @property
-    def shares(self) -> Sequence[Share]: ...
-    @property
-    def workers(self) -> Sequence[Worker]: ...
-    @property
-    def plugin(self) -> Path: ...
-
-    async def lost(self) -> str:
-        """Wait until one of the nodes does not hold its layers any more, and say which."""
-
-
-def described(borrowed: Borrowed) -> str:
-    shares = [borrowed.mine, *borrowed.shares]
-    return ", ".join(f"{one.node} {one.layers.start}-{one.layers.stop - 1}" for one in shares if one.layers)
 
 
 class SplitRuntime:
