@@ -34,6 +34,7 @@ from atoll.node.home import open_home
 from atoll.node.postgres.leftover import processes_in
 from support.fix_home import MYSELF, RunningNode, atoll, atoll_command, clean_environment
 from support.folders import short_folder
+from support.sessions import Sessions
 from support.settling import DEADLINE, POLL_SECONDS, Rows, Settling
 
 FENCES = "create table fence (node integer primary key, n bigint not null)"
@@ -105,6 +106,7 @@ class Mesh:
     nodes: list[MeshNode] = field(default_factory=list)
     _weather: dict[tuple[int, int], Weather] = field(default_factory=dict)
     _ports: list[int] = field(default_factory=list)
+    _sessions: Sessions = field(default_factory=Sessions)
     _settling: Settling = field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,6 +123,7 @@ class Mesh:
                     await weather.start()
 
     async def close(self) -> None:
+        await self._sessions.close()
         for node in self.nodes:
             if node.running is not None and node.running.process.poll() is None:
                 node.running.process.kill()
@@ -302,9 +305,7 @@ class Mesh:
         return [node for node in self.nodes if node.running is not None and not node.is_revoked]
 
     async def _execute(self, dsn: str, query: str, values: Sequence[Any]) -> Rows:
-        async with await psycopg.AsyncConnection.connect(
-            dsn, autocommit=True, connect_timeout=10
-        ) as connection:
+        async with self._sessions.use(dsn) as connection:
             cursor = await connection.execute(cast("LiteralString", query), values or None)
             return await cursor.fetchall() if cursor.description is not None else []
 
