@@ -18,6 +18,7 @@ from atoll.runtimes.llama.split.shares import Borrowed, described
 from atoll.runtimes.llama.wants import Wants
 
 AGAIN_SECONDS = 5.0
+HEARD_SECONDS_MAX = 2.0  # an engine may fail sooner than it is heard that a worker has
 
 
 class SplitRuntime:
@@ -45,7 +46,7 @@ class SplitRuntime:
             raise
         wants = replace(self._wants, workers=tuple(borrowed.workers), plugin=borrowed.plugin)
         self._engine = LlamaRuntime(self._file, wants, folder=self._folder, log=self._log)
-        facts = await self._engine.start()
+        facts = await _started(self._engine, borrowed)
         self._guard = asyncio.create_task(self._watch(self._engine, borrowed))
         return replace(facts, details={**facts.details, "split": described(borrowed)})
 
@@ -78,3 +79,19 @@ class SplitRuntime:
     async def _watch(self, engine: LlamaRuntime, borrowed: Borrowed) -> None:
         """An engine without a worker ends itself, but only at the next request."""
         await engine.break_off(await borrowed.lost())
+
+
+async def _started(engine: LlamaRuntime, borrowed: Borrowed) -> Facts:
+    """An engine whose worker is lost fails as it does on a bad file, which would never be tried again."""
+    starting, lost = asyncio.create_task(engine.start()), asyncio.create_task(borrowed.lost())
+    try:
+        await asyncio.wait({starting, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and starting.exception() is not None:
+            await asyncio.wait({lost}, timeout=HEARD_SECONDS_MAX)
+        if lost.done():
+            raise LinkError("runtime-broken", "could not load the model", detail=f"{lost.result()}.")
+        return await starting
+    finally:
+        starting.cancel()
+        lost.cancel()
+        await asyncio.gather(starting, lost, return_exceptions=True)
