@@ -193,6 +193,7 @@ class Pipe:
         self._ended = False
         self._error: AtollError | None = None
         self._arrived = asyncio.Event()
+        self._is_over = asyncio.Event()
         self._ready = asyncio.Event()
         self._ready.set()
         stream.attach(self)
@@ -236,6 +237,11 @@ class Pipe:
     def write_end(self) -> None:
         self._stream.send_end()
 
+    async def until_over(self) -> None:
+        """Wait until nothing comes any more, also where nobody reads; always raises."""
+        await self._is_over.wait()
+        raise self._error or LinkError("stream-ended", "the peer has ended the stream")
+
     def close(self, error: AtollError | None = None) -> None:
         self._stream.close(error)
 
@@ -251,6 +257,7 @@ class Pipe:
     def ended(self) -> None:
         self._ended = True
         self._arrived.set()
+        self._is_over.set()
 
     def may_send(self, ready: bool) -> None:
         if ready:
@@ -262,4 +269,5 @@ class Pipe:
         self._ended = True
         self._error = error
         self._arrived.set()
+        self._is_over.set()
         self._ready.set()

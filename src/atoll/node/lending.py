@@ -7,10 +7,10 @@ takes. The engine's protocol lets a client do all that the worker may, so nobody
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
+from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ import psycopg
 from atoll.domain.errors import AtollError, LinkError, PolicyDenied
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.stream import Pipe, Stream
-from atoll.link.wire_errors import to_wire
 from atoll.node.home import Home
 from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
+from atoll.runtimes.llama.course import why_ended
 from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.process import EngineProcess
 from atoll.runtimes.llama.split import WORKER
@@ -72,8 +72,7 @@ class Lending:
             log.info('model "%s" of node "%s" needs its layers here no more', asked.model, peer.name)
         except AtollError as error:
             log.warning('could not hold layers for node "%s": %s', peer.name, error)
-            with contextlib.suppress(AtollError):
-                await write_message(pipe, {"error": to_wire(error)})
+            pipe.close(error)
         except (OSError, TimeoutError, psycopg.Error) as error:
             log.warning('could not hold layers for node "%s": %s', peer.name, error)
         finally:
@@ -125,12 +124,17 @@ async def _carry_all(pipe: Pipe, socket: Path) -> None:
 
 
 async def _until_over(process: EngineProcess, asked: _Asked, carrying: Coroutine[Any, Any, None]) -> None:
-    """Until the stream ends, or the worker, or that takes more memory than was asked for."""
-    passing = asyncio.create_task(carrying)
+    """Until the stream ends, or the worker, or that takes more memory than was asked for.
+
+    An engine notices only at its next request that a worker is gone, so whoever asked is told.
+    """
+    passing, ending = asyncio.create_task(carrying), asyncio.create_task(process.wait())
     most = int(asked.bytes * EXCESS) + WORKER_BYTES
     try:
         while not passing.done():
-            await asyncio.wait({passing}, timeout=LOOK_SECONDS)
+            await asyncio.wait({passing, ending}, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            if ending.done() and (code := ending.result()) is not None:
+                raise LinkError("split-broken", f"the worker ended: {why_ended(code)}")
             if (taken := process.memory_bytes()) > most:
                 raise LinkError(
                     "room-lacking",
@@ -138,7 +142,8 @@ async def _until_over(process: EngineProcess, asked: _Asked, carrying: Coroutine
                 )
     finally:
         passing.cancel()
-        await asyncio.gather(passing, return_exceptions=True)
+        ending.cancel()
+        await asyncio.gather(passing, ending, return_exceptions=True)
 
 
 async def _until_listening(process: EngineProcess, socket: Path) -> None:
