@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.registry.formats.gguf import layer_bytes, read_tensors
-from atoll.serving.fitting import SPLIT_NODES_MAX, Needs, Output, Part, Plan, Room, needs_of, plan, split
+from atoll.serving.fitting import (
+    SPLIT_NODES_MAX,
+    Needs,
+    Output,
+    Part,
+    Plan,
+    Room,
+    needs_of,
+    plan,
+    split,
+    split_around,
+)
 from atoll.start import start_models
 
 THREE = Needs(whole=100, layers=(25, 25, 25), head=25, part=10)
@@ -110,6 +121,13 @@ def test_who_is_to_begin_holds_the_first_layers_however_little_it_has() -> None:
     assert split(THREE, sizes, head="a") == (Part("a", range(1), 50), Part("c", range(1, 3), 60))
     assert split(THREE, sizes)[0].node == "c"
     assert not split(THREE, {"a": 24, "b": 60, "c": 99}, head="a"), "what is in no layer has no room there"
+
+
+def test_a_node_to_be_avoided_helps_only_where_it_does_not_go_without_it() -> None:
+    sizes = {"a": 50, "b": 60, "c": 99}
+    assert split_around(THREE, sizes, "a", {"b"}) == split(THREE, sizes, "a")
+    assert split_around(THREE, sizes, "a", {"c"}) == (Part("a", range(1), 50), Part("b", range(1, 3), 60))
+    assert split_around(THREE, {"a": 50, "c": 99}, "a", {"c"}) == split(THREE, {"a": 50, "c": 99}, "a")
 
 
 def test_one_that_cannot_be_split_says_what_the_largest_node_lacks() -> None:

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -23,7 +24,6 @@ from atoll.domain.errors import AtollError, LinkError
 from atoll.link.greeting import Purpose
 from atoll.link.peers import Links
 from atoll.link.stream import Pipe
-from atoll.link.wire_errors import from_wire
 from atoll.node.config import Settings
 from atoll.node.home import Home
 from atoll.node.layer_stream import carry, read_message, write_message
@@ -32,10 +32,11 @@ from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.split.plugin import plugin_in
 from atoll.runtimes.llama.split.shares import Share, described
 from atoll.runtimes.llama.wants import Worker
-from atoll.serving.fitting import Needs, Part, Room, split
+from atoll.serving.fitting import Needs, Part, Room, split_around
 from atoll.sql import query
 
 ASK_SECONDS_MAX = 40.0
+AVOID_SECONDS = 60.0  # a node that refused, or lost layers, where others will do
 log = logging.getLogger(__name__)
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -62,6 +63,7 @@ class Borrowing:
         self._settings = settings
         self._postgres = postgres
         self._links: Links | None = None
+        self._avoided: dict[str, float] = {}  # nodes, each until then
 
     def attach(self, links: Links) -> None:
         self._links = links
@@ -81,10 +83,15 @@ class Borrowing:
         async with AsyncExitStack() as stack:
             held = Held(plugin, Share(mine.node, mine.layers))
             for part in others:
-                pipe = await _asked(links, numbers[part.node], model, part)
+                try:
+                    pipe = await _asked(links, numbers[part.node], model, part)
+                except AtollError:
+                    self._avoid(part.node)
+                    raise
                 stack.callback(pipe.close)
                 socket = folder / f"split-{secrets.token_hex(4)}.sock"
                 way = await stack.enter_async_context(_way(pipe, socket, part.node))
+                way.add_done_callback(partial(self._look_at, part.node))
                 held.ways.append(way)
                 held.shares.append(Share(part.node, part.layers))
                 held.workers.append(Worker(socket, len(part.layers)))
@@ -110,9 +117,10 @@ class Borrowing:
         return report is not None and report.state == "up"
 
     def _plan(self, model: str, needs: Needs, own_bytes: int, rooms: Sequence[Room]) -> Sequence[Part]:
-        me = self._settings.name
-        parts = split(needs, {me: own_bytes} | {room.node: room.free for room in rooms}, head=me)
-        if parts:
+        me, now = self._settings.name, asyncio.get_running_loop().time()
+        avoided = {node for node, until in self._avoided.items() if now < until}
+        sizes = {me: own_bytes} | {room.node: room.free for room in rooms}
+        if parts := split_around(needs, sizes, me, avoided):
             return parts
         names = ", ".join(f"{room.node} {room.free >> 20} MB" for room in rooms) or "none"
         raise LinkError(
@@ -122,6 +130,14 @@ class Borrowing:
             hint="A node of this region that has a link can help after: atoll runtime split",
         )
 
+    def _avoid(self, node: str) -> None:
+        self._avoided[node] = asyncio.get_running_loop().time() + AVOID_SECONDS
+
+    def _look_at(self, node: str, way: asyncio.Task[str]) -> None:
+        """A way that was not given back has ended with what it led to."""
+        if not way.cancelled():
+            self._avoid(node)
+
 
 async def _asked(links: Links, number: int, model: str, part: Part) -> Pipe:
     """A stream to a worker that was started for this."""
@@ -129,9 +145,7 @@ async def _asked(links: Links, number: int, model: str, part: Part) -> Pipe:
     try:
         async with asyncio.timeout(ASK_SECONDS_MAX):
             await write_message(pipe, {"model": model, "bytes": part.bytes, "engine": engine_version()})
-            told = await read_message(pipe)
-        if "error" in told:
-            raise from_wire(told["error"])
+            await read_message(pipe)
     except TimeoutError as error:
         pipe.close()
         raise LinkError("split-slow", f"node {part.node} did not make room in time") from error
@@ -162,8 +176,17 @@ async def _way(pipe: Pipe, socket: Path, node: str) -> AsyncIterator[asyncio.Tas
 
 
 async def _until_over(pipe: Pipe, coming: asyncio.Queue[Connection], node: str) -> str:
+    """An engine that nobody asks reads nothing, so the stream's end is waited for besides."""
+    problem: BaseException
     try:
-        while True:
-            await carry(pipe, await coming.get())
-    except (AtollError, OSError) as error:
-        return f"the layers on node {node} were lost: {error}"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_carry_all(pipe, coming))
+            group.create_task(pipe.until_over())
+    except* (AtollError, OSError) as errors:
+        problem = errors.exceptions[0]
+    return f"the layers on node {node} were lost: {problem}"
+
+
+async def _carry_all(pipe: Pipe, coming: asyncio.Queue[Connection]) -> None:
+    while True:
+        await carry(pipe, await coming.get())

@@ -8,7 +8,7 @@ last of them, and the first node with everything else. Who measures, and who loa
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -129,6 +129,12 @@ def split(needs: Needs, sizes: Mapping[str, int], head: str | None = None) -> tu
             return _parts(needs, grown[chosen][1], ends)
         best = grown
     return ()
+
+
+def split_around(needs: Needs, sizes: Mapping[str, int], head: str, avoided: Set[str]) -> tuple[Part, ...]:
+    """The same, but over nodes to be avoided only where it does not go without them."""
+    others = {node: size for node, size in sizes.items() if node not in avoided}
+    return split(needs, others, head) or split(needs, sizes, head)
 
 
 def _parts(needs: Needs, ways: Sequence[tuple[str, int]], ends: Sequence[int]) -> tuple[Part, ...]:
