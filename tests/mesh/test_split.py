@@ -16,13 +16,21 @@ from typing import Any
 import aiohttp
 import pytest
 
+from atoll.runtimes.llama.process import EngineProcess
+from atoll.runtimes.llama.runtime import LlamaRuntime
+from atoll.runtimes.llama.split import WORKER
+from atoll.runtimes.llama.split.plugin import plugin_in
+from atoll.runtimes.llama.wants import Wants, Worker
 from atoll.start import start_models
 from support.fix_mesh import Mesh, MeshMaker, MeshNode
+from support.fix_models import write_model
+from support.fix_runtimes import Running
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 QUESTION = {"messages": [{"role": "user", "content": "What is a node?"}], "temperature": 0, "max_tokens": 40}
 TOO_LITTLE = "78MB"  # two less than the model needs
+IS_GONE = "select state = 'empty' and split is null from atoll.model_state where model = 'big'"
 IS_SPLIT = "select split = 'n1 0-3, n2 4-5' from atoll.model_state where model = 'big'"
 
 
@@ -65,7 +73,7 @@ async def build(mesh: Mesh) -> None:
     await mesh.until(one, "select count(split_engine) = 2 from atoll.room")
 
 
-async def test_a_model_too_large_for_its_node_is_held_by_two(make_mesh: MeshMaker) -> None:
+async def test_a_model_too_large_for_its_node_is_held_by_two(make_mesh: MeshMaker, tmp_path: Path) -> None:
     mesh = await make_mesh(room=2)
     one = await mesh.add("18", "--models-memory", TOO_LITTLE)
     two = await mesh.add()
@@ -88,10 +96,11 @@ async def test_a_model_too_large_for_its_node_is_held_by_two(make_mesh: MeshMake
 
     await lose_a_worker(mesh, one, two)
     await go_elsewhere(mesh, one, two, words(whole))
+    await read_what_was_kept(one.home / "split", tmp_path)
 
 
 async def lose_a_worker(mesh: Mesh, one: MeshNode, two: MeshNode) -> None:
-    """In the middle of an answer: that ends, and the model is loaded again."""
+    """While it answers: that breaks off, and the model is loaded again. While nobody asks: it is noticed."""
     (worker,) = workers(two)
     asked = asyncio.create_task(ask(one, "big", max_tokens=400, ignore_eos=True))
     await asyncio.sleep(0.1)
@@ -102,6 +111,11 @@ async def lose_a_worker(mesh: Mesh, one: MeshNode, two: MeshNode) -> None:
     assert status == 200, told
     (other,) = workers(two)
     assert other != worker
+    os.kill(other, signal.SIGKILL)
+    await mesh.until(one, IS_GONE)
+    assert "the worker ended" in (two.home / "logs/node.log").read_text()
+    status, told = await ask(one, "big")
+    assert status == 200, told
 
 
 async def go_elsewhere(mesh: Mesh, one: MeshNode, two: MeshNode, whole: str) -> None:
@@ -121,3 +135,42 @@ async def go_elsewhere(mesh: Mesh, one: MeshNode, two: MeshNode, whole: str) -> 
             if told["place"] == "n2":
                 break
     assert workers(two) == []
+
+
+async def read_what_was_kept(built: Path, folder: Path) -> None:
+    """Weights that a worker has kept serve again, and those of which half is left do not."""
+    file, kept = folder / "wide.gguf", folder / "kept"
+    write_model(file, width=1280)
+    kept.mkdir()
+    first = await said_with_a_worker(file, built, folder)
+    files = {one: one.stat() for one in kept.iterdir()}
+    assert files, "they are large enough to be kept"
+    assert await said_with_a_worker(file, built, folder) == first
+    assert {one: one.stat().st_mtime_ns for one in kept.iterdir()} == {
+        one: stat.st_mtime_ns for one, stat in files.items()
+    }, "they did not come again"
+    for one in files:
+        os.truncate(one, 4096)
+    assert await said_with_a_worker(file, built, folder) == first
+    assert all(one.stat().st_size == stat.st_size for one, stat in files.items()), "they came again"
+
+
+async def said_with_a_worker(file: Path, built: Path, folder: Path) -> Any:
+    """Words of an engine whose last layer, and output, are in a worker beside it."""
+    plugin, socket = plugin_in(built), folder / "worker.sock"
+    assert plugin is not None
+    told = {"plugin": str(plugin), "socket": str(socket), "kept": str(folder / "kept"), "threads": 1}
+    worker = await EngineProcess.launch(told, folder / "worker.log", program=WORKER)
+    wants = Wants(context_tokens=256, parallel=1, threads=1, workers=(Worker(socket, 2),), plugin=plugin)
+    runtime = LlamaRuntime(file, wants, folder=folder, log=folder / "engine.log")
+    try:
+        async with asyncio.timeout(60):
+            while not socket.exists():
+                await asyncio.sleep(0.02)
+        facts = await runtime.start()
+        said = await Running(runtime, facts).ask({**QUESTION, "logprobs": True})
+        return said["choices"][0]["message"]["content"], said["choices"][0]["logprobs"]
+    finally:
+        await runtime.stop()
+        await worker.kill()
+        socket.unlink()
