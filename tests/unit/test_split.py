@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from atoll.domain.errors import LinkError
 from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.runtimes.llama.split.kept import make_room
-from atoll.serving.service import Serving
+from atoll.serving.service import LOANS_MAX, Serving
 
 
 class Pair:
@@ -119,6 +119,18 @@ async def test_what_is_lent_is_taken_until_it_comes_back() -> None:
         with pytest.raises(LinkError, match="cannot hold 500 MB for another node: 400 MB are free"):
             serving.lend(500 * 1024**2).__enter__()
     assert serving.taken_bytes() == 0
+
+
+async def test_no_more_is_lent_at_once_than_a_few_workers_however_little_each_asks_for() -> None:
+    serving = Serving(1000 * 1024**2)
+    with ExitStack() as stack:
+        for _ in range(LOANS_MAX):
+            stack.enter_context(serving.lend(1))
+        with pytest.raises(LinkError, match="8 workers are here already") as caught:
+            stack.enter_context(serving.lend(1))
+        assert caught.value.code == "room-lacking"
+    with serving.lend(1):
+        assert serving.taken_bytes() == 1
 
 
 def test_kept_weights_make_room_for_what_comes_the_oldest_first(tmp_path: Path) -> None:

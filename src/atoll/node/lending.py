@@ -25,6 +25,7 @@ from atoll.link.stream import Pipe, Stream
 from atoll.node.home import Home
 from atoll.node.layer_stream import carry, read_message, write_message
 from atoll.node.postgres.server import Postgres
+from atoll.registry.adding import ENGINE_BYTES
 from atoll.runtimes.llama.course import why_ended
 from atoll.runtimes.llama.native import engine_version
 from atoll.runtimes.llama.process import EngineProcess
@@ -64,7 +65,7 @@ class Lending:
             async with asyncio.timeout(START_SECONDS_MAX):
                 asked = _read(await read_message(pipe))
                 await self._check(peer, asked)
-            with self._serving.lend(asked.bytes):
+            with self._serving.lend(max(asked.bytes, ENGINE_BYTES)):
                 async with self._worker(asked) as (process, socket):
                     log.info('holding layers of model "%s" for node "%s"', asked.model, peer.name)
                     await write_message(pipe, {"ready": True})

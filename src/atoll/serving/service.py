@@ -22,6 +22,7 @@ from atoll.serving.decide import Load, Refuse, Replace, State, Step, Unload
 
 IDLE_SECONDS_MAX = 900.0
 LOOK_SECONDS_MAX = 30.0
+LOANS_MAX = 8
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ class Serving:
         self._clock = clock
         self._changed = changed
         self._berths: dict[str, Berth] = {}
-        self._lent_bytes = 0
+        self._lent_bytes = self._loans = 0
         self._woken = asyncio.Event()
 
     def models(self) -> list[Word]:
@@ -88,12 +89,18 @@ class Serving:
             raise LinkError(
                 "room-lacking", f"cannot hold {wanted} MB for another node: {there} MB are free for models"
             )
+        if self._loans >= LOANS_MAX:
+            raise LinkError(
+                "room-lacking", f"cannot hold more for other nodes: {LOANS_MAX} workers are here already"
+            )
         self._lent_bytes += size
+        self._loans += 1
         self._changed()
         try:
             yield
         finally:
             self._lent_bytes -= size
+            self._loans -= 1
             self._tell()
 
     def use(
