@@ -31,6 +31,15 @@ def test_the_first_error_says_why_it_did_not_start() -> None:
     assert course.why_not_started(3, []).detail == "It said nothing."
 
 
+def test_a_crash_with_workers_says_nothing_about_the_file() -> None:
+    said = ["ggml-rpc.cpp:654: Remote RPC server crashed or returned malformed response"]
+    assert course.why_not_started(-signal.SIGABRT, said).code == "model-unusable"
+    error = course.why_not_started(-signal.SIGABRT, said, has_workers=True)
+    assert error.code == "runtime-broken"
+    assert "Remote RPC server crashed" in (error.detail or "")
+    assert course.why_not_started(3, said, has_workers=True).code == "model-unusable"
+
+
 def test_a_start_that_was_killed_is_not_the_files_fault() -> None:
     assert course.why_not_started(-signal.SIGKILL, []).code == "runtime-broken"
     assert course.why_not_started(4, []).code == "runtime-broken"

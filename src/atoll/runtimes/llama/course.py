@@ -29,8 +29,11 @@ def why_ended(code: int) -> str:
     return f"it ended with exit code {code}"
 
 
-def why_not_started(code: int, said: Sequence[str]) -> AtollError:
-    """An engine that ended before it was ready: the file is no good, unless something else says so."""
+def why_not_started(code: int, said: Sequence[str], has_workers: bool = False) -> AtollError:
+    """An engine that ended before it was ready: the file is no good, unless something else says so.
+
+    With workers, it crashes on whatever goes wrong with one of them.
+    """
     if code == -signal.SIGKILL:
         return LinkError(
             "runtime-broken",
@@ -44,6 +47,13 @@ def why_not_started(code: int, said: Sequence[str]) -> AtollError:
             "could not load the engine xllamacpp",
             detail=_last(said),
             hint="Install Atoll's dependencies anew.",
+        )
+    if code < 0 and has_workers:
+        return LinkError(
+            "runtime-broken",
+            "could not load the model together with other nodes",
+            detail=f"The engine fails: {why_ended(code)}. {_last(said)}",
+            hint="Look at logs/layers.log on the nodes that were to hold layers.",
         )
     detail = _last(said) if code == UNUSABLE else f"The engine fails on it: {why_ended(code)}. {_last(said)}"
     return DataError(

@@ -27,9 +27,10 @@ CALLERS_TO_MEND = ("parse", "too large", "not support", "exceed")
 class Engine:
     """Owns the process and the socket; `close` leaves nothing of either."""
 
-    def __init__(self, process: EngineProcess, path: Path, silence_seconds: float) -> None:
+    def __init__(self, process: EngineProcess, path: Path, silence_seconds: float, has_workers: bool) -> None:
         self.process = process
         self._path = path
+        self._has_workers = has_workers
         connector = aiohttp.UnixConnector(str(path), force_close=True, limit=0)
         session = aiohttp.ClientSession(connector=connector)
         self.wire = Wire(session, "http://engine", silence_seconds, explain=_explain)
@@ -43,14 +44,15 @@ class Engine:
         _check_socket(path)
         _sweep(folder)
         told = settings_for_child(file, wants, path, os.cpu_count() or 1)
-        return cls(await EngineProcess.launch(told, log, wants.library), path, silence_seconds)
+        process = await EngineProcess.launch(told, log, wants.library)
+        return cls(process, path, silence_seconds, bool(wants.workers))
 
     async def until_ready(self, seconds_max: float) -> None:
         deadline, pause = time.monotonic() + seconds_max, TRY_SECONDS_MIN
         while not await self.answers("/health", 1.0):
             code = await self.process.wait(pause)
             if code is not None:
-                raise course.why_not_started(code, self.process.last_lines)
+                raise self.why_not_started(code)
             if time.monotonic() > deadline:
                 raise LinkError(
                     "runtime-slow",
@@ -58,6 +60,9 @@ class Engine:
                     hint="Try again when the machine is less busy, or ask for a smaller context.",
                 )
             pause = min(TRY_SECONDS_MAX, pause * 1.5)
+
+    def why_not_started(self, code: int) -> AtollError:
+        return course.why_not_started(code, self.process.last_lines, self._has_workers)
 
     async def answers(self, path: str, seconds: float) -> bool:
         """Whether it answers a question about itself; that on its slots goes through its main loop."""

@@ -129,7 +129,7 @@ class LlamaRuntime:
                 context = min(context, self._wants.context_tokens)  # a text is one batch
         except AtollError as error:
             if (code := await engine.process.wait(EXIT_SECONDS_MAX)) is not None:
-                raise course.why_not_started(code, engine.process.last_lines) from error
+                raise engine.why_not_started(code) from error
             detail = error.detail or f"{error}."
             raise DataError("model-unusable", "cannot use the model", detail=detail) from error
         self._bounds = Bounds(context, self._wants.parallel, tuple(self._wants.adapters))
