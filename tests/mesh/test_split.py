@@ -159,7 +159,8 @@ async def said_with_a_worker(file: Path, built: Path, folder: Path) -> Any:
     """Words of an engine whose last layer, and output, are in a worker beside it."""
     plugin, socket = plugin_in(built), folder / "worker.sock"
     assert plugin is not None
-    told = {"plugin": str(plugin), "socket": str(socket), "kept": str(folder / "kept"), "threads": 1}
+    bounds = {"threads": 1, "bytes": 400 * 1024**2}
+    told = {"plugin": str(plugin), "socket": str(socket), "kept": str(folder / "kept"), **bounds}
     worker = await EngineProcess.launch(told, folder / "worker.log", program=WORKER)
     wants = Wants(context_tokens=256, parallel=1, threads=1, workers=(Worker(socket, 2),), plugin=plugin)
     runtime = LlamaRuntime(file, wants, folder=folder, log=folder / "engine.log")

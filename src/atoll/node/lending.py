@@ -108,6 +108,7 @@ class Lending:
             "socket": str(socket),
             "kept": str(kept),
             "threads": max(1, (os.cpu_count() or 1) - 1),
+            "bytes": _most(asked),
         }
         process = await EngineProcess.launch(told, self._home.logs / "layers.log", program=WORKER)
         try:
@@ -130,7 +131,7 @@ async def _until_over(process: EngineProcess, asked: _Asked, carrying: Coroutine
     An engine notices only at its next request that a worker is gone, so whoever asked is told.
     """
     passing, ending = asyncio.create_task(carrying), asyncio.create_task(process.wait())
-    most = int(asked.bytes * EXCESS) + WORKER_BYTES
+    most = _most(asked)
     try:
         while not passing.done():
             await asyncio.wait({passing, ending}, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
@@ -159,6 +160,10 @@ async def _until_listening(process: EngineProcess, socket: Path) -> None:
             else:
                 writer.close()
                 return
+
+
+def _most(asked: _Asked) -> int:
+    return int(asked.bytes * EXCESS) + WORKER_BYTES
 
 
 def _read(told: dict[str, Any]) -> _Asked:

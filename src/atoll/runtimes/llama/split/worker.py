@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import json
+import resource
 import sys
 
 from atoll.runtimes.llama.child import NO_ENGINE, UNUSABLE, leash, load_plugin, quiet
 
 CPU = 0
+THREAD_BYTES = 16 * 1024**2
+SPARE_BYTES = 512 * 1024**2  # may be set aside without being used
 
 
 def main(parent: int) -> int:
     leash(parent)
     told = json.load(sys.stdin)
     quiet()
+    # Its parent looks at what it holds every few seconds; an engine can make it take a lot between two looks.
+    most = told["bytes"] + SPARE_BYTES + told["threads"] * THREAD_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         engine, plugin = load_plugin(told["plugin"])
     except (ImportError, OSError) as error:
