@@ -19,11 +19,12 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done
 
-.PHONY: help .venv new-venv lock check format quick test fuzz faults soak fleet simulate bench models demo clean
+.PHONY: help .venv new-venv lock check format quick test deep fuzz faults soak fleet simulate bench models demo clean
 
 help:
 	@echo "make demo     three sites on this machine: decide, cut one off, heal, converge"
-	@echo "make test     every test, as CI runs them"
+	@echo "make test     the tests, as CI runs them"
+	@echo "make deep     what make test has shown once, on other versions, layouts and sizes"
 	@echo "make quick    less than a minute: what needs no database, the documents, the simulation"
 	@echo "make check    lint, format, types, layers"
 	@echo "make format   mend what the linter and the formatter can"
@@ -81,7 +82,10 @@ quick: $(READY) $(PRESS)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
 
 test: $(READY) $(PRESS)
-	@$(PYTEST) -q -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not deep" $(ARGS)
+
+deep: $(READY) $(PRESS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m deep $(ARGS)
 
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \

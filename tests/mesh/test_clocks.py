@@ -41,6 +41,7 @@ async def test_a_node_that_lags_an_hour_parks_what_comes_and_merges_it_when_its_
     await load.verify()
 
 
+@pytest.mark.deep
 async def test_writes_of_the_same_millisecond_end_the_same_everywhere(mesh: Mesh) -> None:
     (now,) = (await mesh.sql(mesh.nodes[0], "select atoll.clock_ms()"))[0]
     await mesh.share("tie", "id int primary key, body text, hits int default 0", '{"hits": "counter"}')

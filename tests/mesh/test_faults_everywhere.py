@@ -22,7 +22,6 @@ NODES = int(os.environ.get("ATOLL_FAULT_NODES", "0"))
 CHOSEN = {
     ("hub", "stop"),
     ("hub", "full-disk"),
-    ("chain", "restore"),
     ("chain", "clone"),
 }
 CASES = [(shape, fault) for shape in SHAPES for fault in FAULTS if NODES or (shape, fault) in CHOSEN]

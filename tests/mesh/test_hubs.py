@@ -76,6 +76,7 @@ async def test_two_regions_below_a_cloud(make_mesh: MeshMaker) -> None:
     await mesh.settle()
 
 
+@pytest.mark.deep
 async def test_a_chain_and_a_ring_made_by_hand(make_mesh: MeshMaker) -> None:
     mesh = await fleet(make_mesh, "edge/eu", "edge/eu", "edge/eu", "edge/eu")
     first = mesh.nodes[0]

@@ -58,6 +58,7 @@ async def test_a_node_absent_beyond_the_bound_of_the_log_gets_a_copy_of_everythi
         await mesh.until(node, EMPTY)
 
 
+@pytest.mark.deep
 async def test_a_copy_may_be_larger_than_the_bound_of_the_log(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", room=2)
     one = mesh.nodes[0]

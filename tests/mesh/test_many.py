@@ -9,6 +9,7 @@ from support.fix_mesh import MeshMaker
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
+@pytest.mark.deep
 async def test_a_mesh_of_eight_forms_by_itself(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh(*["18", "16"] * 4)
     await mesh.share("word", "id text primary key, body text")

@@ -8,10 +8,18 @@ from support.fix_mesh import Mesh, make_seed
 from support.load import Load
 
 pytestmark = [pytest.mark.mesh, pytest.mark.asyncio(loop_scope="session")]
-every_postgres = pytest.mark.parametrize("trio", ["18", "16", "mixed"], indirect=True, scope="session")
+deep = pytest.mark.deep
+every_postgres = pytest.mark.parametrize(
+    "trio",
+    ["18", pytest.param("16", marks=deep), pytest.param("mixed", marks=deep)],
+    indirect=True,
+    scope="session",
+)
 
 
-@every_postgres
+@pytest.mark.parametrize(
+    "trio", ["18", "mixed", pytest.param("16", marks=deep)], indirect=True, scope="session"
+)
 async def test_everybody_writes_through_a_partition_and_all_agree_after_it(mesh: Mesh) -> None:
     one, two, three = mesh.nodes
     async with Load(mesh, make_seed()) as load:

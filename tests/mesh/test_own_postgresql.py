@@ -63,7 +63,10 @@ def alone(mesh: Mesh, foreign: Foreign) -> GuestNode:
     return guest
 
 
-@pytest_asyncio.fixture(loop_scope="session", scope="module", params=[18, 16])
+SERVERS = [16, pytest.param(18, marks=pytest.mark.deep)]
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module", params=SERVERS)
 async def pairing(request: pytest.FixtureRequest) -> AsyncIterator[Pairing]:
     maker = MeshMaker()
     try:

@@ -50,7 +50,12 @@ async def number(mesh: Mesh, node: MeshNode) -> int:
     return int((await mesh.sql(node, "select atoll.me()"))[0][0])
 
 
-@pytest.mark.parametrize(("back", "part"), [(1, ""), (1, "data"), (0, "")])
+deep = pytest.mark.deep
+
+
+@pytest.mark.parametrize(
+    ("back", "part"), [pytest.param(1, "", marks=deep), (1, "data"), pytest.param(0, "", marks=deep)]
+)
 async def test_an_older_disk_loses_nothing(make_mesh: MeshMaker, back: int, part: str) -> None:
     mesh = await make_mesh("18", "18", "18")
     node, other = mesh.nodes[back], mesh.nodes[2]
@@ -78,7 +83,7 @@ async def test_an_older_disk_loses_nothing(make_mesh: MeshMaker, back: int, part
     await same_everywhere(mesh, "first=31 lost here=1 meanwhile=1 new=1")
 
 
-@pytest.mark.parametrize("back", [0, 1])
+@pytest.mark.parametrize("back", [pytest.param(0, marks=deep), 1])
 async def test_a_lost_node_comes_back_from_its_backup(make_mesh: MeshMaker, back: int) -> None:
     mesh = await make_mesh("18", "18")
     node, other = mesh.nodes[back], mesh.nodes[1 - back]
