@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -140,12 +141,12 @@ async def test_what_one_node_offers_the_other_finds_and_asks(
 
 
 async def test_a_node_says_what_its_models_may_take_and_take_where_that_changes(
-    nodes: Nodes, make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(node_room, "EVERY_SECONDS", 0.0)
     monkeypatch.setattr(node_room, "MEMBERS_PER_SECOND", 1e9)
     there = await make_place(2)
-    room = Room(there.serving, 1000)
+    room = Room(there.serving, 1000, tmp_path)
     seen = "select bytes_max, bytes_taken from atoll.room where node = 2"
     count = "select count(*) from atoll.change where tbl = 'atoll.room'"
     async with await nodes[1].database.connect() as connection:

@@ -204,6 +204,7 @@ class Mesh:
         node.running.process.kill()
         await asyncio.to_thread(_end, node.running)
         node.running = None
+        self._forget_sessions(node)
 
     async def stop(self, node: MeshNode) -> None:
         """An ordinary end."""
@@ -222,6 +223,11 @@ class Mesh:
     def kill_postgres(self, node: MeshNode) -> None:
         """kill -9 of the server; the node starts it again."""
         os.kill(node.postmaster(), signal.SIGKILL)
+        self._forget_sessions(node)
+
+    def _forget_sessions(self, node: MeshNode) -> None:
+        for as_owner in (True, False):
+            self._sessions.forget(node.dsn(as_owner=as_owner))
 
     async def set_clock(self, node: MeshNode, seconds: float) -> None:
         """Move a node's clock, for sessions from now on; those from before are ended."""

@@ -31,6 +31,11 @@ class Sessions:
             raise
         self._free.setdefault(dsn, []).append(connection)
 
+    def forget(self, dsn: str) -> None:
+        """Its server is ended, and may have left processes that answer for a moment more."""
+        for connection in self._free.pop(dsn, []):
+            connection.pgconn.finish()
+
     async def close(self) -> None:
         for connections in self._free.values():
             for connection in connections:

@@ -11,12 +11,14 @@ import pytest
 from atoll.domain.models import ADAPTERS_MAX, Skill
 from atoll.identity import authority as authorities
 from atoll.identity import certificate as certificates
+from atoll.node.borrowing import Borrowing
 from atoll.node.catalog import Catalog
 from atoll.node.home import Home, HomeFacts
 from atoll.registry import adding, signing
 from atoll.registry.adapters import Base, add_adapter
 from atoll.registry.manifest import Manifest, to_json
 from atoll.registry.store import Store
+from atoll.runtimes.llama.split.runtime import SplitRuntime
 from support.fix_models import LAYERS, WIDTH, TinyModel, write_adapter, write_model
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)
@@ -34,8 +36,12 @@ class Shelf:
         self.identity = certificates.save_identity(
             self.home.keys, key_pem=key, certificate_pem=pem, authority_pem=authority.pem
         )
-        self.catalog = Catalog(self.home, self.store, 10**10)
+        self.catalog = self.catalog_with(10**10)
         self.before: Any = {}
+
+    def catalog_with(self, memory_bytes: int) -> Catalog:
+        nobody = Borrowing(self.home, None, None)  # type: ignore[arg-type]
+        return Catalog(self.home, self.store, memory_bytes, nobody)
 
     def signed(self, manifest: Manifest) -> tuple[Any, ...]:
         made = signing.sign(to_json(manifest), self.identity)
@@ -77,6 +83,23 @@ def test_an_adapter_that_does_not_fit_is_left_out_and_the_one_before_stays(
     assert "does not fit" in problems["tiny:reef"].why
     assert shelf.look(model) == ({}, {}), "what was removed is gone"
     assert shelf.look(model, wide)[0] == {}, "and what it was before does not come back"
+
+
+def test_a_model_that_may_be_split_is_where_it_is_too_large_and_only_there(
+    shelf: Shelf, tiny_gguf: TinyModel
+) -> None:
+    shelf.home.run.mkdir()
+    name, version, variant, is_kept, _, *signed = shelf.model(tiny_gguf.file)
+    rows = [(name, version, variant, is_kept, options, *signed) for options in ({}, {"split": True})]
+    (whole, _), (may, _) = (shelf.catalog.wanted([row], (), {}) for row in rows)
+    needed = whole["tiny"].said.memory_bytes
+    assert may["tiny"].said.memory_bytes == needed
+    assert not isinstance(may["tiny"].open(), SplitRuntime), "it fits, and is loaded whole"
+    small = shelf.catalog_with(needed - 1)
+    (refused, _), (split, _) = (small.wanted([row], (), {}) for row in rows)
+    assert refused["tiny"].said.memory_bytes == needed, "it does not fit, and nobody has allowed a split"
+    assert split["tiny"].said.memory_bytes == needed - 1
+    assert isinstance(split["tiny"].open(), SplitRuntime)
 
 
 def test_the_adapters_of_a_model_whose_next_version_has_another_shape_wait_for_theirs(
