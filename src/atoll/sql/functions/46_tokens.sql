@@ -13,7 +13,7 @@ begin
     perform pg_notify('atoll_mark', beyond);
     return atoll.me() || '.' || coalesce(mine::text, '<' || beyond);
 end $$;
-comment on function atoll.token() is 'what this session has written and seen so far, to be given to atoll.wait_for elsewhere';
+comment on function atoll.token() is 'what was written and committed on this node so far, to be given to atoll.wait_for elsewhere';
 
 -- What a token says: whose transactions, up to where, and whether it is one transaction.
 create or replace function atoll.read_token(token text, out origin integer, out horizon xid8, out of_xid xid8)
