@@ -79,6 +79,10 @@ async def test_a_model_too_large_for_its_node_is_held_by_two(make_mesh: MeshMake
     two = await mesh.add()
     home = ("--home", str(one.home))
     file = str(next(model.path for model in start_models() if model.name == "pebble"))
+    tensors = str(next(model.path for model in start_models() if model.name == "digits"))
+    said = await mesh.run("model", "add", tensors, "--name", "seen", "--split", *home, fails=True)
+    assert "only a language model" in said
+    assert await mesh.sql(one, "select name from atoll.model") == [], "what was refused was not added"
     await mesh.run("model", "add", file, "--name", "big", "--split", *home)
 
     status, told = await ask(one, "big")

@@ -9,7 +9,7 @@ import typer
 
 from atoll.cli import model_add, model_bench, model_offers, model_plan, model_run
 from atoll.cli.home import HomeOption, find_home, running_postgres
-from atoll.cli.model_add import OnOption, SplitOption, wish
+from atoll.cli.model_add import OnOption, SplitOption, check_split, wish
 from atoll.cli.upstream import InsecureOption, KeyEnvOption, KeyFileOption
 
 group = typer.Typer(help="Models: add, run, measure, list, place and remove them.", no_args_is_help=True)
@@ -34,11 +34,14 @@ def place(
 ) -> None:
     """Say where a model is wanted, in which version; nodes fetch its files from each other."""
     from atoll.cli.rows import fetch
+    from atoll.registry.manifest import from_json
 
     postgres = running_postgres(find_home(home))
     found = _of(fetch(postgres, "models", "listing"), model)
     if shared:
         _check_shared(found[0]["manifest"])
+    if split:
+        check_split(from_json(found[0]["manifest"]))
     chosen = None if off else version or found[0]["version"]
     wanted = wish(model, chosen, on, variant, keep, context, parallel, shared, split)
     where = fetch(postgres, "models", "want", wanted)[0]["place"]

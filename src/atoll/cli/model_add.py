@@ -120,10 +120,10 @@ def add(
             chosen = None  # of what was fetched, it was chosen there
         elif chosen is not None:
             manifest.choose(0, wanted=chosen)
+    if split:
+        check_split(manifest)
     signed = _signed(found, manifest)
     fetch(postgres, "models", "add", signed)
-    if split and not any(one.format == "gguf" for one in manifest.variants):
-        raise typer.BadParameter("only a language model (GGUF) can be split")
     wanted = wish(manifest.name, manifest.version, on, chosen, keep, context, parallel, split=split)
     place = fetch(postgres, "models", "want", wanted)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
@@ -172,6 +172,11 @@ def _take_in(home: Home, files: Files, name: str | None, licence: str | None) ->
             source=files.origin,
             progress=begin(adding.size_of(files.path)),
         )
+
+
+def check_split(manifest: Manifest) -> None:
+    if not any(one.format == "gguf" for one in manifest.variants):
+        raise typer.BadParameter("only a language model (GGUF) can be split", param_hint="--split")
 
 
 def wish(

@@ -37,6 +37,7 @@ from atoll.sql import query
 
 ASK_SECONDS_MAX = 40.0
 AVOID_SECONDS = 60.0  # a node that refused, or lost layers, where others will do
+CONNECTIONS_MAX = 8  # of an engine that wait: it has one at a time
 log = logging.getLogger(__name__)
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -158,10 +159,13 @@ async def _asked(links: Links, number: int, model: str, part: Part) -> Pipe:
 @asynccontextmanager
 async def _way(pipe: Pipe, socket: Path, node: str) -> AsyncIterator[asyncio.Task[str]]:
     """The engine's way to a worker; the task ends with it, and says what happened."""
-    coming: asyncio.Queue[Connection] = asyncio.Queue()  # the engine's connections: it has one at a time
+    coming: asyncio.Queue[Connection] = asyncio.Queue(CONNECTIONS_MAX)
 
     def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        coming.put_nowait((reader, writer))
+        if coming.full():
+            writer.close()
+        else:
+            coming.put_nowait((reader, writer))
 
     server = await asyncio.start_unix_server(come, str(socket))
     way = asyncio.create_task(_until_over(pipe, coming, node))

@@ -33,11 +33,8 @@ def open_runtime(
 ) -> Runtime:
     """A runtime for a model, not started yet."""
     if form == "gguf":
-        sockets = home.run / "models"
-        sockets.mkdir(exist_ok=True, mode=0o700)
         library = native.library_in(home.native)
-        log = home.logs / f"model-{model}.log"
-        return _llama(sockets, log, model, file, said, options, adapters, library)
+        return _llama(*_places(home, model), model, file, said, options, adapters, library)
     return _onnx(model, form, file)
 
 
@@ -74,8 +71,7 @@ def open_split(
 
     context, parallel = room_of(said.context_tokens, options)
     needs = layers.needs(file, needs_bytes, token_bytes * context * parallel)
-    folder, log = home.run / "models", home.logs / f"model-{model}.log"
-    folder.mkdir(exist_ok=True, mode=0o700)
+    folder, log = _places(home, model)
     return SplitRuntime(
         file,
         _wants(model, said, options, adapters, native.library_in(home.native)),
@@ -83,6 +79,13 @@ def open_split(
         folder=folder,
         log=log,
     )
+
+
+def _places(home: Home, model: str) -> tuple[Path, Path]:
+    """Where an engine's sockets are, and its log."""
+    folder = home.run / "models"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder, home.logs / f"model-{model}.log"
 
 
 def _llama(
