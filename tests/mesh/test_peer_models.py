@@ -117,8 +117,8 @@ async def plan_by_memory(mesh: Mesh, node: MeshNode) -> None:
     save_deep(deep, layers=30, layer_bytes=most * 14 // 10 // 30)
     made = await planned(deep)
     first, second = made["parts"]
-    assert (made["fits"], made["layers"]) == ("split", 30)
-    assert (first["layers"][0], first["layers"][1], second["layers"][1]) == (0, second["layers"][0], 30)
+    assert (made["fits"], made["layers"]) == ("split", 31)  # the output is the last
+    assert (first["layers"][0], first["layers"][1], second["layers"][1]) == (0, second["layers"][0], 31)
     assert max(first["bytes"], second["bytes"]) <= most
     alone = await planned(deep, "--on", "n3")
     assert alone["fits"] == "nowhere"
