@@ -9,23 +9,32 @@
 create or replace function atoll.make_marks(is_asked boolean default false, quiet interval default '1 min') returns bigint
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
-    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
-    p       atoll.pulse;
-    stamp   bigint;
-    scopes  text[];
-    latest  jsonb;
+    -- Read before this transaction has a number: a smaller stamp is of a transaction with a smaller number.
+    is_first constant boolean := pg_current_xact_id_if_assigned() is null;
+    stamp    constant bigint := (atoll.clock_ms() << 22) - 1;   -- more may be written within this millisecond
+    p        atoll.pulse;
+    mine     xid8;
+    horizon  xid8;
+    scopes   text[];
+    latest   jsonb;
     in_scope text;
 begin
     select * into p from atoll.pulse for update;
+    mine := pg_current_xact_id();
+    horizon := pg_snapshot_xmin(pg_current_snapshot());
     select array_agg(distinct c.scope) into scopes from atoll.change c
      where c.xid >= p.xid and c.origin = atoll.me() and c.tbl <> '' and c.target is null and c.scope <> 'local';
     if scopes is null and not is_asked and p.made_at > now() - quiet then
         return null;
     end if;
-    if horizon >= p.sample_xid then
-        p.covered := p.sample;
-        stamp := (atoll.clock_ms() << 22) - 1;   -- more may be written within this millisecond
-        update atoll.pulse set covered = sample, sample = stamp, sample_xid = pg_snapshot_xmax(pg_current_snapshot());
+    if is_first and horizon = mine then
+        update atoll.pulse set covered = stamp returning * into p;
+    elsif horizon >= p.sample_xid then
+        -- Transactions are running. What they have stamped by now is covered when they have ended.
+        update atoll.pulse set covered = greatest(covered, sample) returning * into p;
+        if is_first then
+            update atoll.pulse set sample = stamp, sample_xid = (mine::text::bigint + 1)::text::xid8;
+        end if;
     end if;
     update atoll.pulse set n = n + 1, xid = horizon, made_at = clock_timestamp() returning n into p.n;
     scopes := array_remove(scopes, 'global') || '{global}'::text[];
