@@ -64,6 +64,53 @@ def test_a_token_of_a_session_that_has_written_before_covers_that(two: Nodes) ->
     assert there.rows("note") == [("1", "one")]
 
 
+def test_a_token_carries_those_of_nodes_where_the_application_was_before(three_nodes: Nodes) -> None:
+    one, two, three = three_nodes
+    one.run(TABLE)
+    one.share("note")
+    three_nodes.sync()
+    one.run("insert into note values (1, 'one')")
+    first = one.value("select atoll.token('')")
+    two.run("insert into note values (2, 'two')")
+    second = two.value("select atoll.token(%s)", first)
+    assert second.startswith("2."), "the node that gave it comes first"
+    assert second.endswith(f"~{first}")
+    for node in (one, two):
+        node.owner("select atoll.make_marks(true)")
+    from_one, from_two = one.changes(), two.changes()
+    three.receive(from_two)
+    assert three.value(NOW, second.split("~")[0]) is True
+    assert three.value(NOW, second) is False, "what was written on one has not come"
+    assert two.value(NOW, second) is False, "neither has it here, where the token was taken"
+    assert one.value(NOW, second) is False
+    three.receive(from_one)
+    assert three.value(NOW, second) is True
+    one.receive(from_two)
+    assert one.value(NOW, second) is True
+    third = three.value("select atoll.token(%s)", second)
+    again = one.value("select atoll.token(%s)", third)
+    assert [part.split(".")[0] for part in again.split("~")] == ["1", "2", "3"], "each node once"
+    later = one.value("select atoll.token(%s)", again)
+    assert later.split("~")[1:] == again.split("~")[1:]
+    refused = slug(lambda: one.run("select atoll.confirm(1, '60 s', %s)", later))
+    assert refused == "copies-too-many", "its own comes first; there are no neighbours here"
+
+
+def test_no_mark_covers_what_a_running_transaction_wrote(two: Nodes) -> None:
+    here, _ = two
+    covered = "select covered from atoll.heard where origin = atoll.me() and scope = 'global'"
+    with psycopg.connect(here.database.conninfo(APP_ROLE)) as slow:
+        slow.execute("insert into note values (1, 'slow')")
+        for _ in range(4):
+            here.owner("select atoll.make_marks(true)")
+        ((before,),) = here.owner(covered)
+        slow.commit()
+    ((at,),) = here.owner("select at from atoll.change where op = 'I' order by seq desc limit 1")
+    here.owner("select atoll.make_marks()")
+    ((after,),) = here.owner(covered)
+    assert before < at < after, "one mark after it has ended is enough"
+
+
 def test_what_stays_in_a_region_is_waited_for_there_and_not_elsewhere(three_nodes: Nodes) -> None:
     one, two, three = three_nodes
     one.run("create table patient (id bigint primary key)")

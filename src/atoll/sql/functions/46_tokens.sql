@@ -1,9 +1,11 @@
 -- Tokens: how an application reads on one node what it wrote on another, and knows that others have it.
 --
 -- '7.734' stands for transaction 734 of node 7, '7.<734' for every transaction of node 7 before it. Another node has
--- them when it has heard a mark of node 7 whose horizon lies beyond, in each scope that it may have.
+-- them when it has heard a mark of node 7 whose horizon lies beyond, in each scope that it may have. Who has been
+-- to several nodes carries one of each, the last one first: '7.734~3.<812'.
 
-create or replace function atoll.token() returns text
+drop function if exists atoll.token();
+create or replace function atoll.token(carried text default null) returns text
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     mine   constant xid8 := pg_current_xact_id_if_assigned();
@@ -11,9 +13,11 @@ declare
 begin
     -- At the commit the node makes a mark, so that nobody waits for the next one that is due.
     perform pg_notify('atoll_mark', beyond);
-    return atoll.me() || '.' || coalesce(mine::text, '<' || beyond);
+    return atoll.me() || '.' || coalesce(mine::text, '<' || beyond)
+        || coalesce((select string_agg('~' || r.origin || '.<' || r.horizon, '' order by r.origin)
+                       from atoll.read_tokens(carried) r), '');
 end $$;
-comment on function atoll.token() is 'what was written and committed on this node so far, to be given to atoll.wait_for elsewhere';
+comment on function atoll.token(text) is 'what was written and committed on this node so far, to be given to atoll.wait_for elsewhere';
 
 -- What a token says: whose transactions, up to where, and whether it is one transaction.
 create or replace function atoll.read_token(token text, out origin integer, out horizon xid8, out of_xid xid8)
@@ -30,6 +34,15 @@ begin
     of_xid := case when parts[2] = '' then parts[3]::xid8 end;
     horizon := case when parts[2] = '' then (parts[3]::bigint + 1)::text else parts[3] end::xid8;
 end $$;
+
+-- How far the other nodes have to be heard by what a token says, of this one's and of those that it carries.
+create or replace function atoll.read_tokens(token text, out origin integer, out horizon xid8) returns setof record
+language sql stable set search_path = pg_catalog
+begin atomic
+    select r.origin, max(r.horizon)
+      from string_to_table(token, '~') one, lateral atoll.read_token(one) r
+     where r.origin <> atoll.me() group by r.origin;
+end;
 
 create or replace function atoll.check_wait(timeout interval) returns timestamptz
 language plpgsql volatile set search_path = pg_catalog as $$
@@ -57,11 +70,11 @@ end;
 create or replace function atoll.wait_for(token text, timeout interval default '10 s') returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog as $$
 declare
-    wanted   constant record := atoll.read_token(token);
+    given    constant record := atoll.read_token(split_part(token, '~', 1));
     deadline constant timestamptz := atoll.check_wait(timeout);
     pause    double precision := 0.005;
 begin
-    if wanted.origin = atoll.me() then
+    if given.origin = atoll.me() and not exists (select from atoll.read_tokens(token)) then
         return true;
     elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         perform atoll.refuse('snapshot-fixed', 'cannot wait for a token in this transaction',
@@ -70,7 +83,7 @@ begin
     end if;
     -- Each statement below has a snapshot of its own, and sees what has been committed meanwhile.
     loop
-        if atoll.has_heard(wanted.origin, wanted.horizon) then
+        if (select bool_and(atoll.has_heard(w.origin, w.horizon)) from atoll.read_tokens(token) w) then
             return true;
         elsif clock_timestamp() >= deadline then
             return false;
@@ -111,7 +124,7 @@ begin
         perform atoll.refuse('copies-none', 'a confirmation is of one copy or more');
     end if;
     if token is not null then
-        wanted := atoll.read_token(token);
+        wanted := atoll.read_token(split_part(token, '~', 1));
         if wanted.origin <> atoll.me() then
             perform atoll.refuse('token-elsewhere', format('token %s is of another node', quote_literal(token)), hint => 'Confirm on the node where you wrote.');
         end if;
