@@ -40,7 +40,7 @@ end $$;
 
 create or replace function atoll.is_table(name text, relid oid) returns boolean
 language sql stable
-return (select relid = any (select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where format('%I.%I', n.nspname, c.relname) = name));
+return (select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relid and format('%I.%I', n.nspname, c.relname) = name));
 
 create or replace function atoll.uninstall_table(of_table text) returns void
 language plpgsql set search_path = pg_catalog as $$
@@ -170,15 +170,15 @@ begin
                    'atoll_state jsonb, atoll_kept jsonb, primary key (%s)) with (fillfactor = 85)', side,
                    atoll.list(of_table, 'key', '{c} {t}'), coalesce(atoll.list(of_table, 'value', '{c} bigint') || ',', ''), vars->>'keys');
     execute format('create index on %s (atoll_birth) where atoll_aside', side);
-    perform atoll.render_merge(of_table);
+    perform atoll.render_merge(of_table, vars);
 end $$;
 
 -- The functions of a table, rendered from the templates; also where a new version has new templates.
-create or replace function atoll.render_merge(of_table text) returns void
+drop function if exists atoll.render_merge(text);
+create or replace function atoll.render_merge(of_table text, vars jsonb) returns void
 language plpgsql set search_path = pg_catalog as $$
 declare
-    vars jsonb := atoll.variables(of_table);
-    side text := vars->>'side';
+    side constant text := vars->>'side';
 begin
     vars := vars || atoll.again_variables(vars) || jsonb_build_object(
         'insert_rows', atoll.render(atoll.insert_rows_template(), vars || '{"source": "new_rows"}'),
@@ -274,7 +274,7 @@ begin
         if t.kind = 'append' then
             perform atoll.install_append(t.name);
         else
-            perform atoll.render_merge(t.name);
+            perform atoll.render_merge(t.name, atoll.variables(t.name));
         end if;
     end loop;
     update atoll.pipeline_state set declared = null;

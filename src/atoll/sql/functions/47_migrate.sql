@@ -128,7 +128,7 @@ begin
     if l.kind = 'append' then
         perform atoll.install_append(of_table);
     else
-        perform atoll.render_merge(of_table);
+        perform atoll.render_merge(of_table, atoll.variables(of_table));
     end if;
     perform atoll.set_triggers(of_table);
     update atoll.local_table t set shape = atoll.shape_of(t.relid) where t.name = of_table;
