@@ -29,6 +29,7 @@ PROCESSOR = (
 )
 
 
+@cache
 def engine_version() -> str:
     return metadata.version(ENGINE)
 
