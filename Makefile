@@ -82,10 +82,10 @@ quick: $(READY) $(PRESS)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
 
 test: $(READY) $(PRESS)
-	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not deep" $(ARGS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not deep" $(ARGS)
 
 deep: $(READY) $(PRESS)
-	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m deep $(ARGS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m deep $(ARGS)
 
 fuzz: $(READY)
 	@ATOLL_EXAMPLES=$(EXAMPLES) ATOLL_FAULTS=$(FAULTS) $(PYTEST) -q -n $(WORKERS) --dist loadfile \

@@ -23,3 +23,9 @@ pytest_plugins = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", default="18", choices=["16", "18"], help="major version of PostgreSQL")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests share three running nodes come last: nodes that wait cost something too."""
+    sharing = {item.path for item in items if "mesh" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in sharing)
