@@ -37,6 +37,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "q4_0 gptq 128": {"method": "gptq", "group": 128},
     "q4_k_m": {"to": "q4_k_m", "method": "plain"},
     "q4_k_m, importance": {"to": "q4_k_m", "method": "imatrix"},
+    "q4_k_m gptq": {"to": "q4_k_m", "method": "gptq"},
+    "q4_k, importance": {"to": "q4_k", "method": "imatrix"},
+    "q4_k gptq": {"to": "q4_k", "method": "gptq"},
+    "q3_k, importance": {"to": "q3_k", "method": "imatrix"},
+    "q3_k gptq": {"to": "q3_k", "method": "gptq"},
 }
 LIKE = ("q4_0", "q4_k_m")  # whose bytes a mix gets
 

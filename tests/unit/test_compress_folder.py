@@ -57,7 +57,13 @@ def test_the_runtime_cuts_text_as_the_tokenizer_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "most"),
-    [({"to": "q8_0"}, 0.01), ({"method": "gptq"}, 0.1), ({"to": "q4_k_m", "method": "imatrix"}, 0.1)],
+    [
+        ({"to": "q8_0"}, 0.01),
+        ({"method": "gptq"}, 0.1),
+        ({"to": "q4_k_m", "method": "imatrix"}, 0.1),
+        ({"to": "q4_k_m", "method": "gptq"}, 0.1),
+        ({"to": "q3_k", "method": "gptq"}, 0.2),
+    ],
 )
 def test_a_quantized_file_says_nearly_the_same(options: dict[str, Any], most: float, tmp_path: Path) -> None:
     folder = save_decoder(tmp_path / "model", hidden_size=256, intermediate_size=256, num_hidden_layers=1)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test installs it where it can")
 
-from atoll.compress import forms, gptq  # noqa: E402
+import gguf  # noqa: E402
+
+from atoll.compress import forms, gptq, kquants  # noqa: E402
 from atoll.domain.errors import DataError  # noqa: E402
 
 SEED = 20_263
@@ -44,6 +49,40 @@ def test_what_is_solved_is_what_the_file_holds_to_the_last_bit() -> None:
     solved = gptq.solve(weight, x.T @ x, 64)
     held = forms.unpack(forms.pack_levels(solved.levels.numpy(), solved.scales.numpy()), "q4_0")
     assert torch.equal(torch.from_numpy(held), solved.restored())
+
+
+@pytest.mark.parametrize("form", kquants.SPANS)
+def test_levels_of_k_quants_come_back_to_the_last_bit(form: str) -> None:
+    weight, span = torch.randn(8, 512).numpy(), kquants.SPANS[form]
+    packed = forms.pack(weight, form)
+    levels = np.random.default_rng(SEED).integers(span.lowest, span.highest + 1, (8, 512)).astype(np.int8)
+    levels[0, :2] = span.lowest, span.highest
+    grid = kquants.grid_of(packed, form)
+    written = kquants.write(packed, levels, form)
+    restored = forms.unpack(written, form)
+    assert np.array_equal(restored, levels * grid.scales.numpy() - grid.offsets.numpy())
+    assert np.array_equal(gguf.quants.dequantize(written, forms.kind_of(form)), restored)
+    nearest = np.round((weight + grid.offsets.numpy()) / grid.scales.numpy())
+    again = kquants.write(packed, nearest.clip(span.lowest, span.highest).astype(np.int8), form)
+    assert np.abs(forms.unpack(again, form) - weight).max() < 0.75, "the grid is that of these weights"
+
+
+@pytest.mark.parametrize("form", kquants.SPANS)
+def test_k_quants_lose_less_when_their_levels_are_solved(form: str) -> None:
+    weight, x = torch.randn(64, 256), inputs(1000, 256)
+    hessian = x.T @ x / len(x)
+
+    def lost_by(packed: Any) -> float:
+        restored = torch.from_numpy(forms.unpack(packed, form))
+        return float(((restored - weight) @ x.T).square().mean())
+
+    importance = hessian.diagonal().numpy()
+    solved, rounded = (
+        kquants.solve(weight, hessian, form),
+        forms.pack(weight.numpy(), form, importance),
+    )
+    assert solved.shape == rounded.shape
+    assert lost_by(solved) < lost_by(rounded) / 2
 
 
 def test_inputs_that_never_come_and_weights_that_are_nothing_are_left_at_nothing() -> None:

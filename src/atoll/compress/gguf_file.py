@@ -1,7 +1,6 @@
 """A decoder as a GGUF file: names, the order of rows, and each weight in its form.
 
-Whole numbers that were solved for a weight go in as they are, in Q4_0; everything else is rounded by the
-runtime's own functions.
+What was packed before goes in as it is; the rest is packed by the runtime's own functions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     import gguf
 
     from atoll.compress.decoder import Decoder
-    from atoll.compress.gptq import Rounded
     from atoll.compress.shape import Shape
 
 NAMES = {
@@ -51,11 +49,10 @@ OUTPUT = ("model.embed_tokens", "lm_head")
 
 @dataclass(frozen=True)
 class Recasting:
-    """What becomes of each weight: its form, by the name of its part, and what was found out about it."""
+    """What becomes of each weight: its form, by the name of its part, and rows that are packed already."""
 
     forms: Mapping[str, str]
-    rounded: Mapping[str, Rounded] = field(default_factory=dict)
-    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    packed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def write_gguf(decoder: Decoder, folder: Folder, recasting: Recasting, target: Path) -> None:
@@ -128,11 +125,10 @@ def _recast(name: str, weight: NDArray[np.float32], shape: Shape, how: Recasting
     if weight.ndim == 1 or ending == "bias":
         extra = 1.0 if shape.is_gemma and "norm" in part else 0.0
         return move(weight + np.float32(extra)), "f32"
-    rounded = how.rounded.get(part)
-    if rounded is not None and how.forms[part] == "q4_0":
-        return forms.pack_levels(move(rounded.levels.numpy()), move(rounded.scales.numpy())), "q4_0"
+    if part in how.packed:
+        return move(how.packed[part]), how.forms[part]
     form = forms.fitting(how.forms[part], weight.shape[1])
-    return forms.pack(move(weight), form, how.importance.get(part)), form
+    return forms.pack(move(weight), form), form
 
 
 def _moved(part: str, shape: Shape) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -1,10 +1,10 @@
-"""GPTQ: round a layer's weights to four bits, each column's error made good in the columns that are still
+"""GPTQ: round a layer's weights to few bits, each column's error made good in the columns that are still
 free.
 
-The scales are those that a file can hold: 16 bits, and the sign that fits the group better, since the levels
-reach from -8 to 7. So what is solved here is what the runtime computes with, to the last bit. Columns are
-taken in order of how much they matter, while groups stay where they are; so no index has to be kept of who
-belongs where.
+The scales are those that a file can hold. For four bits in groups they are found here: 16 bits, and the sign
+that fits the group better, since the levels reach from -8 to 7. So what is solved here is what the runtime
+computes with, to the last bit. Columns are taken in order of how much they matter, while groups stay where
+they are; so no index has to be kept of who belongs where.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ class Rounded:
         return self.levels.float() * self.scales.repeat_interleave(self.group, dim=1)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What a form can hold in each place: whole levels times a scale, less an offset."""
+
+    scales: Tensor  # as the weights
+    offsets: Tensor  # likewise
+    lowest: int
+    highest: int
+
+
 def nearest(weight: Tensor, group: int) -> Rounded:
     """Each to its nearest level, the scale from the largest of its group: what GPTQ is measured against."""
     largest = weight.view(weight.shape[0], -1, group).abs().amax(-1)
@@ -46,15 +56,19 @@ def nearest(weight: Tensor, group: int) -> Rounded:
 
 def solve(weight: Tensor, hessian: Tensor, group: int) -> Rounded:
     """`hessian` is the sum over inputs of each one times itself, input by input."""
-    columns = weight.shape[1]
-    matters = hessian.diagonal().clone()
-    dead = matters == 0
-    rest = weight.clone()
-    rest[:, dead] = 0
-    scales = find_scales(rest, matters + matters.mean() * 1e-4, group)
+    matters = hessian.diagonal()
+    scales = find_scales(_alive(weight, hessian), matters + matters.mean() * 1e-4, group)
     wide = scales.repeat_interleave(group, dim=1)
-    order = torch.argsort(matters, descending=True, stable=True)
-    rest, wide = rest[:, order], wide[:, order]
+    grid = Grid(wide, torch.zeros_like(wide), LOWEST, HIGHEST)
+    return Rounded(solve_on(grid, weight, hessian).to(torch.int8), scales)
+
+
+def solve_on(grid: Grid, weight: Tensor, hessian: Tensor) -> Tensor:
+    """The levels on a grid that stands."""
+    columns = weight.shape[1]
+    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+    rest = _alive(weight, hessian)[:, order]
+    scales, offsets = grid.scales[:, order], grid.offsets[:, order]
     factor = _factor(hessian[order][:, order])
     levels = torch.zeros_like(rest)
     for begin in range(0, columns, BLOCK):
@@ -62,14 +76,18 @@ def solve(weight: Tensor, hessian: Tensor, group: int) -> Rounded:
         piece, corner = rest[:, begin:end], factor[begin:end, begin:end]
         errors = torch.zeros_like(piece)
         for at in range(end - begin):
-            column, scale = piece[:, at], wide[:, begin + at]
-            chosen = _levels(column, scale)
+            column, scale, offset = piece[:, at], scales[:, begin + at], offsets[:, begin + at]
+            chosen = _levels(column + offset, scale, grid.lowest, grid.highest)
             levels[:, begin + at] = chosen
-            errors[:, at] = (column - chosen * scale) / corner[at, at]
+            errors[:, at] = (column - (chosen * scale - offset)) / corner[at, at]
             piece[:, at:] -= errors[:, at : at + 1] * corner[at, at:]
         rest[:, end:] -= errors @ factor[begin:end, end:]
-    back = torch.argsort(order)
-    return Rounded(levels[:, back].to(torch.int8), scales)
+    return levels[:, torch.argsort(order)]
+
+
+def _alive(weight: Tensor, hessian: Tensor) -> Tensor:
+    """Without the columns that nothing ever comes in by."""
+    return weight * (hessian.diagonal() != 0)
 
 
 def find_scales(weight: Tensor, matters: Tensor, group: int) -> Tensor:
@@ -88,9 +106,9 @@ def find_scales(weight: Tensor, matters: Tensor, group: int) -> Tensor:
     return best
 
 
-def _levels(weight: Tensor, scale: Tensor) -> Tensor:
+def _levels(weight: Tensor, scale: Tensor, lowest: int = LOWEST, highest: int = HIGHEST) -> Tensor:
     """A group of zeros has the scale 0, and the level 0."""
-    return torch.nan_to_num(weight / scale, 0.0, 0.0, 0.0).round().clamp(LOWEST, HIGHEST)
+    return torch.nan_to_num(weight / scale, 0.0, 0.0, 0.0).round().clamp(lowest, highest)
 
 
 def _in_16_bits(scale: Tensor) -> Tensor:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from atoll.compress import forms, gptq
+from atoll.compress import forms
 from atoll.compress.allot import Choice, allot, fewest_bytes
 from atoll.compress.calibrate import Seen, linear_names, read_rows, walk
 from atoll.compress.folder import Folder, load, read_folder
 from atoll.compress.gguf_file import Recasting, bytes_beside, padded, write_gguf
+from atoll.compress.packing import METHODS, SOLVED, pack
 from atoll.compress.sense import output_names, read_choices, save_choices, sense
 from atoll.compress.steps import Facts, Say, malformed, read_options
 from atoll.domain.errors import DataError
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from atoll.compress.decoder import Decoder
 
-METHODS = ("gptq", "rtn", "imatrix", "plain")
 GROUPS = (32, 64, 128)
 MIX, MIXED = "q4_k_m", "mixed"
 
@@ -150,10 +150,12 @@ def check(asked: Options) -> Options:
         raise malformed(
             "forms are mixed by what a calibration says", "Name a text, --calibration FILE, and no method."
         )
-    if method in ("gptq", "rtn") and asked.to not in ("q4_0", MIXED):
+    if method == "gptq" and asked.to not in (*SOLVED, MIX, MIXED):
         raise malformed(
-            f'"{method}" makes whole numbers for q4_0, and not {asked.to}', "Use imatrix or plain."
+            f'"gptq" makes whole numbers for {", ".join(SOLVED)}, and not {asked.to}', "Use imatrix or plain."
         )
+    if method == "rtn" and asked.to != "q4_0":
+        raise malformed(f'"rtn" makes whole numbers for q4_0, and not {asked.to}', "Use plain.")
     if asked.group not in GROUPS:
         raise malformed(f"a group has 32, 64 or 128 weights, not {asked.group}")
     if method in ("gptq", "imatrix") and asked.calibration is None:
@@ -168,40 +170,30 @@ def method_of(asked: Options) -> str:
         return asked.method
     if asked.calibration is None:
         return "plain"
-    return "gptq" if asked.to in ("q4_0", MIXED) else "imatrix"
+    return "gptq" if asked.to in (*SOLVED, MIX, MIXED) else "imatrix"
 
 
 def recast(decoder: Decoder, asked: Options, rows: Tensor | None, say: Say) -> Recasting:
     """The decoder holds afterwards what the file will."""
     plan, method = forms_of(decoder, asked), method_of(asked)
-    rounded: dict[str, gptq.Rounded] = {}
-    importance: dict[str, Any] = {}
-    for name in output_names(decoder):
-        _round_plain(decoder.get_submodule(name), plan[name])
+    packed: dict[str, Any] = {}
 
-    def treat(name: str, part: nn.Linear, seen: Seen | None) -> None:
-        width = part.in_features
-        if plan[name] == "q4_0" and method in ("gptq", "rtn") and width % asked.group == 0:
-            weight = part.weight.float()
-            rounded[name] = (
-                gptq.nearest(weight, asked.group)
-                if seen is None
-                else gptq.solve(weight, seen.hessian / seen.count, asked.group)
-            )
-            part.weight = nn.Parameter(rounded[name].restored(), requires_grad=False)
-            return
-        if seen is not None:
-            importance[name] = (seen.hessian.diagonal() / seen.count).numpy()
-        _round_plain(part, plan[name], importance.get(name))
+    def treat(name: str, part: nn.Module, seen: Seen | None, how: str = method) -> None:
+        weight: Tensor = part.weight.detach().float()  # type: ignore[union-attr, operator]
+        hessian = None if seen is None else seen.hessian / seen.count
+        packed[name] = pack(weight, plan[name], how, asked.group, hessian)
+        restored = torch.from_numpy(forms.unpack(packed[name], plan[name]))
+        part.weight = nn.Parameter(restored, requires_grad=False)
+
+    for name in output_names(decoder):
+        treat(name, decoder.get_submodule(name), None, "plain")
 
     if rows is not None:
         walk(decoder, rows, treat, say)
     else:
         for name in linear_names(decoder):
-            part = decoder.get_submodule(name)
-            assert isinstance(part, nn.Linear)
-            treat(name, part, None)
-    return Recasting(plan, rounded, importance)
+            treat(name, decoder.get_submodule(name), None)
+    return Recasting(plan, packed)
 
 
 def forms_of(decoder: Decoder, asked: Options) -> dict[str, str]:
@@ -230,12 +222,6 @@ def _mixed(name: str, layers: int) -> str:
     at = int(name.split(".")[2])
     is_more = at < layers // 8 or at >= 7 * layers // 8 or (at - layers // 8) % 3 == 2
     return "q6_k" if is_more else "q4_k"
-
-
-def _round_plain(part: nn.Module, form: str, importance: Any = None) -> None:
-    weight = part.weight.detach().numpy()  # type: ignore[union-attr, operator]
-    restored = forms.unpack(forms.pack(weight, form, importance), form)
-    part.weight = nn.Parameter(torch.from_numpy(restored), requires_grad=False)
 
 
 def _length(asked: Options, folder: Folder) -> int:

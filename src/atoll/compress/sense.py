@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atoll.compress import forms, gptq
+from atoll.compress import forms
 from atoll.compress.allot import Choice
 from atoll.compress.calibrate import Seen, linear_names, walk
 from atoll.compress.folder import fresh
 from atoll.compress.gguf_file import padded
+from atoll.compress.packing import pack
 from atoll.compress.steps import Say, malformed
 
 if TYPE_CHECKING:
@@ -59,13 +60,9 @@ def sense(decoder: Decoder, rows: Tensor, group: int, say: Say) -> dict[str, tup
 
 def _ways(weight: Tensor, seen: Seen | None, group: int) -> Iterator[tuple[str, Tensor]]:
     """The part in each form that can hold it, with the method that the file will be made by."""
-    importance = None if seen is None else (seen.hessian.diagonal() / seen.count).numpy()
+    hessian = None if seen is None else seen.hessian / seen.count
     for form in dict.fromkeys(forms.fitting(form, weight.shape[1]) for form in FORMS):
-        if form == "q4_0" and seen is not None and weight.shape[1] % group == 0:
-            yield form, gptq.solve(weight, seen.hessian / seen.count, group).restored()
-        else:
-            packed = forms.pack(weight.numpy(), form, importance)
-            yield form, torch.from_numpy(forms.unpack(packed, form))
+        yield form, torch.from_numpy(forms.unpack(pack(weight, form, "gptq", group, hessian), form))
 
 
 class _Probe:
