@@ -172,6 +172,13 @@ class Nodes(list[Node]):
                     if sender is not node:
                         node.receive([change for change in changes if node.may_have(change)])
 
+    def ends_same(self, table: str, order: str = "1") -> list[tuple[Any, ...]]:
+        """After everything has come everywhere, and nothing was parked."""
+        self.sync()
+        for node in self:
+            assert node.parked() == []
+        return self.same(f"public.{table}", order)
+
     def same(self, table: str, order: str = "1, 2") -> list[tuple[Any, ...]]:
         """The rows, which have to be the same on all nodes."""
         first, *others = [node.rows(table, order) for node in self]
