@@ -55,6 +55,8 @@ async def test_an_edge_goes_on_through_the_other_hub(make_mesh: MeshMaker) -> No
     await write(mesh, gone, 20)
     await mesh.settle()
     assert len(await mesh.sql(edges[0], "select id from item")) == 10
+    for node in mesh.nodes:
+        assert "could not make a slot" not in node.log(), "a hub that stands by needs none"
 
 
 async def test_two_regions_below_a_cloud(make_mesh: MeshMaker) -> None:

@@ -205,7 +205,8 @@ class Reconcile:
             raise LinkError("database-away", f'the database of node "{self._links.me.name}" is away')
         try:
             told = await self._prepare_for(connection, peer.number, payload)
-            if told.get("slot") == "none" and not payload.get("subscribed"):
+            is_wanted = told.get("wants_us", True) and not payload.get("subscribed")
+            if told.get("slot") == "none" and is_wanted:
                 await self._make_slot(peer.number)
                 told = await self._prepare_for(connection, peer.number, payload)
         except psycopg.Error as error:
