@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -143,7 +144,11 @@ async def test_a_worker_is_killed_in_the_middle_and_another_takes_over(
 async def test_budgets_are_split_over_nodes_and_an_island_spends_what_it_holds(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", "18")
     one, two = mesh.nodes
-    await mesh.sql(one, "select atoll.set_budget('cloud', 8000, 'tokens', interval '1 hour')")
+    # A period that is far from its end: towards it, leases of the next one are asked for.
+    period_hours = next(hours for hours in range(1, 100) if time.time() % (hours * 3600) < hours * 1800)
+    await mesh.sql(
+        one, "select atoll.set_budget('cloud', 8000, 'tokens', %s * interval '1 hour')", period_hours
+    )
     for node in mesh.nodes:
         await mesh.until(node, "select drawn > 0 from atoll.budget_lease where node = atoll.me()")
     await mesh.between(one, two).cut()
