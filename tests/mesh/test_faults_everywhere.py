@@ -19,11 +19,7 @@ from support.parcels import Places
 from support.shapes import SHAPES, make_shape
 
 NODES = int(os.environ.get("ATOLL_FAULT_NODES", "0"))
-CHOSEN = {
-    ("hub", "stop"),
-    ("hub", "full-disk"),
-    ("chain", "clone"),
-}
+CHOSEN = {("hub", "stop"), ("hub", "full-disk")}
 CASES = [(shape, fault) for shape in SHAPES for fault in FAULTS if NODES or (shape, fault) in CHOSEN]
 SETTLE_SECONDS = 240.0
 COLUMNS = (
