@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 DEADLINE = 120.0  # seconds
 POLL_SECONDS = 0.1
 Rows = list[tuple[Any, ...]]
-# Who takes its changes from another hub is owed a copy for the day when it comes back.
-OWED = """
-    select p.peer from atoll.progress p join pg_replication_slots s on s.slot_name = 'atoll_to_' || p.peer
-     where p.missed and s.active and atoll.is_member(p.peer)"""
 STATES = (
     "select format('select %%s, atoll_side.%%I(s, t) from atoll_side.%%I s left join %%s t on %%s"
     " order by %%s',"
@@ -143,9 +139,17 @@ class Settling:
             parked = await self._mesh.sql(node, "select tbl, code, reason, attempts from atoll.parked")
             if parked:
                 return f"{node.name} has parked {parked[:5]}"
-            if await self._mesh.sql(node, OWED):
-                return f"{node.name} has a peer that missed changes"
+            owed = "select peer, atoll.me() from atoll.progress where missed and atoll.is_member(peer)"
+            for peer, me in await self._mesh.sql(node, owed):
+                if await self._takes(peer, me):
+                    return f"{node.name} has a peer that missed changes"
         return ""
+
+    async def _takes(self, peer: int, source: int) -> bool:
+        """Not who gets its changes from another hub: it is owed a copy for the day when it comes back."""
+        taker = (await self._mesh.numbers()).get(peer)
+        stands_by = "select from atoll.neighbour where number = %s and not in_use"
+        return taker is None or not await self._mesh.sql(taker, stands_by, source)
 
     async def _differences(self) -> str:
         """The first difference between the nodes, in rows or in what is kept beside them."""
@@ -201,6 +205,6 @@ class Settling:
         near = await self._mesh.sql(last, "select state from atoll.link_state")
         if any(state != "up" for (state,) in near):
             return  # who is away cannot be asked
-        said = await self._mesh.run("check", "--home", str(last.home), "--wait", "60")
+        said = await self._mesh.run("check", "--home", str(last.home), "--wait", "20")
         assert f"compared on {len(near) + 1} nodes" in said, said
         assert "differ" not in said, said

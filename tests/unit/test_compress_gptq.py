@@ -76,11 +76,8 @@ def test_k_quants_lose_less_when_their_levels_are_solved(form: str) -> None:
         restored = torch.from_numpy(forms.unpack(packed, form))
         return float(((restored - weight) @ x.T).square().mean())
 
-    importance = hessian.diagonal().numpy()
-    solved, rounded = (
-        kquants.solve(weight, hessian, form),
-        forms.pack(weight.numpy(), form, importance),
-    )
+    solved = kquants.solve(weight, hessian, form)
+    rounded = forms.pack(weight.numpy(), form, hessian.diagonal().numpy())
     assert solved.shape == rounded.shape
     assert lost_by(solved) < lost_by(rounded) / 2
 

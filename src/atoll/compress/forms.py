@@ -1,8 +1,8 @@
 """The forms in which a GGUF file keeps numbers: how large each is, and turning 32 bits into it and back.
 
-Four bits with whole numbers that were solved here are put together in numpy; every other form is made by the
-runtime's own functions, called in its library, so that a file holds what llama.cpp's own programs would have
-written.
+Q4_0 with whole numbers that were solved here is put together in numpy; every other form is made by the
+runtime's own functions, called in its library, as llama.cpp's own programs would write it. In K-quants other
+levels may take the place of its own (kquants.py).
 """
 
 from __future__ import annotations

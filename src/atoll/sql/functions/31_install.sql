@@ -40,7 +40,7 @@ end $$;
 
 create or replace function atoll.is_table(name text, relid oid) returns boolean
 language sql stable
-return (select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relid and format('%I.%I', n.nspname, c.relname) = name));
+return exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relid and format('%I.%I', n.nspname, c.relname) = name);
 
 create or replace function atoll.uninstall_table(of_table text) returns void
 language plpgsql set search_path = pg_catalog as $$

@@ -29,11 +29,11 @@ begin
     end if;
     if is_first and horizon = mine then
         update atoll.pulse set covered = stamp returning * into p;
-    elsif horizon >= p.sample_xid then
+    elsif horizon > p.sample_xid then
         -- Transactions are running. What they have stamped by now is covered when they have ended.
         update atoll.pulse set covered = greatest(covered, sample) returning * into p;
         if is_first then
-            update atoll.pulse set sample = stamp, sample_xid = (mine::text::bigint + 1)::text::xid8;
+            update atoll.pulse set sample = stamp, sample_xid = mine;
         end if;
     end if;
     update atoll.pulse set n = n + 1, xid = horizon, made_at = clock_timestamp() returning n into p.n;
