@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from support.fix_foreign import Foreign, free_port
+from atoll.demo.ports import free_ports
+from support.fix_foreign import Foreign
 from support.fix_home import NodeStarter, atoll, eventually
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_rollup_is_kept_without_a_superuser(foreign: Foreign, start_node: NodeStarter) -> None:
-    told = ("--database", foreign.dsn(), "--gateway", f"127.0.0.1:{free_port()}", "--name", "harbour")
+    told = ("--database", foreign.dsn(), "--gateway", f"127.0.0.1:{free_ports(1)[0]}", "--name", "harbour")
     home = ("--home", str(start_node(*told).home))
     foreign.run("create table tide (id int primary key, at timestamptz, port text, metres float8)")
     foreign.run("create index on tide (at)")

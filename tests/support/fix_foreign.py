@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from atoll.demo.ports import free_ports
 from atoll.node.account import server_account
 from atoll.node.postgres import programs
 from atoll.node.postgres.conf import Wishes
@@ -117,12 +117,6 @@ class Foreign:
         return self.run(statement, user="postgres", database=database)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def foreign_server(major: int, **settings: str) -> Iterator[Foreign]:
     """A running server with the database `shop` and its owner, the role `manager`."""
@@ -131,7 +125,7 @@ def foreign_server(major: int, **settings: str) -> Iterator[Foreign]:
     account = server_account()
     found = programs.reachable(major, account, folder / "programs")
     made = Postgres(folder / "data", found, account, Wishes(major, folder, None, 0, is_durable=False))
-    foreign = Foreign(made, folder, free_port(), {**SETTINGS, **settings})
+    foreign = Foreign(made, folder, free_ports(1)[0], {**SETTINGS, **settings})
     try:
         _init(foreign)
         foreign.start()

@@ -131,6 +131,20 @@ async def test_a_throttled_link_carries_everything_and_is_not_taken_for_dead(str
     assert strait.two.report()[0].reconnects == 0
 
 
+async def test_nobody_takes_the_port_during_a_cut() -> None:
+    weather = Weather("127.0.0.1", 9)
+    await weather.start()
+    host, _, port = weather.address.partition(":")
+    await weather.cut()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind((host, int(port)))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+    await weather.calm()
+    with socket.create_connection((host, int(port))):
+        await weather.stop()
+
+
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_cut_in_the_middle_of_an_accept_leaves_nothing_open(steps: int) -> None:
     weather = Weather("127.0.0.1", 9)

@@ -42,6 +42,8 @@ class Weather:
         self._sky = CALM
         self._changed = asyncio.Event()
         self._listener: socket.socket | None = None
+        # Bound and never listening: nobody else gets the port while nobody listens on it.
+        self._claim: socket.socket | None = None
         self._port = 0
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -55,10 +57,17 @@ class Weather:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> None:
+        self._claim = socket.socket()
+        self._claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._claim.bind(("127.0.0.1", 0))
+        self._port = int(self._claim.getsockname()[1])
         self._listen()
 
     async def stop(self) -> None:
         self._close_listener()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
         await self._reset_all()
 
     async def calm(self) -> None:
@@ -95,7 +104,6 @@ class Weather:
         """Without asyncio's server: closed in the middle of an accept, it forgets the connection unclosed."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self._listener.setblocking(False)
-        self._port = int(self._listener.getsockname()[1])
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _close_listener(self) -> None:
