@@ -207,4 +207,18 @@ class Settling:
             return  # who is away cannot be asked
         said = await self._mesh.run("check", "--home", str(last.home), "--wait", "20")
         assert f"compared on {len(near) + 1} nodes" in said, said
-        assert "differ" not in said, said
+        assert "differ" not in said, f"{said}\n{await self._odd_rows()}"
+
+    async def _odd_rows(self) -> str:
+        """Rows that nodes hold in different states, and how far each has heard the others."""
+        told = []
+        for (table,) in await self._mesh.sql(self._mesh.live()[0], "select name from atoll.shared_table"):
+            held: dict[str, dict[str, str]] = {}
+            for node in self._mesh.live():
+                for *key, state in await self.states(node, table):
+                    held.setdefault(str(key), {})[node.name] = str(state)
+            odd = {key: by for key, by in held.items() if len(set(by.values())) > 1}
+            told += [f"{table} {key}: {by}" for key, by in odd.items()]
+        for node in self._mesh.live():
+            told.append(f"{node.name}: {await self._mesh.sql(node, 'select * from atoll.progress')}")
+        return "\n".join(told)
