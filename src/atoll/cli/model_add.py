@@ -29,11 +29,12 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A file or folder, hf:OWNER/REPO, oci:HOST/PATH, or upstream:URL."
+            metavar="SOURCE",
+            help="A file or folder, hf:OWNER/REPO, oci:HOST/PATH, pypi:PACKAGE, or upstream:URL.",
         ),
     ],
     file: Annotated[
-        str | None, typer.Option("--file", metavar="GLOB", help="Which of a hub's or registry's files.")
+        str | None, typer.Option("--file", metavar="GLOB", help="Which of the files that a source has.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call it; else made from the file's name.")] = None,
     on: OnOption = "here",

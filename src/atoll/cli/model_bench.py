@@ -36,7 +36,7 @@ OTHERS = {
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A model's name, a file or folder, hf:… or oci:….")],
+    model: Annotated[str, typer.Argument(help="A model's name, a file or folder, hf:…, oci:… or pypi:….")],
     requests: Annotated[int, typer.Option(min=1, max=100_000, help="Requests in each way of asking.")] = 20,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Callers at once, besides one.")] = 4,
     tokens: Annotated[int, typer.Option(min=2, max=8192, help="Tokens of each generated text.")] = 64,

