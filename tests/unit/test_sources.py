@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from atoll.cli.model_run import is_name
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.registry.sources import client as client_module
 from atoll.registry.sources import download as download_module
@@ -106,6 +107,7 @@ def image(registry: Registry, reference: str = "") -> str:
 )
 def test_an_address_is_understood(text: str, address: object) -> None:
     assert parse(text) == address
+    assert not is_name(text)
 
 
 @pytest.mark.parametrize(

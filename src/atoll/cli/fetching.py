@@ -40,7 +40,7 @@ def files_of(
 ) -> Iterator[Files]:
     """The files, for as long as the block lasts; what was fetched stays in the store."""
     from atoll.domain.errors import ConfigError
-    from atoll.registry.sources.address import parse
+    from atoll.registry.sources.address import PackageAddress, parse
 
     address = parse(source)
     if address is None:
@@ -61,7 +61,8 @@ def files_of(
                 wish = Wish(glob, variant, to_change)
                 found = asyncio.run(fetch(address, store, place, wish, os.environ, begin))
             except KeyboardInterrupt:
-                typer.echo("stopped; the same command goes on from here", err=True)
+                begins = "begins anew" if isinstance(address, PackageAddress) else "goes on from here"
+                typer.echo(f"stopped; the same command {begins}", err=True)
                 raise
         yield Files(found.path, address.name, found.origin, found.licence)
 

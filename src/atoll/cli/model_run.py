@@ -59,9 +59,10 @@ def run(
 def is_name(model: str) -> bool:
     """Whether it is the name of a model, and not a place where one is."""
     from atoll.registry.manifest import NAME
+    from atoll.registry.sources.address import KINDS
 
     base = model.partition(":")[0]
-    return base not in ("hf", "oci") and bool(NAME.fullmatch(base)) and not Path(model).exists()
+    return base not in KINDS and bool(NAME.fullmatch(base)) and not Path(model).exists()
 
 
 def cache() -> Store:

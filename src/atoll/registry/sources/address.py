@@ -25,6 +25,7 @@ PACKAGE = re.compile(
     r"(?P<package>[a-z0-9](?:[\w.-]{0,98}[a-z0-9])?)(?:==(?P<version>\d[\w.!+-]{0,62}))?",
     re.ASCII | re.IGNORECASE,
 )
+KINDS = ("hf", "oci", "pypi")
 FORMS = (
     "It is hf:OWNER/REPO[@REVISION][/FILE], oci:HOST[:PORT]/PATH[:TAG|@sha256:…] or pypi:PACKAGE[==VERSION]."
 )
