@@ -16,7 +16,7 @@ from support.fix_nodes import ATOLL, Nodes
 Handler = Callable[[PeerIdentity, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class Desk(dict[str, Handler]):
+class Registered(dict[str, Handler]):
     """Where a node's answers to its peers are registered."""
 
     def handle(self, kind: str, handler: Handler) -> None:
@@ -29,8 +29,8 @@ async def test_keys_of_other_regions_are_not_told(three_nodes: Nodes, scope: str
     one.run("create table person (name text primary key, home text)")
     one.run("select atoll.share('person', scope_column => 'home')")
     one.run("insert into person values ('anna', 'eu'), ('otto', null), ('ida', 'node:1'), ('eve', 'local')")
-    desk = Desk()
-    Checking(cast("Postgres", one.database), cast("Links", desk))
+    desk = Registered()
+    checking = Checking(cast("Postgres", one.database), cast("Links", desk))
     asked = {"table": "public.person", "count": 1, "wanted": [0], "most": 100, "scope": scope}
     for number, region in ((2, "eu"), (3, "us")):
         peer = PeerIdentity(str(ATOLL), number, f"n{number}", "00")
@@ -39,3 +39,4 @@ async def test_keys_of_other_regions_are_not_told(three_nodes: Nodes, scope: str
         assert set(rows["rows"]) == wanted.get(str(scope), set())
         buckets = await desk["receipt.buckets"](peer, asked)
         assert sum(n for _, n, _ in buckets["buckets"]) == len(rows["rows"])
+    await checking.close()

@@ -7,6 +7,7 @@ it hands in `Source` objects.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,13 +136,16 @@ def _rows_in(buckets: Sequence[int], receipts: Mapping[str, Buckets]) -> int:
 async def _receipts(
     table: str, sources: Mapping[str, Source], count: int
 ) -> tuple[dict[str, Buckets], tuple[str, ...]]:
+    told = await asyncio.gather(
+        *(source.buckets(table, count) for source in sources.values()), return_exceptions=True
+    )
     receipts: dict[str, Buckets] = {}
     absent = []
-    for node, source in sources.items():
-        try:
-            receipts[node] = await source.buckets(table, count)
-        except AtollError as error:
-            if error.code != NOT_SHARED:
-                raise
+    for node, answer in zip(sources, told, strict=True):
+        if not isinstance(answer, BaseException):
+            receipts[node] = answer
+        elif isinstance(answer, AtollError) and answer.code == NOT_SHARED:
             absent.append(node)
+        else:
+            raise answer
     return receipts, tuple(absent)

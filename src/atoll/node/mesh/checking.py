@@ -14,6 +14,7 @@ from atoll.data.consistency import receipts
 from atoll.domain.errors import DataError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
+from atoll.node.mesh.desk import Connection, Desk, explained
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
@@ -23,9 +24,13 @@ REQUEST_SECONDS_MAX = 120.0
 class Checking:
     def __init__(self, postgres: Postgres, links: Links) -> None:
         self._postgres = postgres
+        self._desk = Desk(postgres)
         self._links = links
         links.handle("receipt.buckets", self._tell_buckets)
         links.handle("receipt.rows", self._tell_rows)
+
+    async def close(self) -> None:
+        await self._desk.close()
 
     async def check(self, details: dict[str, Any]) -> dict[str, Any]:
         members = {report.number: report for report in self._links.report() if report.state != "removed"}
@@ -35,22 +40,23 @@ class Checking:
         }
         async with await self._postgres.connect() as connection:
             shared = await (await connection.execute(query("receipts", "tables"))).fetchall()
-        wanted = details.get("tables") or [name for name, _, _, problem in shared if problem is None]
-        unknown = set(wanted) - {name for name, *_ in shared}
-        if unknown:
-            raise DataError(
-                "table-not-shared", f"table {min(unknown)} is not shared", hint="See what is: atoll tables"
-            )
-        tables = [await self._compare(table, names) for table in wanted]
+            wanted = details.get("tables") or [name for name, _, _, problem in shared if problem is None]
+            unknown = set(wanted) - {name for name, *_ in shared}
+            if unknown:
+                raise DataError(
+                    "table-not-shared",
+                    f"table {min(unknown)} is not shared",
+                    hint="See what is: atoll tables",
+                )
+            tables = [await self._compare(connection, table, names) for table in wanted]
         return {"nodes": list(names.values()), "silent": silent, "tables": tables}
 
-    async def _compare(self, table: str, names: Mapping[int, str]) -> dict[str, Any]:
+    async def _compare(self, on: Connection, table: str, names: Mapping[int, str]) -> dict[str, Any]:
         """Compare a table scope by scope, each with those who may have its rows."""
-        async with await self._postgres.connect() as connection:
-            circles = await (await connection.execute(query("receipts", "circles"), (table,))).fetchall()
+        circles = await (await on.execute(query("receipts", "circles"), (table,))).fetchall()
         try:
             parts = [
-                await receipts.compare(table, self._sources(scope, members or [], names))
+                await receipts.compare(table, self._sources(on, scope, members or [], names))
                 for scope, members in circles
             ]
         except LinkError as error:
@@ -68,39 +74,36 @@ class Checking:
         }
 
     def _sources(
-        self, scope: str, members: Sequence[int], names: Mapping[int, str]
+        self, on: Connection, scope: str, members: Sequence[int], names: Mapping[int, str]
     ) -> dict[str, receipts.Source]:
-        sources: dict[str, receipts.Source] = {self._links.me.name: _Local(self._postgres, [scope])}
+        sources: dict[str, receipts.Source] = {self._links.me.name: _Local(on, [scope])}
         return sources | {
             names[number]: _Remote(self._links, number, scope) for number in members if number in names
         }
 
     async def _tell_buckets(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        own = await self._told_to(peer, payload)
-        found = await own.buckets(str(payload["table"]), int(payload["count"]))
+        async with self._desk(peer) as (connection, scopes):
+            own = _Local(connection, _asked(payload, scopes))
+            found = await own.buckets(str(payload["table"]), int(payload["count"]))
         return {"buckets": [[bucket, rows, digest] for bucket, (rows, digest) in found.items()]}
 
     async def _tell_rows(self, peer: PeerIdentity, payload: dict[str, Any]) -> dict[str, Any]:
-        own = await self._told_to(peer, payload)
         wanted = [int(bucket) for bucket in payload["wanted"]]
         asked = (str(payload["table"]), int(payload["count"]), wanted, int(payload["most"]))
-        return {"rows": dict(await own.rows(*asked))}
+        async with self._desk(peer) as (connection, scopes):
+            own = _Local(connection, _asked(payload, scopes))
+            return {"rows": dict(await own.rows(*asked))}
 
-    async def _told_to(self, peer: PeerIdentity, payload: dict[str, Any]) -> _Local:
-        """This node's receipts of a scope that the peer may have: a key alone says something of its row."""
-        async with await self._postgres.connect() as connection:
-            asked = await connection.execute(query("scrub", "shared_scopes"), (peer.number,))
-            ((shared,),) = await asked.fetchall()
-        return _Local(
-            self._postgres, [str(payload["scope"])] if payload.get("scope") in (shared or []) else []
-        )
+
+def _asked(payload: Mapping[str, Any], may_hear_of: Sequence[str]) -> list[str]:
+    return [scope for scope in may_hear_of if scope == payload.get("scope")]
 
 
 class _Local:
     """This node's own receipts, of rows in some scopes."""
 
-    def __init__(self, postgres: Postgres, scopes: list[str]) -> None:
-        self._postgres = postgres
+    def __init__(self, on: Connection, scopes: list[str]) -> None:
+        self._on = on
         self._scopes = scopes
 
     async def buckets(self, table: str, count: int) -> receipts.Buckets:
@@ -112,11 +115,9 @@ class _Local:
 
     async def _fetch(self, name: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:
-            async with await self._postgres.connect() as connection:
-                return await (await connection.execute(query("receipts", name), parameters)).fetchall()
+            return await (await self._on.execute(query("receipts", name), parameters)).fetchall()
         except psycopg.Error as error:
-            code = error.diag.constraint_name or "database"
-            raise DataError(code, error.diag.message_primary or str(error)) from error
+            raise explained(error) from error
 
 
 class _Remote:

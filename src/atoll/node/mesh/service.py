@@ -78,10 +78,11 @@ class Mesh:
         self._scrub = Scrub(postgres, self.links, share=settings.receipts, is_auto=settings.repair == "auto")
         self._orphans = Orphans(postgres)
         self._rollups = Rollups(postgres)
+        self._checking = Checking(postgres, self.links)
         self._errands = Errands(
             postgres,
             {
-                "check": Checking(postgres, self.links).check,
+                "check": self._checking.check,
                 "repair": self._scrub.mend,
                 "orphans": self._orphans.look,
             },
@@ -113,6 +114,7 @@ class Mesh:
         finally:
             await self._gateway.stop()
             await self.links.stop()
+            await self._checking.close()
 
     async def _serve(self, peer: PeerIdentity, stream: Stream) -> None:
         """A peer's connection to our PostgreSQL, once it is known that what it has seen of us is here."""

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-from psycopg import AsyncConnection
-
 from atoll.data.consistency.repair import Marks, Vote
-from atoll.domain.errors import AtollError, DataError, LinkError
+from atoll.domain.errors import AtollError, LinkError
 from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
+from atoll.node.mesh.desk import Connection, Desk
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
 
@@ -30,8 +27,6 @@ VOTERS_MAX = 8
 REQUEST_SECONDS_MAX = 30.0
 BURST_SECONDS = 2.0
 ALTERED_KEPT_MAX = 4000
-
-Connection = AsyncConnection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Testimony:
 
 class Witness:
     def __init__(self, postgres: Postgres, links: Links, share: float | None) -> None:
-        self._desk = _Desk(postgres)
+        self._desk = Desk(postgres)
         self._links = links
         self._share = share or 0.0
         self._room = BURST_SECONDS
@@ -238,38 +233,6 @@ class Witness:
                 await connection.execute(query("scrub", "states"), (table, keys, scopes))
             ).fetchall()
         return {"states": dict(rows)}
-
-
-class _Desk:
-    """The connection on which peers are answered, one after the other; errors as they travel."""
-
-    def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self._turn = asyncio.Lock()
-        self._connection: Connection | None = None
-
-    @asynccontextmanager
-    async def __call__(self, peer: PeerIdentity) -> AsyncIterator[tuple[Connection, list[str]]]:
-        """The connection, and the scopes that the peer may hear of."""
-        async with self._turn:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await self._postgres.connect()
-                asked = await self._connection.execute(query("scrub", "shared_scopes"), (peer.number,))
-                row = await asked.fetchone()
-                yield self._connection, list(row[0] or []) if row else []
-            except (psycopg.Error, OSError) as error:
-                raise _explained(error) from error
-
-    async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-
-
-def _explained(error: Exception) -> AtollError:
-    diag = getattr(error, "diag", None)
-    code = (diag and diag.constraint_name) or "database"
-    return DataError(code, (diag and diag.message_primary) or str(error).strip() or "could not compare")
 
 
 def _place(payload: Mapping[str, Any]) -> tuple[str, str, str | None]:
