@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from atoll.cli.app import app
+from atoll.cli.app import program
 from atoll.node.config import OPTIONS
 from atoll.web.app import make_app
 from docs import pages
@@ -22,7 +22,7 @@ FAMILIES = {"AtollError", "ConfigError", "LinkError", "DataError", "PolicyDenied
 def commands() -> dict[str, set[str]]:
     """Every command of the program with the names of its arguments and options."""
     found = {}
-    for name, command in _flat(typer.main.get_command(app)):
+    for name, command in _flat(typer.main.get_command(program())):
         names: set[str] = set()
         for parameter in command.params:
             is_option = any(opt.startswith("-") for opt in parameter.opts)

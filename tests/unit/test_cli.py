@@ -22,9 +22,24 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_the_list_of_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("atoll.cli.app")
-    assert "atoll.cli.app" in loaded
+    loaded = loaded_by("atoll.cli.app; atoll.cli.app.program()")
+    assert "atoll.cli.model" in loaded
     assert not loaded & set(HEAVY)
+
+
+def test_a_command_loads_no_other() -> None:
+    loaded = loaded_by("atoll.cli.app; atoll.cli.app.program('check')")
+    assert "atoll.cli.check" in loaded
+    assert not loaded & {*HEAVY, "atoll.cli.model", "atoll.cli.pipeline"}
+
+
+def test_every_command_is_there_by_its_name() -> None:
+    for name in cli.COMMANDS:
+        (one,) = (*(app := cli.program(name)).registered_commands, *app.registered_groups)
+        assert one.name == name
+    everything = cli.program("no-such-command")
+    found = [one.name for one in (*everything.registered_commands, *everything.registered_groups)]
+    assert sorted(found) == sorted(cli.COMMANDS)
 
 
 def test_a_node_without_work_for_models_loads_none_of_what_they_take() -> None:
