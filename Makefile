@@ -8,7 +8,8 @@ READY := .venv/.made-from-lock
 PRESS := .venv/.made-for-compress
 BIN := .venv/bin
 ARGS ?=
-WORKERS ?= auto
+# One more than there are cores: nodes that wait for each other leave some of them idle.
+WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 EXAMPLES ?= 2000
 FAULTS ?= 200
 NODES ?= 30
@@ -79,7 +80,7 @@ format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 quick: $(READY) $(PRESS)
-	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
+	@$(PYTEST) -q -n auto --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
 
 test: $(READY) $(PRESS)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not deep" $(ARGS)
