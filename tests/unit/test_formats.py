@@ -40,6 +40,9 @@ def save_gguf(path: Path, **options: Any) -> Path:
     writer.add_token_list(["<s>", "wave", "café"])
     writer.add_token_scores([0.0, 1.0, 2.0])
     writer.add_chat_template("{{ messages }}")
+    for key, value in options.get("attention", {}).items():
+        add = writer.add_array if isinstance(value, list) else writer.add_uint32
+        add(f"{options.get('arch', 'llama')}.attention.{key}", value)
     if "pooling" in options:
         writer.add_pooling_type(options["pooling"])
     if "type" in options:
@@ -98,6 +101,24 @@ def test_a_gguf_file_tells_of_its_model(tmp_path: Path) -> None:
     assert found.skills == {"generate"}
     assert found.bytes == (tmp_path / "m.gguf").stat().st_size
     assert found.details["tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("attention", "cached"),
+    [
+        ({}, 2 * 64),
+        ({"head_count": 4}, 2 * 64),
+        ({"head_count": 4, "head_count_kv": 1}, 2 * 16),
+        ({"head_count": 4, "head_count_kv": [2]}, 2 * 32),
+        ({"head_count": 4, "head_count_kv": 1, "key_length": 192, "value_length": 128}, 192 + 128),
+        ({"head_count": [4], "head_count_kv": 1}, 2 * 64),
+    ],
+)
+def test_what_a_token_of_context_takes_is_read_from_the_heads(
+    tmp_path: Path, attention: dict[str, Any], cached: int
+) -> None:
+    found = read_model(save_gguf(tmp_path / "m.gguf", attention=attention))
+    assert found.details["cached"] == cached
 
 
 def test_a_gguf_encoder_embeds_and_an_adapter_does_nothing_by_itself(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from atoll.registry.manifest import File, Manifest, Variant, check_name, name_fr
 from atoll.registry.store import Store
 
 ENGINE_BYTES = 64 * 1024**2
+CACHED_BYTES = 2  # of each key's and value's number in a language model's context
 WORKING = 0.1  # memory besides the weights, as a part of them
 FILES_MAX = 256
 ALONGSIDE = ("tokenizer.json", "tokenizer_config.json", "config.json", "labels.json")
@@ -122,5 +123,5 @@ def estimate_memory(found: Found) -> tuple[int, int]:
     """What it will take in memory: weights with working space, and each token of context."""
     if found.format != "gguf":
         return found.bytes * 2 + ENGINE_BYTES // 2, 0
-    token_bytes = 2 * 2 * (found.dimensions or 0) * int(found.details.get("blocks") or 0)
+    token_bytes = CACHED_BYTES * max(0, int(found.details.get("cached") or 0))
     return found.bytes + int(found.bytes * WORKING) + ENGINE_BYTES, token_bytes

@@ -27,6 +27,7 @@ HEADER_BYTES_MAX = 256 * 1024**2
 NAME_BYTES_MAX = 1024
 DIMENSIONS_MAX = 4
 ALIGNMENT_MAX = 1024**2
+SHORT_LIST = 1024  # is read; of a longer one only the length is told
 TEXT, ARRAY = 8, 9
 LAYER = re.compile(r"blk\.(\d{1,6})\.")
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -100,6 +101,8 @@ def _pair(source: Source) -> tuple[str, Any]:
     kind, length = source.number("I", f'the kind of "{key}"'), source.number("Q", f'the length of "{key}"')
     if length > ARRAY_LENGTH_MAX:
         raise source.bad(f'the list "{key}" claims {length} elements, more than any model has')
+    if kind in NUMBERS and length <= SHORT_LIST:
+        return key, tuple(source.number(NUMBERS[kind], f'the list "{key}"') for _ in range(length))
     if kind in NUMBERS:
         source.skip(length * struct.calcsize(f"<{NUMBERS[kind]}"), f'the list "{key}"')
     elif kind == TEXT:
@@ -185,10 +188,23 @@ def _describe(said: dict[str, Any], listed: Sequence[Tensor], size: int) -> Foun
             "adapter": _as_text(said.get("adapter.type")),
             "name": _as_text(said.get("general.name")),
             "blocks": own("block_count"),
+            "cached": _cached(said, f"{architecture}."),
             "files": max(1, _whole(said.get("split.count"))),
             "tokens": said.get("tokenizer.ggml.tokens"),
         },
     )
+
+
+def _cached(said: dict[str, Any], begin: str) -> int:
+    """How many numbers all layers together keep of a token of the context: its keys and values."""
+    blocks, width = (max(0, _whole(said.get(begin + key))) for key in ("block_count", "embedding_length"))
+    heads = _whole(said.get(f"{begin}attention.head_count"))
+    shared = said.get(f"{begin}attention.head_count_kv", heads)  # by several heads; of each layer, or of all
+    kept = sum(shared) if isinstance(shared, tuple) else blocks * _whole(shared)
+    if heads <= 0 or type(kept) is not int or kept < 0:
+        return 2 * width * blocks
+    sizes = (said.get(f"{begin}attention.{what}_length", width // heads) for what in ("key", "value"))
+    return kept * sum(max(0, _whole(size)) for size in sizes)
 
 
 def _as_text(value: Any) -> str | None:
