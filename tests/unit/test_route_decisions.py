@@ -157,6 +157,14 @@ def test_the_routes_preference_counts_before_speed_and_hints_before_neither() ->
     ]
 
 
+def test_what_is_no_text_is_expected_when_it_came_the_last_times() -> None:
+    request = replace(asked(), skill=Skill.INFER)
+    new = place(Kind.PEER, name="jade", feel=Feel(0.02))
+    slow = place(Kind.PEER, name="reef", feel=Feel(0.02, 0, first_seconds=0.3))
+    quick = place(Kind.PEER, name="cove", feel=Feel(0.04, 4, first_seconds=0.005))
+    assert [round(expected_seconds(request, one), 3) for one in (new, slow, quick)] == [1.02, 0.32, 0.05]
+
+
 def test_a_place_of_which_nothing_is_known_counts_as_slow_and_is_there() -> None:
     known, unknown = (
         place(Kind.HUB, name="reef", feel=Feel(0.1, 0, 50.0, 500.0)),
@@ -295,7 +303,7 @@ def test_what_was_measured_is_bounded_and_forgotten() -> None:
         feels.began(number, 0.0, 0.5, 100, 0.1)
     assert len(feels) == PLACES_MAX
     last = PLACES_MAX + 49
-    assert feels.of(last, 1.0, 0.1, 2) == Feel(0.1, 2, None, 250.0)
+    assert feels.of(last, 1.0, 0.1, 2) == Feel(0.1, 2, None, 250.0, 0.4)
     feels.ended(last, 1.0, 100, 2.0)
     assert feels.of(last, 1.0, 0.1, 2).tokens_per_second == 50.0
     assert feels.of(last, 2 + FORGOTTEN_SECONDS, 0.1, 2) == Feel(0.1, 2)

@@ -22,6 +22,7 @@ class _Kept:
     round_trip: float | None = None
     rate: float | None = None
     prefill: float | None = None
+    first: float | None = None
 
 
 class Feels:
@@ -37,11 +38,12 @@ class Feels:
         if kept is None or now - kept.at > FORGOTTEN_SECONDS:
             return Feel(round_trip, queue)
         known = kept.round_trip if round_trip is None else round_trip
-        return Feel(known, queue, kept.rate, kept.prefill)
+        return Feel(known, queue, kept.rate, kept.prefill, kept.first)
 
     def began(self, key: Hashable, now: float, seconds: float, tokens_in: int, trip: float | None) -> None:
         """The first word came; what the way takes is part of it where it is not known."""
         kept = self._renew(key, now)
+        kept.first = _mixed(kept.first, 0.0 if trip is None else seconds - trip)
         if trip is None:
             kept.round_trip = _mixed(kept.round_trip, seconds)
         elif tokens_in >= PREFILL_TOKENS_MIN and seconds > trip:

@@ -49,6 +49,7 @@ class Feel:
     queue: int | None = None
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
+    first_seconds: float | None = None  # to the first of an answer, besides the way; of tensors to the last
     warm: frozenset[int] = frozenset()  # marks of what it has read lately
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from atoll.domain.models import Skill
 from atoll.router.asked import Asked
 from atoll.router.eligible import is_named
-from atoll.router.place import Place
+from atoll.router.place import Feel, Place
 from atoll.router.prefix import share_read
 from atoll.router.route import Route
 
@@ -13,6 +14,7 @@ ROUND_TRIP_SECONDS = 2.0
 TOKENS_PER_SECOND = 10.0
 PREFILL_TOKENS_PER_SECOND = 200.0
 TOKENS_OUT = 256
+WHOLE_SECONDS = 1.0  # of an answer that is no text
 TOGETHER = 4  # requests that an engine answers at the same time
 
 Score = tuple[float, ...]
@@ -32,12 +34,17 @@ def cost(asked: Asked, place: Place) -> float:
 
 def expected_seconds(asked: Asked, place: Place) -> float:
     feel = place.feel
-    tokens_out = min(asked.tokens_out or TOKENS_OUT, 4 * TOKENS_OUT)
     round_trip = ROUND_TRIP_SECONDS if feel.round_trip_seconds is None else feel.round_trip_seconds
+    return round_trip + _work_seconds(asked, feel) * (1 + (feel.queue or 0) / TOGETHER)
+
+
+def _work_seconds(asked: Asked, feel: Feel) -> float:
+    if asked.skill is not Skill.GENERATE:
+        return WHOLE_SECONDS if feel.first_seconds is None else feel.first_seconds
+    tokens_out = min(asked.tokens_out or TOKENS_OUT, 4 * TOKENS_OUT)
     unread = asked.tokens_in * (1 - share_read(asked.marks, feel.warm))
     prefill = unread / (feel.prefill_tokens_per_second or PREFILL_TOKENS_PER_SECOND)
-    work = prefill + tokens_out / (feel.tokens_per_second or TOKENS_PER_SECOND)
-    return round_trip + work * (1 + (feel.queue or 0) / TOGETHER)
+    return prefill + tokens_out / (feel.tokens_per_second or TOKENS_PER_SECOND)
 
 
 def _named(asked: Asked, place: Place) -> int:
