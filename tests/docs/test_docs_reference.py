@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ SOURCE = pages.ROOT / "src" / "atoll"
 FAMILIES = {"AtollError", "ConfigError", "LinkError", "DataError", "PolicyDenied", "kind", "family"}
 
 
+@cache
 def commands() -> dict[str, set[str]]:
     """Every command of the program with the names of its arguments and options."""
     found = {}
