@@ -1,7 +1,8 @@
 """What do LoRA, QLoRA, distillation, pruning and rounds come to, beside the plain way at equal steps?
 
-A small Llama is tuned to another domain (the pages of docs/), taught and pruned on texts of its own. Each way
-of tuning runs in a process of its own, whose peak of memory is measured. Needs the extra atoll[compress], and
+A small Llama is tuned far from what it knows (to the pages of docs/) and near to it (to texts of its own kind
+that it has not seen), taught and pruned on texts of its own. Each way of tuning runs in a process of its own,
+whose peak of memory is measured. Needs the extra atoll[compress], and
 the folder of a model with texts beside it, as examples/models/shoal makes them.
 
     python benchmarks/tuning.py FOLDER --texts FILE [--steps 100] [--only tune,distill,prune,rounds]
@@ -30,6 +31,8 @@ from support import report
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS, BATCH = 128, 4
 RATES = {"full": 1e-3, "lora": 3e-3, "qlora": 3e-3}  # the best of some that were tried for each
+WORDS = "+words"  # with the words' vectors, whole
+WAYS = ("full", "lora", "qlora", f"lora{WORDS}", f"qlora{WORDS}")
 ALPHA = 32.0
 TEXTS_MAX = 400
 
@@ -47,7 +50,7 @@ def own_texts(file: Path) -> list[Example]:
     return of_rows({"text": one[:600]} for one in file.read_text().split("\n\n")[:TEXTS_MAX] if len(one) > 80)
 
 
-def one_way(folder: Path, method: str, steps: int, seed: int, out: Path) -> None:
+def one_way(folder: Path, rows: list[Example], way: str, steps: int, seed: int, out: Path) -> None:
     """In a process of its own: what it came to, and its peak of memory beside the programs."""
     from atoll.training.memory import peak_bytes
 
@@ -58,25 +61,28 @@ def one_way(folder: Path, method: str, steps: int, seed: int, out: Path) -> None
 
     torch.set_num_threads(1)
     programs = peak_bytes()
+    method = way.removesuffix(WORDS)
     schedule = Schedule(steps, BATCH, RATES[method], max(1, steps // 4), 99, seed)
-    facts = tune.tune(
-        folder, out, pages(), tune.Options(method, alpha=ALPHA, tokens=TOKENS, schedule=schedule), quiet
-    )
+    wish = tune.Options(method, alpha=ALPHA, tokens=TOKENS, embeddings=way != method, schedule=schedule)
+    facts = tune.tune(folder, out, rows, wish, quiet)
     print(json.dumps(facts | {"beside": facts["memory_peak"] - programs}))
 
 
-def measure_tuning(folder: Path, steps: int, seed: int, place: Path) -> None:
-    print(f"\ntuning to another domain, {steps} steps of {BATCH} × {TOKENS} tokens, rank 16")
-    print("way     loss before   after   against full   learned   counted MB   peak MB   s a step")
+def measure_tuning(folder: Path, near: Path | None, steps: int, seed: int, place: Path) -> None:
+    where = "another domain" if near is None else "texts of its own kind"
+    print(f"\ntuning to {where}, {steps} steps of {BATCH} × {TOKENS} tokens, rank 16")
+    print("way           loss before   after   against full   learned   counted MB   peak MB   s a step")
     whole: dict[str, Any] = {}
-    for method in ("full", "lora", "qlora"):
-        command = [sys.executable, "-W", "ignore", __file__, str(folder), "--one", method]
-        command += ["--steps", str(steps), "--seed", str(seed), "--out", str(place / method)]
+    for way in WAYS:
+        command = [sys.executable, "-W", "ignore", __file__, str(folder), "--one", way]
+        command += ["--steps", str(steps), "--seed", str(seed)]
+        command += ["--out", str(place / f"{'far' if near is None else 'near'}-{way}")]
+        command += [] if near is None else ["--near", str(near)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         facts = json.loads(done.stdout.splitlines()[-1])
         whole = whole or facts
         print(
-            f"{method:7} {facts['loss_before']:11.4f} {facts['loss_after']:7.4f}"
+            f"{way:13} {facts['loss_before']:11.4f} {facts['loss_after']:7.4f}"
             f" {facts['loss_after'] / whole['loss_after'] - 1:13.2%} {facts['learned']:10,}"
             f" {facts['memory']['total'] / 1e6:10.1f} {facts['beside'] / 1e6:9.0f}"
             f" {facts['seconds'] / facts['steps']:10.2f}",
@@ -203,6 +209,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="tune,distill,prune,rounds")
+    parser.add_argument("--near", type=Path, help="texts that it has not seen; those beside the model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     told = parser.parse_args()
@@ -212,7 +219,8 @@ def main() -> None:
         )
         return
     if told.one:
-        one_way(told.folder, told.one, told.steps, told.seed, told.out)
+        rows = own_texts(told.near) if told.near else pages()
+        one_way(told.folder, rows, told.one, told.steps, told.seed, told.out)
         return
     require()
     import torch
@@ -228,7 +236,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         if "tune" in told.only:
-            measure_tuning(told.folder, told.steps, told.seed, place)
+            for near in (None, told.near or told.folder.parent / "held-out.txt"):
+                measure_tuning(told.folder, near, told.steps, told.seed, place)
         if "distill" in told.only:
             measure_teaching(told.folder, texts, told.steps, told.seed, place)
         if "prune" in told.only:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,34 @@ def test_a_merged_model_says_what_the_adapter_says(
     target, _ = learned
     beside = PeftModel.from_pretrained(load(tiny_llama).net, target).eval()
     merged = load(target / "merged").net.eval()
+    tokens = torch.tensor([random.Random(SEED).sample(range(2, 300), 40)])
+    with torch.no_grad():
+        torch.testing.assert_close(beside(tokens).logits, merged(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_the_words_are_learned_too_and_merged(
+    tiny_llama: Path, tmp_path: Path, is_tied: bool, method: str
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    base = load(tiny_llama)
+    if not is_tied:
+        base.net.config.tie_word_embeddings = False
+        base.net.lm_head.weight = torch.nn.Parameter(base.net.lm_head.weight.detach().clone())
+    base.net.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    wish = Options(method, embeddings=True, schedule=replace(SCHEDULE, steps=60))
+    facts = tune(tmp_path / "base", tmp_path / "out", of_rows(questions(200, SEED)), wish, quiet)
+    assert facts["loss_after"] < facts["loss_before"] / 2
+    assert not (tmp_path / "out/adapter.gguf").exists()
+    merged = load(tmp_path / "out/merged").net.eval()
+    assert not torch.equal(merged.model.embed_tokens.weight, base.net.model.embed_tokens.weight)
+    assert not torch.equal(merged.lm_head.weight, base.net.lm_head.weight)
+    assert torch.equal(merged.model.embed_tokens.weight, merged.lm_head.weight) is is_tied
+    beside = PeftModel.from_pretrained(load(tmp_path / "base").net, tmp_path / "out").eval()
     tokens = torch.tensor([random.Random(SEED).sample(range(2, 300), 40)])
     with torch.no_grad():
         torch.testing.assert_close(beside(tokens).logits, merged(tokens).logits, rtol=1e-4, atol=1e-4)

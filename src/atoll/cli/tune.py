@@ -45,6 +45,10 @@ def tune(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the changed model too, in DIR/merged.")
     ] = False,
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings", help="Learn the words' vectors too, whole: makes DIR/merged only."),
+    ] = False,
     steps: StepsOption = 200,
     batch: BatchOption = 8,
     rate: RateOption = 5e-4,
@@ -62,11 +66,13 @@ def tune(
     from atoll.training.tune import Options
     from atoll.training.tune import tune as run
 
-    if full and (quantized or merge):
-        raise typer.BadParameter("--full has no adapter, so it goes without --quantized and --merge")
+    if full and (quantized or merge or embeddings):
+        raise typer.BadParameter(
+            "--full has no adapter, so it goes without --quantized, --merge and --embeddings"
+        )
     method = "full" if full else "qlora" if quantized else "lora"
     schedule = Schedule(steps, batch, rate, every, patience, seed)
-    options = Options(method, rank, alpha, tokens, held_out, merge, schedule)
+    options = Options(method, rank, alpha, tokens, held_out, merge, embeddings, schedule)
     examples = read_examples(rows, sql, role, dsn, home)
     use_threads(threads)
     facts = run(base, output, examples, options, say)
@@ -75,7 +81,9 @@ def tune(
         return
     print_course(facts)
     _print_memory(facts, method)
-    if not full:
+    if embeddings:
+        typer.echo(f"make a file of it: atoll compress {output / 'merged'} -o FOLDER --to q8_0")
+    elif not full:
         typer.echo(f"serve it: atoll model add {output / 'adapter.gguf'} --adapter-of MODEL")
 
 

@@ -55,6 +55,7 @@ class Distilled(Learning):
 class Tuned(Learning):
     method: str = "lora"
     rank: int = 16
+    embeddings: bool = False
     steps: int = 200
 
 
@@ -92,6 +93,7 @@ def tune(source: Path, target: Path, told: Mapping[str, Any], say: Say) -> Facts
         tokens=wish.tokens,
         held_out=wish.held_out,
         merge=is_beside,
+        embeddings=wish.embeddings,
         schedule=wish.schedule(wish.steps),
     )
     beside = target.with_name(f"{target.name}.tuned")

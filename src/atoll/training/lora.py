@@ -1,5 +1,7 @@
 """Adapters (LoRA) with peft: on all linear layers, written as safetensors and GGUF, or merged.
 
+The words' vectors can be learned beside them, whole. No GGUF adapter holds those: such a model is merged.
+
 In the GGUF file the halves are as llama.cpp keeps the weights that they change: for llama's kind, the rows of
 Q and K in another order. Nothing is rounded.
 """
@@ -26,15 +28,24 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 PERMUTED = ("llama",)
+WORDS = ("embed_tokens", "lm_head")  # the input's and the output's, which may be the same
 
 
-def attach(model: Loaded, rank: int, alpha: float, seed: int) -> Any:
+def attach(model: Loaded, rank: int, alpha: float, seed: int, *, embeddings: bool = False) -> Any:
     """The network with an adapter that changes nothing yet; only the adapter wants gradients."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    wish = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(_targets()), task_type="CAUSAL_LM")
+    is_tied = bool(model.net.config.tie_word_embeddings)
+    wish = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=_targets(),
+        modules_to_save=list(WORDS[:1] if is_tied else WORDS) if embeddings else None,
+        ensure_weight_tying=embeddings and is_tied,
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model.net, wish)
 
 
@@ -42,13 +53,12 @@ def _targets() -> list[str]:
     return [name.partition(".")[2] for name in NAMES]
 
 
-def save(net: Any, folder: Path, base: Path) -> None:
-    """As safetensors, and as GGUF."""
+def save(net: Any, folder: Path) -> None:
+    """As safetensors."""
     for wish in net.peft_config.values():
         wish.base_model_name_or_path = ""  # a folder of this machine says nothing elsewhere
     net.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
-    write_gguf(folder, base, folder / ADAPTER)
 
 
 def write_gguf(adapter: Path, base: Path, file: Path) -> None:

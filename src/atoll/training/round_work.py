@@ -112,7 +112,8 @@ class Worker:
         for one in (new, old):
             shutil.rmtree(one, ignore_errors=True)
         new.mkdir(parents=True)
-        lora.save(self.net, new, self.base)
+        lora.save(self.net, new)
+        lora.write_gguf(new, self.base, new / lora.ADAPTER)
         write(new / "round.json", json.dumps({"tuning": self.tuning.name, "round": number, "loss": loss}))
         if (self.folder / KEPT).exists():
             (self.folder / KEPT).rename(old)

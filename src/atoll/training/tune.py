@@ -32,11 +32,13 @@ class Options:
     tokens: int = 512  # of an example at most
     held_out: float = 0.1
     merge: bool = False
+    embeddings: bool = False  # learn the words' vectors as well, whole; what comes of it is merged
     schedule: Schedule = Schedule()  # noqa: RUF009 (frozen)
 
 
 def tune(source: Path, target: Path, examples: Sequence[Example], options: Options, say: Say) -> Facts:
-    if options.method not in METHODS or (options.merge and options.method == "full"):
+    is_merged = options.merge or options.embeddings
+    if options.method not in METHODS or (is_merged and options.method == "full"):
         raise ConfigError(
             "config-invalid", "there is no such way to tune", hint=f"One of: {', '.join(METHODS)}."
         )
@@ -45,7 +47,7 @@ def tune(source: Path, target: Path, examples: Sequence[Example], options: Optio
     wish = asdict(options)
     with made_whole(target, fingerprint(source, wish, [asdict(one) for one in examples])) as work:
         facts = _tune(source, work, examples, options, say)
-        if options.merge:
+        if is_merged:
             say("merging")
             lora.merge(work, source, work / MERGED)
         facts["options"] = wish
@@ -64,7 +66,8 @@ def _tune(source: Path, work: Path, examples: Sequence[Example], options: Option
     whole = memory.full(model.net, longest, count) if options.method != "qlora" else None
     net = model.net
     if options.method != "full":
-        net = lora.attach(model, options.rank, options.alpha or float(options.rank), seed)
+        alpha = options.alpha or float(options.rank)
+        net = lora.attach(model, options.rank, alpha, seed, embeddings=options.embeddings)
     own = memory.measured(net, longest, count)
     course = train(net, rows, judged, options.schedule, work, say)
     if options.method == "full":
@@ -72,7 +75,9 @@ def _tune(source: Path, work: Path, examples: Sequence[Example], options: Option
         net.save_pretrained(work)
         copy_beside(source, work)
     else:
-        lora.save(net, work, source)
+        lora.save(net, work)
+        if not options.embeddings:
+            lora.write_gguf(work, source, work / lora.ADAPTER)
     weights = read_safetensors(source).parameters or 0  # in the net, four bits are counted by the byte
     full = whole or memory.full_at_least(weights, own.kept_for_gradients)
     return {
