@@ -40,3 +40,22 @@ async def test_keys_of_other_regions_are_not_told(three_nodes: Nodes, scope: str
         buckets = await desk["receipt.buckets"](peer, asked)
         assert sum(n for _, n, _ in buckets["buckets"]) == len(rows["rows"])
     await checking.close()
+
+
+async def test_who_compares_is_answered_after_a_session_has_ended(nodes: Nodes) -> None:
+    one = nodes[0]
+    one.run("create table person (name text primary key)")
+    one.run("select atoll.share('person')")
+    one.run("insert into person values ('anna')")
+    told = Registered()
+    checking = Checking(cast("Postgres", one.database), cast("Links", told))
+    asked = {"table": "public.person", "count": 1, "wanted": [0], "most": 100, "scope": "global"}
+    peer = PeerIdentity(str(ATOLL), 2, "n2", "00")
+    for _ in range(2):
+        assert set((await told["receipt.rows"](peer, asked))["rows"]) == {"{anna}"}
+        ended = one.apply.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and query like '%receipt_rows(%' and pid <> pg_backend_pid()"
+        ).fetchall()
+        assert ended == [(True,)]
+    await checking.close()

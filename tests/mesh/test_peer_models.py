@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "What is an atoll?"}], "temperature": 0, "max_tokens": 12}
 LONG = {**BODY, "max_tokens": 2000, "ignore_eos": True}
+SLOW = 5000  # bytes a second: the long answer takes a while
 
 
 class Asker:
@@ -97,7 +98,7 @@ async def test_three_nodes_offer_answer_and_die(make_mesh: MeshMaker) -> None:
         await say_the_same(one, asker)
         await hang_up(one, asker)
         await be_cut(mesh, one, three, asker)
-        await be_killed(mesh, one, asker)
+        await be_killed(mesh, one, three, asker)
     told = json.loads(await mesh.run("model", "list", "--everywhere", "--json", "--home", str(two.home)))
     ways = {row["node"]: (row["is_here"], row["is_linked"]) for row in told}
     assert ways == {"n1": (False, True), "n2": (True, False), "n3": (False, False)}
@@ -234,6 +235,7 @@ async def hang_up(one: MeshNode, asker: Asker) -> None:
 
 async def be_cut(mesh: Mesh, one: MeshNode, three: MeshNode, asker: Asker) -> None:
     pair = mesh.between(one, three)
+    await pair.throttle(SLOW)
     async with asker.runtime("pebble").generate(Ask(CHAT, LONG)) as events:
         await anext(events)
         await pair.cut()
@@ -246,12 +248,14 @@ async def be_cut(mesh: Mesh, one: MeshNode, three: MeshNode, asker: Asker) -> No
         await asker.links.until_up(one.number)
 
 
-async def be_killed(mesh: Mesh, one: MeshNode, asker: Asker) -> None:
+async def be_killed(mesh: Mesh, one: MeshNode, three: MeshNode, asker: Asker) -> None:
     """In the middle of an answer, which ends there; when it is back it is asked as before."""
     runtime = asker.runtime("pebble")
+    await mesh.between(one, three).throttle(SLOW)
     async with runtime.generate(Ask(CHAT, LONG)) as events:
         await anext(events)
         await mesh.kill(one)
+        await mesh.between(one, three).calm()
         with pytest.raises(LinkError) as caught:
             await last_of(events)
     assert caught.value.code == "runtime-broken"

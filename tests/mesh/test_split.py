@@ -29,7 +29,7 @@ from support.fix_runtimes import Running
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 QUESTION = {"messages": [{"role": "user", "content": "What is a node?"}], "temperature": 0, "max_tokens": 40}
-TOO_LITTLE = "78MB"  # two less than the model needs
+TOO_LITTLE = "73MB"  # one less than the model needs
 IS_GONE = "select state = 'empty' and split is null from atoll.model_state where model = 'big'"
 IS_SPLIT = "select split = 'n1 0-3, n2 4-5' from atoll.model_state where model = 'big'"
 

@@ -29,6 +29,7 @@ from atoll.node.postgres.leftover import processes_in
 from atoll.node.postgres.server import LEASH
 from support.folders import short_folder
 
+COMMAND_SECONDS = 240.0  # some fetch sources and build them
 DEADLINE_SECONDS = 90.0
 RUN_MAIN = "from atoll.cli.app import main; main()"
 
@@ -63,7 +64,7 @@ def atoll(*arguments: str, account: Account = MYSELF, **environment: str) -> sub
         atoll_command(account, arguments),
         capture_output=True,
         text=True,
-        timeout=DEADLINE_SECONDS,
+        timeout=COMMAND_SECONDS,
         stdin=subprocess.DEVNULL,
         env=clean_environment(account) | environment,
         cwd="/",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -38,11 +38,7 @@ class Desk:
         async with self._turn:
             self._stay()
             try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await self._postgres.connect()
-                asked = await self._connection.execute(query("scrub", "shared_scopes"), (peer.number,))
-                row = await asked.fetchone()
-                yield self._connection, list(row[0] or []) if row else []
+                yield await self._session(peer)
             except (psycopg.Error, OSError) as error:
                 raise explained(error) from error
             finally:
@@ -53,6 +49,14 @@ class Desk:
         if self._connection is not None:
             await self._connection.close()
 
+    async def _session(self, peer: PeerIdentity) -> tuple[Connection, list[str]]:
+        """The old one may have ended unnoticed, with a server that was started anew."""
+        if self._connection is not None and not self._connection.closed:
+            with suppress(psycopg.OperationalError):
+                return self._connection, await _scopes(self._connection, peer)
+        self._connection = await self._postgres.connect()
+        return self._connection, await _scopes(self._connection, peer)
+
     def _stay(self) -> None:
         if self._leaves is not None:
             self._leaves.cancel()
@@ -61,6 +65,11 @@ class Desk:
     def _leave(self) -> None:
         if self._connection is not None and not self._turn.locked():
             self._connection.pgconn.finish()
+
+
+async def _scopes(on: Connection, peer: PeerIdentity) -> list[str]:
+    row = await (await on.execute(query("scrub", "shared_scopes"), (peer.number,))).fetchone()
+    return list(row[0] or []) if row else []
 
 
 def explained(error: Exception) -> AtollError:
