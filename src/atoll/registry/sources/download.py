@@ -23,6 +23,7 @@ from atoll.registry.store import BLOCK_BYTES, Store
 
 STEADY_BYTES = 1024**2  # as much has to come that an attempt is no failure
 Advance = Callable[[int], None]
+Begin = Callable[[int | None], Advance]  # of all that comes, as far as it is known how much that is
 
 
 async def download(client: Client, offer: Offer, store: Store, advance: Advance) -> File:

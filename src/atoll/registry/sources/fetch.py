@@ -7,7 +7,7 @@ the model reads it as one that lay on the disk. Those of a package are in the fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from atoll.registry.adding import ALONGSIDE
 from atoll.registry.sources import hub, package, registry
 from atoll.registry.sources.address import Address, HubAddress, PackageAddress
 from atoll.registry.sources.choose import Offer, choose, choose_to_change
-from atoll.registry.sources.download import download
+from atoll.registry.sources.download import Begin, download
 from atoll.registry.sources.listing import Listing
 from atoll.registry.store import Store
 
@@ -37,9 +37,6 @@ class Wish:
     glob: str | None = None
     variant: str | None = None
     to_change: bool = False  # to make it smaller or train it, instead of running it as it is
-
-
-Begin = Callable[[int | None], Callable[[int], None]]
 
 
 async def fetch(

