@@ -8,8 +8,7 @@ READY := .venv/.made-from-lock
 PRESS := .venv/.made-for-compress
 BIN := .venv/bin
 ARGS ?=
-# One more than there are cores: nodes that wait for each other leave some of them idle.
-WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+WORKERS ?= auto
 EXAMPLES ?= 2000
 FAULTS ?= 200
 NODES ?= 30
@@ -80,7 +79,7 @@ format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 quick: $(READY) $(PRESS)
-	@$(PYTEST) -q -n auto --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
+	@$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not slow and not mesh" tests/unit tests/docs tests/simulation $(ARGS)
 
 test: $(READY) $(PRESS)
 	@$(PYTEST) -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not deep" $(ARGS)
