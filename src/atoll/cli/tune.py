@@ -82,7 +82,7 @@ def tune(
     print_course(facts)
     _print_memory(facts, method)
     if embeddings:
-        typer.echo(f"make a file of it: atoll compress {output / 'merged'} -o FOLDER --to q8_0")
+        typer.echo(f"make a file of it: atoll compress {output / 'merged'} -o MODEL.gguf --to q8_0")
     elif not full:
         typer.echo(f"serve it: atoll model add {output / 'adapter.gguf'} --adapter-of MODEL")
 
