@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 
 from atoll.data.replication import subscriptions
 from atoll.data.replication.steps import PeerSide, Step, Subscription, choose_step
@@ -216,8 +217,9 @@ class Reconcile:
     async def _prepare_for(
         self, connection: Connection, number: int, payload: Mapping[str, Any]
     ) -> dict[str, Any]:
-        copied = bool(payload.get("copied"))
-        row = await (await connection.execute(query("mesh", "prepare_for"), (number, copied))).fetchone()
+        heard = payload.get("heard")
+        asked = (number, bool(payload.get("copied")), not payload.get("subscribed"), heard and Jsonb(heard))
+        row = await (await connection.execute(query("mesh", "prepare_for"), asked)).fetchone()
         return dict(row[0]) if row else {}
 
     async def _make_slot(self, number: int) -> None:
@@ -271,7 +273,14 @@ class Reconcile:
         is_well = have is not None and have.is_running and have.is_copied
         if is_well and now - self._asked_at.get(number, float("-inf")) < ASK_EVERY_SECONDS:
             return None
-        payload = {"subscribed": have is not None, "copied": have is not None and have.is_copied}
+        payload: dict[str, Any] = {
+            "subscribed": have is not None,
+            "copied": have is not None and have.is_copied,
+        }
+        if have is None:
+            async with await self._postgres.connect() as connection:
+                row = await (await connection.execute(query("fleet", "heard"))).fetchone()
+            payload["heard"] = row[0] if row else None
         answer = await self._links.request(number, "replication.prepare", payload, REQUEST_SECONDS_MAX)
         if is_well:
             self._asked_at[number] = now

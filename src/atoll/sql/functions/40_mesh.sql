@@ -23,7 +23,8 @@ return exists (select from atoll.peers() p where p.number = peer);
 --
 -- Changes climb and then descend: what came from below goes everywhere, what came from above or from the side goes
 -- down only. So each change takes one way to each node. A tie that people made carries everything. Kin, edges of a
--- region without a hub, give each other what must not leave the region.
+-- region without a hub, give each other what must not leave the region. What a peer had heard before it began anew is not
+-- sent again: it may have forgotten since that it was deleted.
 create or replace function atoll.filter_for(peer integer) returns text
 language sql stable set search_path = pg_catalog
 return (
@@ -32,6 +33,7 @@ return (
         || case when r.role in ('down', 'tie') then format(' and origin <> %1$s and (via is null or via <> %1$s)', p.number)
                 when r.role = 'kin' then ' and way is null'
                 else format(' and origin <> %s and (way is null or way = any (''{d,t}''::"char"[]))', p.number) end
+        || coalesce((select format(' and (target is not null or xid >= %L::xid8)', g.since) from atoll.progress g where g.peer = p.number and g.since > '0'), '')
       from atoll.peers() p, lateral (select coalesce((select n.role from atoll.neighbour n where n.number = p.number), 'side') as role) r
      where p.number = peer);
 
@@ -157,14 +159,27 @@ begin
     end loop;
 end $$;
 
--- What a peer is told before it subscribes, and every few seconds after. It says whether its first copy is done:
--- until then it confirms WAL whose changes it has not applied.
-create or replace function atoll.prepare_for(peer integer, copied boolean) returns jsonb
+-- From where on the log is sent to a peer that is about to subscribe. It may have heard less than it said: it lost
+-- what it had not flushed.
+create or replace function atoll.begin_at(peer integer, told jsonb) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+declare
+    place constant xid8 := coalesce(atoll.unheard_from(peer, told), '0');
+begin
+    insert into atoll.progress (peer) values (begin_at.peer) on conflict do nothing;
+    update atoll.progress p set since = place
+     where p.peer = begin_at.peer and p.since <> place
+       and (p.since > place or not exists (select from pg_replication_slots where slot_name = 'atoll_to_' || begin_at.peer));
+end $$;
+
+-- What a peer is told before it subscribes, and every few seconds after. It says whether its first copy is done: until
+-- then it confirms WAL whose changes it has not applied. And it says how far it has heard everybody, where it begins.
+drop function if exists atoll.prepare_for(integer, boolean);
+create or replace function atoll.prepare_for(peer integer, copied boolean, begins boolean, told jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     role atoll.neighbour := (select n from atoll.neighbour n where n.number = prepare_for.peer);
-    slot text := (select case when wal_status = 'lost' then 'lost' when confirmed_flush_lsn is null then 'making' else 'kept' end
-                    from pg_replication_slots where slot_name = 'atoll_to_' || peer);
+    slot text;
 begin
     if not atoll.is_member(peer) then
         perform atoll.refuse('not-a-member', format('node %s is no member that is known here', peer), state => 'AT003');
@@ -173,7 +188,12 @@ begin
     elsif not role.in_use then
         return '{"slot": "none", "missed": false, "wants_us": false}';
     end if;
+    if begins then
+        perform atoll.begin_at(peer, told);
+    end if;
     perform atoll.publish_to(peer);
+    select case when wal_status = 'lost' then 'lost' when confirmed_flush_lsn is null then 'making' else 'kept' end into slot
+      from pg_replication_slots where slot_name = 'atoll_to_' || peer;
     update atoll.progress p set copied = not p.copied
      where p.peer = prepare_for.peer and p.copied <> (prepare_for.copied and coalesce(slot, '') = 'kept');
     if coalesce(slot, 'lost') = 'lost' then

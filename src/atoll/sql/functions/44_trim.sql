@@ -22,28 +22,37 @@ begin
         or not exists (select from atoll.change);
 end $$;
 
+-- The first change of the log that a peer has not heard, when it says how far it has heard everybody: [[origin, scope,
+-- mark], ...]. A mark of this node covers what had ended before it was made; another's, what came here before it.
+create or replace function atoll.unheard_from(peer integer, told jsonb) returns xid8
+language sql stable security definer set search_path = pg_catalog
+begin atomic
+    with covered as (
+        select h.origin, h.scope,
+               greatest(case when max((t->>2)::bigint) >= coalesce(min(m.vals[2]::bigint), h.n) then (h.trimmed::text::bigint + 1)::text::xid8 end,
+                        max(case when h.origin = atoll.me() then m.vals[3]::xid8 else (m.xid::text::bigint + 1)::text::xid8 end)
+                            filter (where m.vals[1]::bigint <= (t->>2)::bigint)) as before
+          from jsonb_array_elements(told) t
+          join atoll.heard h on h.origin = (t->>0)::integer and h.scope = t->>1
+          left join atoll.change m on m.op = 'M' and m.origin = h.origin and m.scope = h.scope
+         group by h.origin, h.scope, h.n, h.trimmed
+    )
+    select least(pg_snapshot_xmin(pg_current_snapshot()), (
+               select min(c.xid) from atoll.change c left join covered v using (origin, scope)
+                where c.op <> 'M' and c.target is null and c.origin <> unheard_from.peer and c.scope = any (atoll.scopes_of(unheard_from.peer))
+                  and (v.before is null or c.xid >= v.before)))
+     where told is not null;
+end;
+
 -- A node that stands by receives from another one, and says how far it has heard everybody: what it has not is kept
 -- for it, but no WAL.
 create or replace function atoll.note_heard(peer integer, told jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
-declare
-    oldest constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
 begin
     if exists (select from pg_replication_slots where slot_name = 'atoll_to_' || peer and not active) then
         perform atoll.drop_slot('atoll_to_' || peer);
     end if;
-    with covered as (
-        select h.origin, h.scope, greatest(h.trimmed, max(m.xid)) as xid
-          from jsonb_array_elements(told) t
-          join atoll.heard h on h.origin = (t->>0)::integer and h.scope = t->>1
-          left join atoll.change m on m.op = 'M' and m.origin = h.origin and m.scope = h.scope and m.vals[1]::bigint <= (t->>2)::bigint
-         group by h.origin, h.scope, h.trimmed
-    )
-    update atoll.progress p set heard_at = now(), xid = greatest(p.xid, least(oldest, (
-               select min(c.xid) from atoll.change c left join covered v using (origin, scope)
-                where c.op <> 'M' and c.target is null and c.origin <> note_heard.peer and c.scope = any (atoll.scopes_of(note_heard.peer))
-                  and (v.xid is null or c.xid > v.xid))))
-     where p.peer = note_heard.peer;
+    update atoll.progress p set heard_at = now(), xid = greatest(p.xid, atoll.unheard_from(peer, told)) where p.peer = note_heard.peer;
 end $$;
 
 -- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
