@@ -1,0 +1,94 @@
+"""From where on the log is sent to a peer that begins anew: after what it has heard, and never further."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from support.fix_nodes import Node, Nodes
+
+HEARD = "select coalesce(jsonb_agg(jsonb_build_array(origin, scope, n)), '[]') from atoll.heard"
+TRIM = """
+with gone as (delete from atoll.change where op = 'M' and origin = 1 returning scope, xid)
+update atoll.heard h set trimmed = g.xid from (select scope, max(xid) as xid from gone group by scope) g
+ where h.origin = 1 and h.scope = g.scope
+"""
+PLACE = "select atoll.unheard_from(2, %s::jsonb)::text::bigint"
+OF = "select xid::text::bigint from atoll.change where tbl = 'public.item' and origin = 1 order by xid desc limit 1"
+SINCE = "select since::text::bigint from atoll.progress where peer = 2"
+
+
+@pytest.fixture
+def two(nodes: Nodes) -> Nodes:
+    for node in nodes:
+        node.run("create table item (id integer primary key, word text)")
+        node.share("item")
+    mark(nodes)
+    return nodes
+
+
+def mark(nodes: Nodes) -> Any:
+    """Everybody says what has been written, and hears the others; what the second one has heard then."""
+    nodes.sync()
+    for node in nodes:
+        node.owner("select atoll.make_marks(true)")
+    nodes.sync()
+    return heard(nodes[1])
+
+
+def heard(node: Node) -> Any:
+    return node.owner(HEARD)[0][0]
+
+
+def write(node: Node, number: int) -> int:
+    node.run("insert into item values (%s, 'x')", number)
+    return int(node.owner(OF)[0][0])
+
+
+def place(node: Node, told: Any) -> int:
+    return int(node.owner(PLACE, json.dumps(told))[0][0])
+
+
+def begin(node: Node, told: Any) -> int:
+    node.owner("select atoll.begin_at(2, %s::jsonb)", told and json.dumps(told))
+    return int(node.owner(SINCE)[0][0])
+
+
+def test_what_was_heard_is_not_sent_again(two: Nodes) -> None:
+    one, other = two
+    first = write(one, 1)
+    assert place(one, heard(other)) <= first
+    told = mark(two)
+    assert place(one, told) > first
+    second = write(one, 2)
+    assert first < place(one, told) <= second
+
+
+def test_what_ran_while_the_mark_was_made_is_not_covered(two: Nodes) -> None:
+    one, _ = two
+    with one.app.transaction():
+        one.run("insert into item values (1, 'slow')")
+        (slow,) = one.run("select pg_current_xact_id()::text::bigint")[0]
+        mark(two)
+    two.sync()
+    assert place(one, heard(two[1])) <= slow
+
+
+def test_a_mark_that_was_trimmed_covers_only_who_has_heard_it(two: Nodes) -> None:
+    one, _ = two
+    early = mark(two)
+    first = write(one, 1)
+    late = mark(two)
+    one.owner(TRIM)
+    assert place(one, early) <= first < place(one, late)
+
+
+def test_the_place_goes_back_for_who_has_lost_what_it_said(two: Nodes) -> None:
+    one, other = two
+    early = heard(other)
+    first = write(one, 1)
+    assert begin(one, mark(two)) > first
+    assert 0 < begin(one, early) <= first
+    assert begin(one, None) == 0
