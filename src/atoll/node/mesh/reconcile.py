@@ -217,8 +217,8 @@ class Reconcile:
     async def _prepare_for(
         self, connection: Connection, number: int, payload: Mapping[str, Any]
     ) -> dict[str, Any]:
-        heard = payload.get("heard")
-        asked = (number, bool(payload.get("copied")), not payload.get("subscribed"), heard and Jsonb(heard))
+        copied, begins, heard = payload.get("copied"), not payload.get("subscribed"), payload.get("heard")
+        asked = (number, bool(copied), begins, None if heard is None else Jsonb(heard))
         row = await (await connection.execute(query("mesh", "prepare_for"), asked)).fetchone()
         return dict(row[0]) if row else {}
 

@@ -22,13 +22,13 @@ begin
         or not exists (select from atoll.change);
 end $$;
 
--- The first change of the log that a peer has not heard, when it says how far it has heard everybody: [[origin, scope,
+-- The first change or mark of the log that a peer has not heard, when it says how far it has heard everybody: [[origin, scope,
 -- mark], ...]. A mark of this node covers what had ended before it was made; another's, what came here before it.
 create or replace function atoll.unheard_from(peer integer, told jsonb) returns xid8
 language sql stable security definer set search_path = pg_catalog
 begin atomic
     with covered as (
-        select h.origin, h.scope,
+        select h.origin, h.scope, max((t->>2)::bigint) as n,
                greatest(case when max((t->>2)::bigint) >= coalesce(min(m.vals[2]::bigint), h.n) then (h.trimmed::text::bigint + 1)::text::xid8 end,
                         max(case when h.origin = atoll.me() then m.vals[3]::xid8 else (m.xid::text::bigint + 1)::text::xid8 end)
                             filter (where m.vals[1]::bigint <= (t->>2)::bigint)) as before
@@ -39,8 +39,8 @@ begin atomic
     )
     select least(pg_snapshot_xmin(pg_current_snapshot()), (
                select min(c.xid) from atoll.change c left join covered v using (origin, scope)
-                where c.op <> 'M' and c.target is null and c.origin <> unheard_from.peer and c.scope = any (atoll.scopes_of(unheard_from.peer))
-                  and (v.before is null or c.xid >= v.before)))
+                where c.target is null and c.origin <> unheard_from.peer and c.scope = any (atoll.scopes_of(unheard_from.peer))
+                  and case when c.op = 'M' then c.vals[1]::bigint > coalesce(v.n, 0) else v.before is null or c.xid >= v.before end))
      where told is not null;
 end;
 
