@@ -37,7 +37,8 @@ pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "What is an atoll?"}], "temperature": 0, "max_tokens": 12}
-LONG = {**BODY, "max_tokens": 2000, "ignore_eos": True}
+# Longer than what is encrypted in one piece, so that its beginning arrives before its end.
+LONG = {**BODY, "max_tokens": 2000, "ignore_eos": True, "logprobs": True, "top_logprobs": 10}
 SLOW = 5000  # bytes a second: the long answer takes a while
 
 
@@ -254,6 +255,8 @@ async def be_killed(mesh: Mesh, one: MeshNode, three: MeshNode, asker: Asker) ->
     await mesh.between(one, three).throttle(SLOW)
     async with runtime.generate(Ask(CHAT, LONG)) as events:
         await anext(events)
+        # What is on its way by now does not arrive, and nobody is told of the end.
+        await mesh.between(one, three).fall_silent()
         await mesh.kill(one)
         await mesh.between(one, three).calm()
         with pytest.raises(LinkError) as caught:

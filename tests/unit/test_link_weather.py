@@ -159,3 +159,26 @@ async def test_a_cut_in_the_middle_of_an_accept_leaves_nothing_open(steps: int) 
         await asyncio.sleep(0.01)
         gc.collect()
     assert [str(warning.message) for warning in left] == []
+
+
+async def test_a_throttle_gives_bit_by_bit() -> None:
+    async def say_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(4000))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(say_much, "127.0.0.1", 0) as server:
+        weather = Weather("127.0.0.1", server.sockets[0].getsockname()[1])
+        await weather.start()
+        await weather.throttle(10_000)
+        with socket.socket() as caller:
+            caller.setblocking(False)
+            host, _, port = weather.address.partition(":")
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, (host, int(port)))
+            pieces = []
+            while piece := await loop.sock_recv(caller, 4000):
+                pieces.append(len(piece))
+        await weather.stop()
+    assert sum(pieces) == 4000
+    assert pieces[0] < 4000

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 CHUNK_BYTES = 64 * 1024
+STEP_SECONDS = 0.05
 # Of bytes on their way, so that a delay does not turn into a stop-and-wait and memory stays bounded.
 FLIGHT_BYTES_MAX = 4 * 1024 * 1024
 CONNECT_SECONDS_MAX = 5.0
@@ -172,7 +173,7 @@ class _Direction:
 
     async def _take(self) -> None:
         clock = asyncio.get_running_loop().time
-        while chunk := await self._reader.read(CHUNK_BYTES):
+        while chunk := await self._reader.read(self._step_bytes()):
             sky = self._sky()
             if sky.state == "silent":
                 continue
@@ -180,6 +181,11 @@ class _Direction:
             if sky.bytes_per_second:
                 await asyncio.sleep(len(chunk) / sky.bytes_per_second)
         await self._queue.put((0.0, b""))
+
+    def _step_bytes(self) -> int:
+        """A narrow line gives what it carries bit by bit, not in a lump."""
+        rate = self._sky().bytes_per_second
+        return min(CHUNK_BYTES, max(1, int(rate * STEP_SECONDS))) if rate else CHUNK_BYTES
 
     async def _deliver(self) -> None:
         clock = asyncio.get_running_loop().time
