@@ -91,12 +91,16 @@ def measure_tuning(folder: Path, near: Path | None, steps: int, seed: int, place
 
 
 def measure_teaching(folder: Path, texts: Sequence[Example], steps: int, seed: int, place: Path) -> None:
-    print(f"\na student of half the layers, {steps} steps on {len(texts)} texts")
+    """By a teacher that has learned the texts before, as one would have it."""
+    learning = Schedule(steps, BATCH, 1e-3, max(1, steps // 4), 99, seed)
+    teacher = place / "teacher"
+    facts = tune.tune(folder, teacher, texts, tune.Options("full", tokens=TOKENS, schedule=learning), quiet)
+    print(f"\na student of half the layers, {steps} steps on {len(texts)} texts that its teacher has learned")
+    print(f"teacher          {facts['loss_before']:.4f} → {facts['loss_after']:.4f}", flush=True)
     for student in ("layers", "scratch"):
-        for name, teacher in (("alone", 0.0), ("taught", 0.5)):
-            schedule = Schedule(steps, BATCH, 1e-3, max(1, steps // 4), 99, seed)
-            wish = distill.Options(student, teacher=teacher, tokens=TOKENS, schedule=schedule)
-            facts = distill.distill(folder, place / f"{student}-{name}", texts, wish, quiet)
+        for name, share in (("alone", 0.0), ("taught", 0.5)):
+            wish = distill.Options(student, teacher=share, tokens=TOKENS, schedule=learning)
+            facts = distill.distill(teacher, place / f"{student}-{name}", texts, wish, quiet)
             print(
                 f"{student:8} {name:7} {facts['loss_before']:.4f} → {facts['loss_after']:.4f}"
                 f"   (teacher {facts['loss_teacher']:.4f})",
@@ -107,16 +111,18 @@ def measure_teaching(folder: Path, texts: Sequence[Example], steps: int, seed: i
 def measure_pruning(folder: Path, texts: Sequence[Example], steps: int, seed: int, place: Path) -> None:
     print(f"\npruned by half; healed for {steps} steps; one caller in the runtime, 32 bits")
     print("way              loss before  pruned   healed    weights   file MB   tokens/s")
-    _speed("whole", folder, place, "")
+    learning = Schedule(steps, BATCH, 3e-4, steps, 9, seed)
+    wish = tune.Options("full", tokens=TOKENS, schedule=learning)
+    facts = tune.tune(folder, place / "whole-healed", texts, wish, quiet)
+    _speed("whole", folder, place, f"{facts['loss_before']:11.4f} {'':7} {facts['loss_after']:8.4f}")
     for method, pattern in (
         *((method, False) for method in prune.METHODS),
         *((method, True) for method in prune.METHODS[:3]),
     ):
-        schedule = Schedule(steps, BATCH, 3e-4, steps, 9, seed)
-        wish = prune.Options(method, is_patterned=pattern, tokens=TOKENS, seed=seed, heal=schedule)
+        options = prune.Options(method, is_patterned=pattern, tokens=TOKENS, seed=seed, heal=learning)
         name = f"{method}{' 2:4' if pattern else ''}"
         out = place / f"pruned-{method}-{pattern}"
-        facts = prune.prune(folder, out, texts, wish, quiet)
+        facts = prune.prune(folder, out, texts, options, quiet)
         told = f"{facts['loss_before']:11.4f} {facts['loss_pruned']:7.4f} {facts['loss_after']:8.4f}"
         is_told_by_speed = facts["is_smaller"] or (method == "sparsegpt" and pattern)
         if is_told_by_speed:
