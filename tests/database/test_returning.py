@@ -232,3 +232,22 @@ def come_back(admits: Node, away: Node, number: int) -> None:
         admits.apply.execute(query("moving", "admit_back"), (number,))
     away.owner("select atoll.move_back(%s, (select introduced from atoll.self))", number)
     away.number = number
+
+
+def test_a_mark_that_names_one_on_its_way_leaves_what_was_known(three: Nodes) -> None:
+    one, two, _ = three
+    two.run("create table note (id integer primary key, word text)")
+    two.run("select atoll.share('note', '{}'::jsonb, 'merge', 'region')")
+    beat(three)
+    beat(three)
+    ((before,),) = one.owner("select atoll.known_stamps()")
+    two.run("insert into note values (1, 'stays in the region')")
+    two.owner("select atoll.make_marks(true)")
+    marks = [change for change in two.changes() if change.op == "M"]
+    near = [change for change in marks if change.scope == "region:eu"]
+    one.receive([change for change in marks if change.scope == "global"])
+    ((meanwhile,),) = one.owner("select atoll.known_stamps()")
+    assert meanwhile["2"] == before["2"] > 0
+    one.receive(near)
+    ((after,),) = one.owner("select atoll.known_stamps()")
+    assert after["2"] > before["2"]

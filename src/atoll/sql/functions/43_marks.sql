@@ -51,6 +51,19 @@ begin
     return p.n;
 end $$;
 
+-- Has this node heard every mark of an origin that the latest one names, as far as it may have them?
+create or replace function atoll.is_whole(h atoll.heard) returns boolean
+language sql stable set search_path = pg_catalog
+return not exists (
+    select from jsonb_each_text(h.others) k left join atoll.heard s on s.origin = h.origin and s.scope = k.key
+     where k.key = any (atoll.scopes_of(atoll.me())) and coalesce(s.n, 0) < k.value::bigint);
+
+-- Up to which stamp of an origin this node has everything that it may have. While a mark of one scope is ahead of
+-- another's, that is what it was before.
+create or replace function atoll.known_of(h atoll.heard) returns bigint
+language sql stable set search_path = pg_catalog
+return case when atoll.is_whole(h) then h.covered when h.known_here = atoll.here() then h.known else 0 end;
+
 -- A mark that arrived.
 create or replace function atoll.hear(c atoll.change) returns void
 language plpgsql set search_path = pg_catalog as $$
@@ -79,6 +92,8 @@ begin
     update atoll.heard k set n = note_mark.n, horizon = note_mark.horizon, covered = note_mark.covered, others = note_mark.others, heard_at = clock_timestamp(),
            ahead = case when (h.ahead->>'n')::bigint > note_mark.n then h.ahead end, gap_since = case when (h.ahead->>'n')::bigint > note_mark.n then h.gap_since end
      where k.origin = of_origin and k.scope = in_scope;
+    update atoll.heard k set known = k.covered, known_here = atoll.here()
+     where k.origin = of_origin and k.scope = 'global' and (k.known, k.known_here) is distinct from (k.covered, atoll.here()) and atoll.is_whole(k);
     if (h.ahead->>'n')::bigint > n and (h.ahead->>'after')::bigint <= n then
         perform atoll.note_mark(of_origin, in_scope, (h.ahead->>'n')::bigint, 0, (h.ahead->>'horizon')::xid8, (h.ahead->>'covered')::bigint, h.ahead->'others');
     end if;

@@ -55,13 +55,7 @@ return (
     select least(min(coalesce(o.covered, 0)), (select min((c.change->>'at')::bigint) - 1 from atoll.parked c), p.covered)
       from atoll.pulse p
       left join atoll.peers() m on not atoll.is_absent(m.number)
-      left join lateral (
-          select case when bool_and(coalesce(s.n, 0) >= (k.value)::bigint) is not false then g.covered else 0 end as covered
-            from atoll.heard g
-            left join jsonb_each_text(g.others) k on k.key = any (atoll.scopes_of(atoll.me()))
-            left join atoll.heard s on s.origin = g.origin and s.scope = k.key
-           where g.origin = m.number and g.scope = 'global'
-           group by g.covered) o on m.number is not null
+      left join lateral (select atoll.known_of(g) as covered from atoll.heard g where g.origin = m.number and g.scope = 'global') o on true
      where m.number is not null or not exists (select from atoll.peers() a where not atoll.is_absent(a.number))
      group by p.covered);
 

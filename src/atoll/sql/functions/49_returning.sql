@@ -22,11 +22,7 @@ create or replace function atoll.known_stamps() returns jsonb
 language sql stable security definer set search_path = pg_catalog
 return (
     select coalesce(jsonb_object_agg(o.origin, least(o.covered, a.heard, p.before)), '{}')
-      from (select g.origin, case when bool_and(coalesce(s.n, 0) >= (k.value)::bigint) is not false then g.covered else 0 end as covered
-              from atoll.heard g
-              left join jsonb_each_text(g.others) k on k.key = any (atoll.scopes_of(atoll.me()))
-              left join atoll.heard s on s.origin = g.origin and s.scope = k.key
-             where g.scope = 'global' group by g.origin, g.covered) o
+      from (select g.origin, atoll.known_of(g) as covered from atoll.heard g where g.scope = 'global') o
       left join lateral (
           select coalesce((select b.heard from atoll.absence b where b.number = o.origin and b.since > coalesce(b.returned_at, '-infinity')), 0) as heard
            where atoll.is_absent(o.origin)) a on true
