@@ -5,24 +5,41 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
-from support.fix_nodes import Node, Nodes
+from atoll.sql import query
+from support.fix_nodes import Change, Node, Nodes
 
-HEARD = "select coalesce(jsonb_agg(jsonb_build_array(origin, scope, n)), '[]') from atoll.heard"
+pytestmark = pytest.mark.slow
+
 TRIM = """
 with gone as (delete from atoll.change where op = 'M' and origin = 1 returning scope, xid)
 update atoll.heard h set trimmed = g.xid from (select scope, max(xid) as xid from gone group by scope) g
  where h.origin = 1 and h.scope = g.scope
 """
+NEIGHBOURS = json.dumps(
+    [{"number": n, "role": role, "in_use": True} for n, role in ((2, "down"), (3, "side"))]
+)
 PLACE = "select atoll.unheard_from(2, %s::jsonb)::text::bigint"
-OF = "select xid::text::bigint from atoll.change where tbl = 'public.item' and origin = 1 order by xid desc limit 1"
+OF = "select xid::text::bigint from atoll.change where tbl = 'public.item' and origin = %s order by xid desc limit 1"
 MARK = "select xid::text::bigint from atoll.change where op = 'M' and origin = 1 order by xid desc limit 1"
 SINCE = "select since::text::bigint from atoll.progress where peer = 2"
 
 
 @pytest.fixture
 def two(nodes: Nodes) -> Nodes:
+    return sharing(nodes)
+
+
+@pytest.fixture
+def three(three_nodes: Nodes) -> Nodes:
+    """The first is the hub of the second."""
+    three_nodes[0].owner("select atoll.set_neighbours(%s::jsonb)", NEIGHBOURS)
+    return sharing(three_nodes)
+
+
+def sharing(nodes: Nodes) -> Nodes:
     for node in nodes:
         node.run("create table item (id integer primary key, word text)")
         node.share("item")
@@ -40,12 +57,12 @@ def mark(nodes: Nodes) -> Any:
 
 
 def heard(node: Node) -> Any:
-    return node.owner(HEARD)[0][0]
+    return node.owner(query("fleet", "heard"))[0][0]
 
 
 def write(node: Node, number: int) -> int:
     node.run("insert into item values (%s, 'x')", number)
-    return int(node.owner(OF)[0][0])
+    return int(node.owner(OF, node.number)[0][0])
 
 
 def place(node: Node, told: Any) -> int:
@@ -77,6 +94,40 @@ def test_what_ran_while_the_mark_was_made_is_not_covered(two: Nodes) -> None:
         mark(two)
     two.sync()
     assert place(one, heard(two[1])) <= slow
+
+
+def test_what_came_in_one_piece_with_a_mark_is_not_covered(three: Nodes) -> None:
+    """As where a relay has copied the log of another node."""
+    relay, other, third = three
+    third.owner("select atoll.make_marks(true)")
+    third.run("insert into item values (1, 'after it')")
+    marks, after = by_kind(third)
+    other.receive(marks)
+    relay.receive([*marks, *after])
+    assert place(relay, heard(other)) <= relay.owner(OF, 3)[0][0]
+
+
+def test_what_began_to_arrive_before_a_mark_and_ended_after_it_is_not_covered(three: Nodes) -> None:
+    """As where a large transaction is applied while it is still being sent."""
+    relay, other, third = three
+    with third.app.transaction():
+        third.run("insert into item values (1, 'slow')")
+        third.owner("select atoll.make_marks(true)")
+    marks, slow = by_kind(third)
+    other.receive(marks)
+    with psycopg.connect(relay.database.conninfo(), autocommit=True) as second:
+        second.execute("set session_replication_role = replica")
+        streaming = Node(relay.number, relay.database, relay.app, second)
+        with second.transaction():
+            streaming.receive(slow)
+            relay.receive(marks)
+    assert place(relay, heard(other)) <= relay.owner(OF, 3)[0][0]
+
+
+def by_kind(node: Node) -> tuple[list[Change], list[Change]]:
+    """What a node has written since the last call: marks, and the others."""
+    changes = node.changes()
+    return [one for one in changes if one.op == "M"], [one for one in changes if one.op != "M"]
 
 
 def test_a_mark_that_was_trimmed_covers_only_who_has_heard_it(two: Nodes) -> None:

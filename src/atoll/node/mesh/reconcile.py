@@ -217,9 +217,8 @@ class Reconcile:
     async def _prepare_for(
         self, connection: Connection, number: int, payload: Mapping[str, Any]
     ) -> dict[str, Any]:
-        copied, begins, heard = payload.get("copied"), not payload.get("subscribed"), payload.get("heard")
-        asked = (number, bool(copied), begins, None if heard is None else Jsonb(heard))
-        row = await (await connection.execute(query("mesh", "prepare_for"), asked)).fetchone()
+        told = Jsonb(payload)
+        row = await (await connection.execute(query("mesh", "prepare_for"), (number, told))).fetchone()
         return dict(row[0]) if row else {}
 
     async def _make_slot(self, number: int) -> None:
@@ -280,7 +279,7 @@ class Reconcile:
         if have is None:
             async with await self._postgres.connect() as connection:
                 row = await (await connection.execute(query("fleet", "heard"))).fetchone()
-            payload["heard"] = row[0] if row else None
+            payload["heard"] = row[0] if row else []
         answer = await self._links.request(number, "replication.prepare", payload, REQUEST_SECONDS_MAX)
         if is_well:
             self._asked_at[number] = now

@@ -23,8 +23,8 @@ return exists (select from atoll.peers() p where p.number = peer);
 --
 -- Changes climb and then descend: what came from below goes everywhere, what came from above or from the side goes
 -- down only. So each change takes one way to each node. A tie that people made carries everything. Kin, edges of a
--- region without a hub, give each other what must not leave the region. What a peer had heard before it began anew is not
--- sent again: it may have forgotten since that it was deleted.
+-- region without a hub, give each other what must not leave the region. What a peer had heard before it began anew is
+-- not sent again: it may have forgotten since that it was deleted.
 create or replace function atoll.filter_for(peer integer) returns text
 language sql stable set search_path = pg_catalog
 return (
@@ -175,10 +175,11 @@ end $$;
 -- What a peer is told before it subscribes, and every few seconds after. It says whether its first copy is done: until
 -- then it confirms WAL whose changes it has not applied. And it says how far it has heard everybody, where it begins.
 drop function if exists atoll.prepare_for(integer, boolean);
-create or replace function atoll.prepare_for(peer integer, copied boolean, begins boolean, told jsonb) returns jsonb
+create or replace function atoll.prepare_for(peer integer, told jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog as $$
 declare
     role atoll.neighbour := (select n from atoll.neighbour n where n.number = prepare_for.peer);
+    has_copied constant boolean := coalesce((told->>'copied')::boolean, false);
     slot text;
 begin
     if not atoll.is_member(peer) then
@@ -188,14 +189,14 @@ begin
     elsif not role.in_use then
         return '{"slot": "none", "missed": false, "wants_us": false}';
     end if;
-    if begins then
-        perform atoll.begin_at(peer, told);
+    if (told->>'subscribed')::boolean is not true then
+        perform atoll.begin_at(peer, told->'heard');
     end if;
     perform atoll.publish_to(peer);
     select case when wal_status = 'lost' then 'lost' when confirmed_flush_lsn is null then 'making' else 'kept' end into slot
       from pg_replication_slots where slot_name = 'atoll_to_' || peer;
     update atoll.progress p set copied = not p.copied
-     where p.peer = prepare_for.peer and p.copied <> (prepare_for.copied and coalesce(slot, '') = 'kept');
+     where p.peer = prepare_for.peer and p.copied <> (has_copied and coalesce(slot, '') = 'kept');
     if coalesce(slot, 'lost') = 'lost' then
         update atoll.progress p set missed = true, misses = p.misses + 1, cut = '0' where p.peer = prepare_for.peer and p.xid <= p.cut and p.cut > '0';
     end if;

@@ -56,7 +56,7 @@ create or replace function atoll.is_whole(h atoll.heard) returns boolean
 language sql stable set search_path = pg_catalog
 return not exists (
     select from jsonb_each_text(h.others) k left join atoll.heard s on s.origin = h.origin and s.scope = k.key
-     where k.key = any (atoll.scopes_of(atoll.me())) and coalesce(s.n, 0) < k.value::bigint);
+     where atoll.admits(k.key) and coalesce(s.n, 0) < k.value::bigint);
 
 -- Up to which stamp of an origin this node has everything that it may have. While a mark of one scope is ahead of
 -- another's, that is what it was before.

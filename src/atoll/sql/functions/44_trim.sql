@@ -22,25 +22,30 @@ begin
         or not exists (select from atoll.change);
 end $$;
 
--- The first change or mark of the log that a peer has not heard, when it says how far it has heard everybody: [[origin, scope,
--- mark], ...]. A mark of this node covers what had ended before it was made; another's, what came here before it.
+-- The first change or mark of the log that a peer has not heard, when it says how far it has heard everybody:
+-- [[origin, scope, mark], ...]. A mark of this node covers what had ended before it was made. One that arrived covers
+-- what had begun to arrive before it and is not stamped later than it says: a large transaction begins to arrive long
+-- before its end, and a log that is copied comes in one transaction, with what came after its marks.
 create or replace function atoll.unheard_from(peer integer, told jsonb) returns xid8
 language sql stable security definer set search_path = pg_catalog
 begin atomic
-    with covered as (
-        select h.origin, h.scope, max((t->>2)::bigint) as n,
-               greatest(case when max((t->>2)::bigint) >= coalesce(min(m.vals[2]::bigint), h.n) then (h.trimmed::text::bigint + 1)::text::xid8 end,
-                        max(case when h.origin = atoll.me() then m.vals[3]::xid8 else (m.xid::text::bigint + 1)::text::xid8 end)
-                            filter (where m.vals[1]::bigint <= (t->>2)::bigint)) as before
+    with marks as (
+        select h.origin, h.scope, (t->>2)::bigint as told, coalesce((t->>2)::bigint >= m.vals[1]::bigint, false) as is_heard,
+               case when (t->>2)::bigint >= coalesce(min(m.vals[2]::bigint) over (partition by h.origin, h.scope), h.n) then h.trimmed end as trimmed,
+               case when h.origin = atoll.me() then m.vals[3]::xid8 else m.xid end as xid, m.vals[4]::bigint as stamp
           from jsonb_array_elements(told) t
           join atoll.heard h on h.origin = (t->>0)::integer and h.scope = t->>1
           left join atoll.change m on m.op = 'M' and m.origin = h.origin and m.scope = h.scope
-         group by h.origin, h.scope, h.n, h.trimmed
+    ), covered as (
+        select k.origin, k.scope, max(k.told) as n, greatest(max(k.trimmed), max(k.xid) filter (where k.is_heard)) as before,
+               max(k.stamp) filter (where k.is_heard) as stamp
+          from marks k group by k.origin, k.scope
     )
     select least(pg_snapshot_xmin(pg_current_snapshot()), (
                select min(c.xid) from atoll.change c left join covered v using (origin, scope)
                 where c.target is null and c.origin <> unheard_from.peer and c.scope = any (atoll.scopes_of(unheard_from.peer))
-                  and case when c.op = 'M' then c.vals[1]::bigint > coalesce(v.n, 0) else v.before is null or c.xid >= v.before end))
+                  and case when c.op = 'M' then c.vals[1]::bigint > coalesce(v.n, 0)
+                           else v.before is null or c.xid >= v.before or c.origin <> atoll.me() and c.at > v.stamp end))
      where told is not null;
 end;
 

@@ -58,13 +58,7 @@ end $$;
 create or replace function atoll.has_heard(of_origin integer, up_to xid8) returns boolean
 language sql volatile security definer set search_path = pg_catalog
 begin atomic
-    select exists (
-        select from atoll.heard h
-         where h.origin = of_origin and h.scope = 'global' and h.horizon >= up_to
-           and not exists (
-               select from jsonb_each_text(h.others) o
-                where o.key <> 'global' and atoll.admits(o.key)
-                  and not exists (select from atoll.heard k where k.origin = of_origin and k.scope = o.key and k.n >= o.value::bigint)));
+    select exists (select from atoll.heard h where h.origin = of_origin and h.scope = 'global' and h.horizon >= up_to and atoll.is_whole(h));
 end;
 
 create or replace function atoll.wait_for(token text, timeout interval default '10 s') returns boolean

@@ -1,5 +1,5 @@
 -- prepare_for: what a peer needs to subscribe
-select atoll.prepare_for(%s, %s, %s, %s);
+select atoll.prepare_for(%s, %s);
 
 -- make_slot: keeps WAL for a peer from here on; it waits for the transactions that run
 select pg_create_logical_replication_slot('atoll_to_' || %s::int, 'pgoutput');
