@@ -13,6 +13,7 @@ pytest_plugins = [
     "support.fix_foreign",
     "support.fix_tensors",
     "support.fix_models",
+    "support.fix_sources",
     "support.fix_link",
     "support.fix_peers",
     "support.fix_runtimes",
