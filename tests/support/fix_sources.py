@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +55,9 @@ def fetcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetcher:
     monkeypatch.setattr(client_module, "PAUSE_SECONDS_MIN", 0.01)
     monkeypatch.setattr(client_module, "PAUSE_SECONDS_MAX", 0.02)
     return Fetcher(Store(tmp_path / "models"), tmp_path, {})
+
+
+@pytest.fixture
+def full_disk(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(fetcher.folder)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)

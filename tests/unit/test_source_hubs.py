@@ -179,11 +179,8 @@ async def test_nothing_is_fetched_in_the_clear_over_a_network(fetcher: Fetcher) 
     assert raised.value.code == "source-insecure"
 
 
-async def test_a_disk_without_room_is_told_before_anything_comes(
-    hub: Hub, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    full = shutil.disk_usage(fetcher.folder)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+@pytest.mark.usefixtures("full_disk")
+async def test_a_disk_without_room_is_told_before_anything_comes(hub: Hub, fetcher: Fetcher) -> None:
     with pytest.raises(LinkError) as raised:
         await fetcher("hf:reef/tiny")
     assert raised.value.code == "model-no-room"

