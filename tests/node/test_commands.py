@@ -69,6 +69,9 @@ def test_status_says_whether_the_node_runs(start_node: NodeStarter) -> None:
     stopped = atoll("status", "--home", str(node.home))
     assert stopped.returncode == 3
     assert "not running" in stopped.stdout
+    asked = atoll("sql", "-c", "select 1", "--home", str(node.home))
+    assert asked.returncode == 1
+    assert "code: node-not-running" in asked.stderr
 
 
 def test_logs_shows_the_last_lines_of_the_node_and_of_postgres(start_node: NodeStarter) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from atoll.cli.home import running
 from atoll.domain.errors import ConfigError, DataError, LinkError
 from atoll.node import credentials
 from atoll.node.home import Home
-from atoll.node.lock import holder
 from atoll.web.callers import USER
 
 SECONDS_MAX = 600.0
@@ -58,11 +58,7 @@ def _login(path: str, password: str) -> str:
 
 
 def _connect(home: Home) -> http.client.HTTPConnection:
-    word = holder(home.path)
-    if word is None:
-        raise ConfigError(
-            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
-        )
+    word = running(home)
     if not word.get("http"):
         raise ConfigError("http-off", "the node does not listen on HTTP", hint="Start it with --http.")
     host, _, port = str(word["http"]).rpartition(":")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +39,19 @@ def postgres_port(home: Home) -> int:
     return listen.port if listen else DEFAULT_PORT
 
 
+def running(home: Home) -> Mapping[str, Any]:
+    """What the node that runs in a home says of its ports; ConfigError where none does."""
+    from atoll.domain.errors import ConfigError
+    from atoll.node.lock import holder
+
+    word = holder(home.path)
+    if word is None:
+        raise ConfigError(
+            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
+        )
+    return word
+
+
 def foreign_postgres(home: Home) -> ForeignPostgres | None:
     """The PostgreSQL that the home's settings name, where it is not the bundled one."""
     from atoll.node.config import load_settings
@@ -51,18 +65,13 @@ def running_postgres(home: Home) -> Postgres:
     """The PostgreSQL of a node that runs; a command that needs it says so when it does not."""
     from typing import cast
 
-    from atoll.domain.errors import ConfigError
     from atoll.node.account import server_account
-    from atoll.node.lock import holder
     from atoll.node.postgres.conf import DEFAULT_PORT, Wishes
     from atoll.node.postgres.programs import bundled
     from atoll.node.postgres.server import Postgres
     from atoll.node.values import Address
 
-    if holder(home.path) is None:
-        raise ConfigError(
-            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
-        )
+    running(home)
     foreign = foreign_postgres(home)
     if foreign is not None:
         # Commands ask for connections, which any server gives.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atoll.cli.home import HomeOption, find_home
+from atoll.cli.home import HomeOption, find_home, running
 
 if TYPE_CHECKING:
     from atoll.node.home import Home
@@ -116,13 +116,8 @@ async def _lines(home: Home, asked: dict[str, Any]) -> AsyncIterator[dict[str, A
 
 def _address(home: Home) -> str:
     from atoll.domain.errors import ConfigError
-    from atoll.node.lock import holder
 
-    word = holder(home.path)
-    if word is None:
-        raise ConfigError(
-            "node-not-running", f"no node runs in {home.path}", hint=f"Start it: atoll up --home {home.path}"
-        )
+    word = running(home)
     if not word.get("http"):
         raise ConfigError(
             "http-off",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.home import HomeOption, find_home, foreign_postgres, postgres_port
+from atoll.cli.home import HomeOption, find_home, foreign_postgres, postgres_port, running
 
 TERMINFO = "/etc/terminfo:/lib/terminfo:/usr/share/terminfo:/usr/lib/terminfo"
 
@@ -38,6 +38,7 @@ def sql(
         environment |= {"PGPASSWORD": secret} if secret else {}
         psql = _psql_with_tls() if foreign.wants_tls else str(bundled(found.facts.postgres).path("psql"))
     else:
+        running(found)
         role = OWNER if admin else APP_ROLE
         environment["PGPASSWORD"] = "" if admin else credentials.password(found)
         where = ["-h", str(found.run), "-p", str(postgres_port(found)), "-U", role, "-d", DATABASE]
