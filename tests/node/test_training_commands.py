@@ -79,3 +79,26 @@ def assert_a_plan_counts_what_the_node_has_free(model: Path, folder: Path, at: t
     assert done.returncode == 0, done.stderr
     wished = json.loads(done.stdout)["wishes"]["max_memory"]
     assert wished == row["bytes_max"] - row["bytes_taken"] > 0
+
+
+def test_a_narrower_classifier_learns_from_rows_of_a_table(
+    training: None, start_node: NodeStarter, open_folder: Path
+) -> None:
+    """Columns are the model's inputs, by their names."""
+    node = start_node()
+    made = node.sql(
+        "create table vibration (id int primary key, g real[]); insert into vibration"
+        " select n, array(select sin(at * (0.02 + n % 7 * 0.01)) + n % 3 from generate_series(1, 512) as at)"
+        " from generate_series(1, 60) as n"
+    )
+    assert made.returncode == 0, made.stderr
+    words = ["distill", str(START["bearing"]), "-o", str(open_folder / "narrow"), "--home", str(node.home)]
+    query = ["--from", "select g as window from vibration"]
+    done = atoll(*words, *query, "--steps", "4", "--every", "2", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert "the student says what its teacher says" in done.stdout
+    added = atoll("model", "add", str(open_folder / "narrow"), "--name", "narrow", "--home", str(node.home))
+    assert added.returncode == 0, added.stderr
+    wrong = atoll(*words, "--from", "select g from vibration")
+    assert wrong.returncode == 1
+    assert "the model wants window" in wrong.stderr

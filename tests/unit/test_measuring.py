@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atoll.compress import comparing, measuring
+from atoll.compress import comparing
 from atoll.compress.measuring import Plan, measure
 from atoll.domain.errors import DataError
 from atoll.start import start_models
 
 SEED = 20_264
 DIGITS = Path(__file__).with_name("digits_held_out.npz")
+UNLABELLED = {"input": [0.0] * 64}
 QUICK = Plan(rows=8, requests=2, tokens=8, seed=SEED)
 
 
@@ -78,11 +79,25 @@ def test_a_classifier_is_measured_by_examples(tmp_path: Path) -> None:
     assert (lines["calibration error"].values[0] or 1) < 0.1
 
 
-@pytest.mark.parametrize("text", ["", "not json", '{"input": [1]}', '{"input": [1], "label": "seven"}'])
+def test_examples_may_be_a_file_of_numpy(tmp_path: Path) -> None:
+    held = np.load(DIGITS)
+    images = (held["images"] / 16).astype(np.float32)
+    np.savez(tmp_path / "examples.npz", image=images, labels=held["labels"])
+    examples = tmp_path / "examples.npz"
+    lines = {line.what: line for line in measure([start_model("digits")], None, examples, QUICK, silent)}
+    assert (lines["accuracy"].values[0] or 0) > 0.9
+    np.savez(examples, image=images, labels=held["labels"] + 1)
+    with pytest.raises(DataError, match="none of the model's classes"):
+        measure([start_model("digits")], None, examples, QUICK, silent)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "not json", '{"input": [1]}', '{"input": [1], "label": "seven"}', json.dumps(UNLABELLED)]
+)
 def test_examples_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text(text)
     with pytest.raises(DataError, match="cannot"):
-        measuring.read_examples(tmp_path / "examples.jsonl")
+        measure([start_model("digits")], None, tmp_path / "examples.jsonl", QUICK, silent)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

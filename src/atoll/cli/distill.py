@@ -1,16 +1,16 @@
-"""`atoll distill`: a smaller model learns from a larger one."""
+"""`atoll distill`: a smaller language model, encoder or classifier learns from a larger one."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atoll.cli.home import HomeOption
-from atoll.cli.training_rows import DsnOption, RoleOption, RowsOption, SqlOption, read_examples
+from atoll.cli.training_rows import DsnOption, RoleOption, RowsOption, SqlOption, file_of_rows, read_examples
 from atoll.cli.tune import (
-    BaseArgument,
     BatchOption,
     EveryOption,
     HeldOutOption,
@@ -28,19 +28,28 @@ from atoll.cli.tune import (
 
 
 def distill(
-    base: BaseArgument,
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="Folder with safetensors; or a classifier in ONNX.")
+    ],
     output: OutputOption,
     sql: SqlOption = None,
     rows: RowsOption = None,
     role: RoleOption = None,
     dsn: DsnOption = None,
     student: Annotated[
-        str, typer.Option(help="What it begins as: some layers, a narrower width, or scratch.")
-    ] = "layers",
+        str | None,
+        typer.Option(
+            help="What it begins as: some layers, a narrower width, or scratch. Layers if not given; of a"
+            " classifier, width."
+        ),
+    ] = None,
     share: Annotated[float, typer.Option(min=0.05, max=1.0, help="Of layers or of width that it has.")] = 0.5,
     teacher: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much the teacher counts beside the text; 0: alone.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="How much the teacher counts beside the text: 0.5 if not given; 0: alone."
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.1, max=20.0, help="How much of the teacher's doubts is seen.")
     ] = 1.0,
@@ -57,15 +66,24 @@ def distill(
     home: HomeOption = None,
 ) -> None:
     """Have a smaller model learn from BASE what it thinks of rows."""
+    from atoll.compress.steps import require
+    from atoll.runtimes.onnx.source import is_onnx
     from atoll.training.distill import Options
-    from atoll.training.distill import distill as run
     from atoll.training.loop import Schedule
 
     schedule = Schedule(steps, batch, rate, every, patience, seed)
     options = Options(student, share, teacher, temperature, tokens, held_out, schedule)
-    examples = read_examples(rows, sql, role, dsn, home)
     use_threads(threads)
-    facts = run(base, output, examples, options, say)
+    if is_onnx(base):
+        require("torch", "onnx")
+        from atoll.compress.onnx_distill import distill as teach_classifier
+
+        with file_of_rows(rows, sql, role, dsn, home) as file:
+            facts = teach_classifier(base, output, file, options, say)
+    else:
+        from atoll.training.distill import distill as teach
+
+        facts = teach(base, output, read_examples(rows, sql, role, dsn, home), options, say)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
@@ -73,4 +91,8 @@ def distill(
         f"held out: teacher {facts['loss_teacher']:.4f}; student {facts['loss_before']:.4f} before,"
         f" {facts['loss_after']:.4f} after {facts['steps']} steps ({facts['seconds']:.0f} s)"
     )
+    if "accuracy" in facts:
+        typer.echo(f"right: teacher {facts['accuracy_teacher']:.2%}, student {facts['accuracy']:.2%}")
+    if "agreement" in facts:
+        typer.echo(f"the student says what its teacher says: {facts['agreement']:.2%}")
     typer.echo(f"weights: {facts['weights_teacher']:,} of the teacher, {facts['weights']:,} of the student")

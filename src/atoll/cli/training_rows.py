@@ -5,7 +5,11 @@ So whoever may not see a row cannot train on it; a row's scope holds because it 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,13 +37,35 @@ def read_examples(
 ) -> list[Example]:
     from atoll.training.examples import of_rows, read_file
 
+    _check(file, sql, role, dsn)
+    if file is not None:
+        return read_file(file)
+    return of_rows(_of_query(sql or "", role, dsn or _address(home)))
+
+
+@contextmanager
+def file_of_rows(
+    file: Path | None, sql: str | None, role: str | None, dsn: str | None, home: str | None
+) -> Iterator[Path]:
+    """For a classifier: columns of a query are its inputs, by their names, and `label` what is right."""
+    _check(file, sql, role, dsn)
+    if file is not None:
+        yield file
+        return
+    with TemporaryDirectory(prefix="atoll-rows-") as folder:
+        found = Path(folder) / "rows.jsonl"
+        with found.open("w") as lines:
+            for row in _of_query(sql or "", role, dsn or _address(home)):
+                label = {"label": row.pop("label")} if "label" in row else {}
+                lines.write(json.dumps({"inputs": row, **label}, default=float) + "\n")
+        yield found
+
+
+def _check(file: Path | None, sql: str | None, role: str | None, dsn: str | None) -> None:
     if (file is None) is (sql is None):
         raise typer.BadParameter("give --from SQL or --rows FILE")
     if sql is None and (role or dsn):
         raise typer.BadParameter("--role and --dsn are for --from")
-    if file is not None:
-        return read_file(file)
-    return of_rows(_of_query(sql or "", role, dsn or _address(home)))
 
 
 def _address(home: str | None) -> str:

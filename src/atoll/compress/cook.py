@@ -19,6 +19,8 @@ from atoll.compress.reading import Reading, read
 from atoll.compress.recipe import Recipe, Task, fingerprints, missed
 from atoll.compress.speed import Speed, time_model
 from atoll.compress.steps import ONNX_STEP, Say, find_step
+from atoll.runtimes.onnx.source import is_onnx
+from atoll.training.folder import is_encoder
 
 ROWS, ROW_TOKENS = 64, 256
 REQUESTS, TOKENS, SEED = 5, 64, 7
@@ -51,7 +53,7 @@ def cook(recipe: Recipe, say: Say) -> Outcome:
     outcome = Outcome(None, None, tuple(facts))
     if made.is_file() and recipe.output.suffix == ".gguf":
         outcome = _judge(recipe, made, work, tuple(facts), say)
-    elif recipe.tasks[-1].do == ONNX_STEP:
+    elif recipe.tasks[-1].do == ONNX_STEP or is_onnx(made) or is_encoder(made):
         from atoll.compress.onnx_judge import judge
 
         say("measuring")

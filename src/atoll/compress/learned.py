@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from atoll.compress import onnx_distill
 from atoll.compress.steps import Facts, Say, malformed, read_options
+from atoll.runtimes.onnx.source import is_onnx
 from atoll.training import distill as distilling
 from atoll.training import prune as pruning
 from atoll.training import tune as tuning
@@ -44,9 +46,9 @@ class Pruned(Learning):
 
 @dataclass(frozen=True)
 class Distilled(Learning):
-    student: str = "layers"
+    student: str | None = None
     share: float = 0.5
-    teacher: float = 0.5
+    teacher: float | None = None
     temperature: float = 1.0
     steps: int = 200
 
@@ -81,6 +83,8 @@ def distill(source: Path, target: Path, told: Mapping[str, Any], say: Say) -> Fa
         wish.held_out,
         wish.schedule(wish.steps),
     )
+    if is_onnx(source):
+        return _shown(onnx_distill.distill(source, target, wish.rows, options, say))
     return _shown(distilling.distill(source, target, read_file(wish.rows), options, say))
 
 
@@ -106,4 +110,5 @@ def tune(source: Path, target: Path, told: Mapping[str, Any], say: Say) -> Facts
 
 def _shown(facts: Mapping[str, Any]) -> Facts:
     """What a person is told of it in a line; the rest is in the folder."""
-    return {key: facts[key] for key in ("loss_before", "loss_after", "weights", "seconds") if key in facts}
+    keys = ("loss_before", "loss_after", "agreement", "accuracy", "weights", "seconds")
+    return {key: facts[key] for key in keys if key in facts}

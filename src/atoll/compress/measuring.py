@@ -8,7 +8,6 @@ beside those of another model. Every difference comes with how sure it is (compa
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atoll.compress import comparing
+from atoll.compress.onnx_rows import Model, Request, read_rows, scores_of
 from atoll.compress.reading import cut, read
 from atoll.compress.speed import opened, time_model
 from atoll.compress.steps import Say
@@ -154,10 +154,13 @@ def _nearest(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _by_examples(files: Sequence[Path], examples: Path, plan: Plan) -> list[Line]:
-    inputs, labels = read_examples(examples)
-    found = [asyncio.run(_chances(file, inputs)) for file in files]
-    if labels.max() >= min(chances.shape[1] for chances in found):
-        raise DataError("measure-refused", f"cannot measure: no output is for label {labels.max()}")
+    rows = read_rows(examples, Model(files[0]), THINGS_MAX)
+    if not rows.labels:
+        raise DataError("measure-refused", "cannot measure: the examples have no labels")
+    labels = np.array(rows.labels)
+    found = [asyncio.run(_chances(file, rows.requests)) for file in files]
+    if labels.min() < 0 or labels.max() >= min(chances.shape[1] for chances in found):
+        raise DataError("measure-refused", "cannot measure: a label is none of the model's classes")
     right = [chances.argmax(axis=1) == labels for chances in found]
     sure = [comparing.calibration_error(c.max(axis=1), r) for c, r in zip(found, right, strict=True)]
     difference = None
@@ -170,59 +173,10 @@ def _by_examples(files: Sequence[Path], examples: Path, plan: Plan) -> list[Line
     ]
 
 
-def read_examples(path: Path) -> tuple[list[Any], np.ndarray[Any, Any]]:
-    """Lines of JSON, each with an `input` and the number of its `label`."""
-    inputs, labels = [], []
-    for number, line in enumerate(_read(path).splitlines()[:THINGS_MAX], 1):
-        try:
-            told = json.loads(line)
-            label = told["label"]
-            inputs.append(told["input"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                "measure-refused",
-                f'cannot read line {number} of "{path.name}"',
-                hint='A line is {"input": [0.1, 0.2], "label": 3}.',
-            ) from error
-        if not isinstance(label, int) or label < 0:
-            raise DataError("measure-refused", f"cannot measure: the label of line {number} is no number")
-        labels.append(label)
-    if not labels:
-        raise DataError("measure-refused", f'cannot measure: "{path.name}" has no examples')
-    return inputs, np.array(labels)
-
-
-async def _chances(file: Path, inputs: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """How likely the model holds each label to be, example by example."""
-    found = []
-    async with opened(file) as (runtime, facts):
-        if len(facts.inputs) != 1:
-            raise DataError("measure-refused", "cannot measure a model of several inputs by examples")
-        one = facts.inputs[0]
-        wanted = [size if size > 0 else -1 for size in one.shape[1:]]
-        for values in inputs:
-            try:
-                told = np.asarray(values, np.float32).reshape(1, *wanted)
-            except (ValueError, TypeError) as error:
-                raise DataError(
-                    "measure-refused",
-                    f'cannot measure: an input does not fit "{one.name}"',
-                    detail=f"{error}.",
-                ) from error
-            answer = await runtime.infer({one.name: told})
-            found.append(_as_chances(answer))
-    return np.stack(found)
-
-
-def _as_chances(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
-    scores = [value for value in answer.values() if value.ndim == 2 and value.shape[1] > 1]
-    if not scores:
-        raise DataError("measure-refused", "cannot measure: no output of the model is a row of scores")
-    row = scores[-1][0].astype(np.float64)
-    if row.min() >= 0 and abs(row.sum() - 1) < 1e-3:
-        return np.asarray(row)
-    powers = np.exp(row - row.max())
-    return np.asarray(powers / powers.sum())
+async def _chances(file: Path, requests: Sequence[Request]) -> np.ndarray[Any, Any]:
+    """How likely the model holds each label to be, row by row."""
+    async with opened(file) as (runtime, _):
+        return np.concatenate([scores_of(await runtime.infer(one)).chances for one in requests])
 
 
 def _read(path: Path) -> str:

@@ -42,6 +42,15 @@ class Rows:
     texts: tuple[str, ...] = ()  # where the model reads text
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How likely a classifier holds each class to be, a row for each row; and which output told it."""
+
+    output: str
+    chances: Array
+    is_chance: bool  # as the model tells it; else they were made of what it tells
+
+
 class Model:
     """A source of weights as the runtime loads it."""
 
@@ -71,6 +80,17 @@ def read_rows(path: Path, model: Model, count: int) -> Rows:
             if answer.dtype.kind == "f" and not np.isfinite(answer).all():
                 raise refused(path, f'the model answers with values that are no numbers in "{name}"')
     return found
+
+
+def scores_of(answer: Mapping[str, Array]) -> Scores:
+    named = [(name, value) for name, value in answer.items() if value.ndim == 2 and value.shape[1] > 1]
+    if not named:
+        raise DataError("measure-refused", "cannot measure: no output of the model is a row of scores")
+    name, found = named[-1][0], named[-1][1].astype(np.float64)
+    if found.min() >= 0 and (abs(found.sum(axis=1) - 1) < 1e-3).all():
+        return Scores(name, found, True)
+    powers = np.exp(found - found.max(axis=1, keepdims=True))
+    return Scores(name, powers / powers.sum(axis=1, keepdims=True), False)
 
 
 def refused(path: Path, why: str, hint: str | None = None) -> DataError:

@@ -33,7 +33,7 @@ STEPS = {
 }
 ONNX_STEP = "quantize-onnx"
 ONNX_FORMS = ("int8", "int8-static", "q4")
-NEEDED = ("torch", "safetensors", "tokenizers", "gguf")
+NEEDED = ("torch", "safetensors", "tokenizers", "gguf", "onnx")
 
 
 def find_step(name: str) -> Step:

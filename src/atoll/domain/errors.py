@@ -7,6 +7,8 @@ docs/errors.md explains and a program may match on.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AtollError(Exception):
     """Something that a person or a program is told, with what to do about it."""
@@ -22,6 +24,10 @@ class AtollError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled whole, so that an error of another process says what it said there."""
+        return type(self), (self.code, self.message), vars(self)
 
 
 class ConfigError(AtollError):

@@ -71,8 +71,9 @@ def _ways(runtime: Runtime, facts: Facts, plan: Plan) -> Iterator[tuple[int, Onc
         words = max(4, min(PROMPT_WORDS_MAX, context // 16))
         yield 1, lambda rng: _generate(runtime, _words(rng, words), min(plan.tokens, context // 4))
     elif Skill.EMBED in facts.skills:
+        words = max(1, min(TEXT_WORDS, (facts.context_tokens or 4096) // 16))
         for batch in BATCHES:
-            yield batch, lambda rng, batch=batch: _embed(runtime, rng, batch)  # type: ignore[misc]
+            yield batch, lambda rng, batch=batch: _embed(runtime, rng, batch, words)  # type: ignore[misc]
     else:
         has_rows = all(one.shape[:1] == (-1,) for one in facts.inputs)
         for batch in BATCHES if has_rows else BATCHES[:1]:
@@ -95,8 +96,8 @@ async def _generate(runtime: Runtime, prompt: str, tokens: int) -> Timing:
     )
 
 
-async def _embed(runtime: Runtime, rng: random.Random, batch: int) -> Timing:
-    texts = [_words(rng, TEXT_WORDS) for _ in range(batch)]
+async def _embed(runtime: Runtime, rng: random.Random, batch: int, words: int) -> Timing:
+    texts = [_words(rng, words) for _ in range(batch)]
     began = time.perf_counter()
     await runtime.embed(texts)
     ended = time.perf_counter()

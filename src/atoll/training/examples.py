@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from atoll.domain.errors import DataError
 
@@ -21,12 +21,22 @@ EXAMPLES_MIN = 8
 HINT = 'A row has "prompt" and "answer", or "text" alone.'
 
 
+class Says(Protocol):
+    def said(self) -> bytes: ...
+
+
+Kind = TypeVar("Kind", bound=Says)
+
+
 @dataclass(frozen=True)
 class Example:
     """A prompt is read, an answer is learned. Without a prompt all of it is learned, as plain text."""
 
     prompt: str
     answer: str
+
+    def said(self) -> bytes:
+        return f"{self.prompt}\0{self.answer}".encode("utf-8", "surrogatepass")
 
 
 def of_rows(rows: Iterable[Any]) -> list[Example]:
@@ -72,9 +82,13 @@ def _rows_of(file: Path) -> Iterator[Any]:
             yield {"text": paragraph.strip()}
 
 
-def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Those to learn from and those to judge by; each side has at least one."""
-    ranked = sorted({_rank(one, seed): one for one in examples}.items())
+def split(examples: Sequence[Kind], share: float, seed: int) -> tuple[list[Kind], list[Kind]]:
+    """Those to learn from and those to judge by, after what each says; each side has at least one."""
+
+    def rank(one: Kind) -> bytes:
+        return hashlib.sha256(f"{seed}\0".encode() + one.said()).digest()
+
+    ranked = sorted({rank(one): one for one in examples}.items(), key=lambda pair: pair[0])
     count = min(max(1, round(len(ranked) * share)), HELD_OUT_MAX)
     if count >= len(ranked):
         raise DataError(
@@ -82,13 +96,5 @@ def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Ex
             "all rows say the same",
             hint="Rows that differ are needed to judge what was learned.",
         )
-    held_out = {rank for rank, _ in ranked[:count]}
-    return (
-        [one for one in examples if _rank(one, seed) not in held_out],
-        [one for rank, one in ranked if rank in held_out],
-    )
-
-
-def _rank(example: Example, seed: int) -> bytes:
-    said = f"{seed}\0{example.prompt}\0{example.answer}"
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()
+    held_out = {place for place, _ in ranked[:count]}
+    return [one for one in examples if rank(one) not in held_out], [one for _, one in ranked[:count]]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ KINDS = {
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
 }
+ENCODERS = ("bert",)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Loaded:
     folder: Path
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, known: Collection[str] = KINDS) -> dict[str, Any]:
     """DataError where the folder has no model that can be trained."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
@@ -47,17 +49,21 @@ def read_config(folder: Path) -> dict[str, Any]:
             detail=f"{error}.",
             hint="Give a folder with config.json, safetensors files and a tokenizer.",
         ) from error
-    if config.get("model_type") not in KINDS:
+    if config.get("model_type") not in known:
         raise DataError(
             "model-untrainable",
             f'models of type "{config.get("model_type")}" cannot be trained here',
-            hint=f"These can: {', '.join(KINDS)}.",
+            hint=f"These can: {', '.join(known)}.",
         )
     if not any(folder.glob("*.safetensors")):
         raise DataError(
             "model-untrainable", f"{folder} has no safetensors files", hint="GGUF files cannot be trained."
         )
     return config
+
+
+def is_encoder(folder: Path) -> bool:
+    return folder.is_dir() and read_config(folder, (*KINDS, *ENCODERS))["model_type"] in ENCODERS
 
 
 def load(folder: Path, is_quantized: bool = False) -> Loaded:
@@ -74,12 +80,7 @@ def load(folder: Path, is_quantized: bool = False) -> Loaded:
         net = AutoModelForCausalLM.from_pretrained(folder, **words)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise DataError("model-untrainable", f"could not load {folder}", detail=f"{error}.") from error
-    _check_tokenizer(tokenizer, net, folder)
-    for name, weight in net.named_parameters():
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            raise DataError(
-                "weights-broken", f'weights "{name}" of {folder} are not all numbers', hint="Fetch it again."
-            )
+    check_whole(net, len(tokenizer), folder)
     if is_quantized:
         _keep_gradients(net)
     net.config.use_cache = False
@@ -114,14 +115,21 @@ def _begin_as_served(tokenizer: Any, folder: Path) -> None:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**way)
 
 
-def _check_tokenizer(tokenizer: Any, net: Any, folder: Path) -> None:
-    pieces, room = len(tokenizer), net.get_input_embeddings().weight.shape[0]
+def check_whole(net: Any, pieces: int, folder: Path) -> None:
+    import torch
+
+    room = net.get_input_embeddings().weight.shape[0]
     if pieces > room:
         raise DataError(
             "tokenizer-misfit",
             f"the tokenizer of {folder} is not this model's",
             detail=f"It has {pieces:,} pieces, and the model {room:,}.",
         )
+    for name, weight in net.named_parameters():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise DataError(
+                "weights-broken", f'weights "{name}" of {folder} are not all numbers', hint="Fetch it again."
+            )
 
 
 def _four_bits() -> Any:

@@ -1,7 +1,7 @@
 """The loop that learns: steps, judged now and then on what is held out, until it gets no better.
 
 A loop that is killed goes on from its last checkpoint and comes to the very same weights. What it returns are
-the weights that were best on what is held out. What a loss is, is up to who calls.
+the weights that were best on what is held out. What is learned and judged is a task.
 """
 
 from __future__ import annotations
@@ -99,17 +99,25 @@ def judge(net: Any, rows: Sequence[Row]) -> float:
     return total / max(1, count)
 
 
+@dataclass(frozen=True)
+class Task:
+    """How wrong a network is about rows side by side, while it learns and when it is judged."""
+
+    loss: Loss = usual_loss
+    judge: Callable[[Any, Sequence[Any]], float] = judge
+    stack: Callable[[Sequence[Any]], dict[str, Any]] = stacked
+
+
 def train(
     net: Any,
-    rows: Sequence[Row],
-    held_out: Sequence[Row],
+    rows: Sequence[Any],
+    held_out: Sequence[Any],
     schedule: Schedule,
     folder: Path,
     say: Say,
-    loss: Loss = usual_loss,
-    judged: Any = None,
+    task: Task = Task(),
 ) -> Course:
-    """Trains what of the network wants gradients; `judged` is what is judged, if not the network."""
+    """Trains what of the network wants gradients."""
     import torch
 
     learned = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
@@ -119,7 +127,7 @@ def train(
         say(f"going on after step {course.step}")
     else:
         torch.manual_seed(schedule.seed)
-        course.judge(judge(judged or net, held_out))
+        course.judge(task.judge(net, held_out))
         best = _copy(learned)
         _save(folder / STATE, course, learned, optimizer, best)
         say(f"before: {course.before:.4f} on what is held out")
@@ -128,8 +136,8 @@ def train(
         net.train()
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate_at(course.step)
-        batch = stacked([rows[at] for at in chosen(len(rows), schedule.batch, course.step, schedule.seed)])
-        value = loss(net, batch)
+        places = chosen(len(rows), schedule.batch, course.step, schedule.seed)
+        value = task.loss(net, task.stack([rows[at] for at in places]))
         reached = float(value.detach())
         if not math.isfinite(reached):
             raise DataError(
@@ -146,7 +154,7 @@ def train(
         course.step += 1
         course.seconds += time.perf_counter() - began
         if course.step % schedule.every == 0 or course.step == schedule.steps:
-            is_best = course.judge(judge(judged or net, held_out))
+            is_best = course.judge(task.judge(net, held_out))
             best = _copy(learned) if is_best else best
             _save(folder / STATE, course, learned, optimizer, best)
             held, mark = course.curve[-1][1], ", the best so far" if is_best else ""

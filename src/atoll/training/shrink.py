@@ -12,19 +12,19 @@ from typing import Any
 from atoll.domain.errors import DataError
 from atoll.training.batches import Row
 from atoll.training.loop import judge
-from atoll.training.watch import decoder, layers_with_inputs
+from atoll.training.watch import layers, layers_with_inputs, put_layers
 
 METHODS = ("layers", "width", "heads")
 MULTIPLE = 32  # of the inner width: blocks of four bits are as long
 DAMPING = 1e-4
 JUDGED_MAX = 64
+INNER = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # the last one leads back
+ENCODERS_INNER = ("intermediate.dense", "output.dense")
 
 
 def drop_layers(net: Any, rows: Sequence[Row], share: float, say: Callable[[str], None]) -> list[int]:
     """Those without which the loss is least, one after the other; which are left."""
-    import torch
-
-    whole = list(decoder(net).layers)
+    whole = list(layers(net))
     kept = list(range(len(whole)))
     count = len(whole) - max(1, round(len(whole) * (1 - share)))
     if count == 0:
@@ -33,7 +33,7 @@ def drop_layers(net: Any, rows: Sequence[Row], share: float, say: Callable[[str]
         losses = {}
         for one in kept:
             left = [at for at in kept if at != one]
-            decoder(net).layers = torch.nn.ModuleList(whole[at] for at in left)
+            put_layers(net, (whole[at] for at in left))
             net.config.num_hidden_layers = len(left)
             losses[one] = judge(net, rows[:JUDGED_MAX])
         gone = min(losses, key=lambda one: losses[one])
@@ -44,11 +44,10 @@ def drop_layers(net: Any, rows: Sequence[Row], share: float, say: Callable[[str]
 
 
 def keep_layers(net: Any, whole: Sequence[Any], kept: Sequence[int]) -> None:
-    import torch
-
-    decoder(net).layers = torch.nn.ModuleList(whole[at] for at in kept)
-    for number, layer in enumerate(decoder(net).layers):
-        layer.self_attn.layer_idx = number
+    put_layers(net, (whole[at] for at in kept))
+    for number, layer in enumerate(layers(net)):
+        if hasattr(layer, "self_attn"):
+            layer.self_attn.layer_idx = number
     if getattr(net.config, "layer_types", None):
         net.config.layer_types = [net.config.layer_types[at] for at in kept]
     net.config.num_hidden_layers = len(kept)
@@ -61,12 +60,12 @@ def narrow(net: Any, rows: Sequence[Row], share: float, say: Callable[[str], Non
     if left >= width:
         raise _too_little("channels")
     for number, layer, seen in layers_with_inputs(net, rows):
-        part = layer.mlp
-        kept = _strongest(part.down_proj.weight, seen["mlp.down_proj"], left, 1)
-        for name in ("gate_proj", "up_proj"):
-            _cut_outputs(getattr(part, name), kept)
-        _cut_inputs(part.down_proj, seen["mlp.down_proj"], kept)
-        part.intermediate_size = left
+        *ups, down = ENCODERS_INNER if hasattr(layer, "intermediate") else INNER
+        back = layer.get_submodule(down)
+        kept = _strongest(back.weight, seen[down], left, 1)
+        for name in ups:
+            _cut_outputs(layer.get_submodule(name), kept)
+        _cut_inputs(back, seen[down], kept)
         say(f"layer {number}: {width} channels, {left} are left")
     net.config.intermediate_size = left
     return left
@@ -75,7 +74,7 @@ def narrow(net: Any, rows: Sequence[Row], share: float, say: Callable[[str], Non
 def drop_heads(net: Any, rows: Sequence[Row], share: float, say: Callable[[str], None]) -> int:
     """Of each layer so many groups of heads go, each with its keys and values; how many heads are left."""
     config = net.config
-    size = decoder(net).layers[0].self_attn.head_dim
+    size = layers(net)[0].self_attn.head_dim
     groups, heads = config.num_key_value_heads, config.num_attention_heads
     left: int = max(1, round(groups * (1 - share)))
     each: int = heads // groups

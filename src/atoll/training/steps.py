@@ -122,3 +122,6 @@ def copy_beside(source: Path, target: Path) -> None:
         is_own = file.suffix in (".safetensors", ".bin", ".gguf", ".pt") or file.name.endswith(".index.json")
         if not is_own and file.name not in (MARK, FACTS, "config.json"):
             shutil.copyfile(file, target / file.name)
+    for file in source.glob("*/config.json"):  # how the vectors of an encoder are pooled
+        (target / file.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(file, target / file.parent.name / file.name)

@@ -1,4 +1,4 @@
-"""What the linear layers of a decoder see, layer by layer, while earlier layers are being changed.
+"""What the linear layers of a network see, layer by layer, while earlier layers are being changed.
 
 One pass over the calibration rows tells what each layer is called with besides its input, which does not
 depend on weights; from then on only one layer runs at a time, on what the changed layers before it hand on.
@@ -6,19 +6,29 @@ depend on weights; from then on only one layer runs at a time, on what the chang
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from atoll.training.batches import Row, stacked
 
 AT_ONCE = 8
-NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "dense")
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 Seen = dict[str, Any]  # by the name of a linear layer: the sums of the products of its inputs
 
 
-def decoder(net: Any) -> Any:
-    """The part of a network that has the layers."""
-    return net.model
+def layers(net: Any) -> Any:
+    """Of a decoder, or of an encoder."""
+    return net.model.layers if hasattr(net, "model") else net.encoder.layer
+
+
+def put_layers(net: Any, kept: Iterable[Any]) -> None:
+    from torch.nn import ModuleList
+
+    if hasattr(net, "model"):
+        net.model.layers = ModuleList(kept)
+    else:
+        net.encoder.layer = ModuleList(kept)
 
 
 def linears(layer: Any) -> dict[str, Any]:
@@ -34,7 +44,7 @@ def layers_with_inputs(net: Any, rows: Sequence[Row]) -> Iterator[tuple[int, Any
         batches = [stacked(rows[at : at + AT_ONCE]) for at in range(0, len(rows), AT_ONCE)]
         calls = [_calls(net, batch) for batch in batches]
         hidden = [first for first, _ in calls]
-        for number, layer in enumerate(decoder(net).layers):
+        for number, layer in enumerate(layers(net)):
             seen: Seen = {}
             handles = [
                 one.register_forward_pre_hook(_adding(seen, name)) for name, one in linears(layer).items()
@@ -42,17 +52,17 @@ def layers_with_inputs(net: Any, rows: Sequence[Row]) -> Iterator[tuple[int, Any
             masks = [batch["attention_mask"].bool() for batch in batches]
             for batch_at, given in enumerate(hidden):
                 seen["mask"] = masks[batch_at]
-                layer(given, **calls[batch_at][1][number])
+                _call(layer, given, calls[batch_at][1][number])
             seen.pop("mask")
             for handle in handles:
                 handle.remove()
             yield number, layer, seen
-            hidden = [_first(layer(given, **calls[at][1][number])) for at, given in enumerate(hidden)]
+            hidden = [_first(_call(layer, given, calls[at][1][number])) for at, given in enumerate(hidden)]
 
 
-def _calls(net: Any, batch: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+def _calls(net: Any, batch: dict[str, Any]) -> tuple[Any, list[Call]]:
     """What the first layer is given, and what else each layer is called with."""
-    found: list[dict[str, Any]] = []
+    found: list[Call] = []
     given: list[Any] = []
 
     def note(layer: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -60,14 +70,18 @@ def _calls(net: Any, batch: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
         first = positional[0] if positional else named.pop("hidden_states")
         if not found:
             given.append(first)
-        found.append(named)
+        found.append((positional[1:], named))
 
-    layers = decoder(net).layers
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers(net)]
     net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     for handle in handles:
         handle.remove()
     return given[0], found
+
+
+def _call(layer: Any, given: Any, more: Call) -> Any:
+    positional, named = more
+    return layer(given, *positional, **named)
 
 
 def _adding(seen: Seen, name: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from atoll.runtimes.onnx.engine import Engine
 
 READS = {"input_ids", "attention_mask"}
+TOKENIZER = "tokenizer.json"
 GROUP_TEXTS_MAX = 32
 TOKENS_MAX = 512
 SIDE_BYTES_MAX = 4 * 1024**2
@@ -36,19 +38,33 @@ Run = Callable[[Mapping[str, Array], Sequence[str]], Awaitable[dict[str, Array]]
 
 def find_encoder(folder: Path, engine: Engine, wants: Wants) -> Encoder | None:
     """None where the model does not read text."""
-    path = folder / "tokenizer.json"
-    if not {facts.name for facts in engine.inputs} >= READS or not path.is_file():
+    if not {facts.name for facts in engine.inputs} >= READS or not (folder / TOKENIZER).is_file():
         return None
     try:
-        from tokenizers import Tokenizer
+        reading = read_reading(folder, wants.tokens_max)
     except ImportError:
         return None
+    return Encoder(reading, engine, wants.texts_max)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads: what cuts text for it, how many tokens, and how their vectors become one."""
+
+    tokenizer: Tokenizer
+    tokens_max: int
+    pooling: str
+
+
+def read_reading(folder: Path, tokens_max: int | None = None) -> Reading:
+    from tokenizers import Tokenizer
+
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         tokenizer.no_padding()
         tokenizer.no_truncation()
         bounds = (
-            wants.tokens_max,
+            tokens_max,
             _told(folder / "sentence_bert_config.json").get("max_seq_length"),
             _told(folder / "config.json").get("max_position_embeddings"),
             TOKENS_MAX,
@@ -62,22 +78,22 @@ def find_encoder(folder: Path, engine: Engine, wants: Wants) -> Encoder | None:
         raise unusable(folder.name, f"its tokenizer or what is beside it is damaged: {error}") from error
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise unusable(folder.name, f"its vectors are pooled by {', '.join(chosen) or 'nothing'}")
-    return Encoder(tokenizer, engine, tokens_max, wants.texts_max, chosen[0])
+    return Reading(tokenizer, tokens_max, chosen[0])
 
 
 class Encoder:
-    def __init__(
-        self, tokenizer: Tokenizer, engine: Engine, tokens_max: int, texts_max: int, pooling: str
-    ) -> None:
-        self._tokenizer = tokenizer
-        self.tokens_max = tokens_max
+    def __init__(self, reading: Reading, engine: Engine, texts_max: int) -> None:
+        self._reading = reading
         self._texts_max = texts_max
-        self._pooling = pooling
         self._inputs = {facts.name: facts.datatype.lower() for facts in engine.inputs}
         known = {facts.name: facts for facts in engine.outputs}
         output = known.get("sentence_embedding") or known.get("last_hidden_state") or engine.outputs[0]
         self._output = output.name
         self.dimensions = output.shape[-1] if output.shape[-1:] > (0,) else None
+
+    @property
+    def tokens_max(self) -> int:
+        return self._reading.tokens_max
 
     async def embed(self, texts: Sequence[str], run: Run) -> Embeddings:
         if not texts or len(texts) > self._texts_max:
@@ -97,7 +113,7 @@ class Encoder:
         return Embeddings(vectors, sum(map(len, tokens)))
 
     def _cut(self, texts: Sequence[str]) -> list[list[int]]:
-        found = [list(cut.ids) for cut in self._tokenizer.encode_batch(list(texts))]
+        found = [list(cut.ids) for cut in self._reading.tokenizer.encode_batch(list(texts))]
         for number, tokens in enumerate(found, 1):
             if len(tokens) > self.tokens_max:
                 raise refused(
@@ -122,7 +138,7 @@ class Encoder:
     def _pool(self, hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         if hidden.ndim == 2:
             return hidden
-        if self._pooling == FIRST:
+        if self._reading.pooling == FIRST:
             return hidden[:, 0]
         weights = mask[:, :, None].astype(np.float32)
         return np.asarray((hidden * weights).sum(axis=1) / weights.sum(axis=1), np.float32)

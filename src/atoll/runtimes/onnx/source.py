@@ -10,6 +10,11 @@ from atoll.runtimes.onnx.refusals import unusable
 SHARED = "model.safetensors"
 
 
+def is_onnx(path: Path) -> bool:
+    """A file, or a folder with one."""
+    return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
+
+
 def find_model(path: Path) -> tuple[Path | bytes, int]:
     """The model, and how many bytes its weights take."""
     file = _the_one(path) if path.is_dir() else path
