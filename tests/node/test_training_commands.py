@@ -99,6 +99,7 @@ def test_a_narrower_classifier_learns_from_rows_of_a_table(
     assert "the student says what its teacher says" in done.stdout
     added = atoll("model", "add", str(open_folder / "narrow"), "--name", "narrow", "--home", str(node.home))
     assert added.returncode == 0, added.stderr
+    words[3] = str(open_folder / "other")
     wrong = atoll(*words, "--from", "select g from vibration")
     assert wrong.returncode == 1
     assert "the model wants window" in wrong.stderr

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from atoll.pipelines import results
+from atoll.pipelines.decode import decode, gather
+from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.start import StartModel, start_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +101,43 @@ def test_digits_is_sure_of_what_it_gets_right_and_less_so_of_noise() -> None:
     noise = np.random.default_rng(5).random((200, 1, 8, 8), np.float32)
     sure, unsure = (probabilities(MODELS["digits"], x).max(axis=1).mean() for x in (images, noise))
     assert sure > 0.95 > unsure
+
+
+def wav(samples: NDArray[np.uint8]) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return out.getvalue()
+
+
+async def heard(*recordings: bytes) -> list[dict[str, Any]]:
+    """What a pipeline makes of recordings."""
+    runtime = OnnxRuntime(MODELS["keyword"].path)
+    facts = await runtime.start()
+    rows = [decode("audio", recording, facts.inputs, facts.details) for recording in recordings]
+    ((places, inputs),) = gather(rows, facts.inputs)
+    outputs = await runtime.infer(inputs)
+    await runtime.stop()
+    assert places == list(range(len(recordings)))
+    found = results.of_outputs(outputs, len(rows), results.read_labels(facts.details, {}), False)
+    return [one for one in found if isinstance(one, dict)]
+
+
+async def test_keyword_hears_voices_that_were_held_out() -> None:
+    held_out = np.load(Path(__file__).parent / "keyword_held_out.npz")
+    found = await heard(*(wav(samples) for samples in held_out["samples"]))
+    said = [MODELS["keyword"].labels[label] for label in held_out["labels"]]
+    assert len(said) == 18
+    assert sum(one["label"] == word for one, word in zip(found, said, strict=True)) >= 17
+
+
+async def test_keyword_takes_silence_and_noise_for_none_of_the_words() -> None:
+    noise = np.random.default_rng(5).integers(64, 192, (20, 16_000), np.uint8)
+    found = await heard(wav(np.full(16_000, 128, np.uint8)), *(wav(samples) for samples in noise))
+    assert {one["label"] for one in found} == {"other"}
 
 
 def asked(*questions: str) -> list[str]:
