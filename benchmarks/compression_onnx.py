@@ -10,8 +10,6 @@ right. Times are of one request, as the runtime serves it on this machine. Needs
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +23,7 @@ from atoll.compress.recipe import Budget
 from atoll.domain.errors import DataError
 from atoll.start import start_models
 from support import report
+from support.bearing import save_windows
 from support.minilm import minilm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,17 +51,8 @@ def digits(place: Path) -> tuple[Path, Path]:
 
 
 def bearing(place: Path, seed: int) -> tuple[Path, Path]:
-    file = ROOT / "examples" / "models" / "bearing" / "data.py"
-    spec = importlib.util.spec_from_file_location("bearing_data", file)
-    assert spec is not None
-    assert spec.loader is not None
-    data = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = data
-    spec.loader.exec_module(data)
-    x, labels = data.windows(400, data.TRAINED, seed=seed)
-    np.savez(place / "judge.npz", window=x, labels=labels)
-    np.savez(place / "seen.npz", window=data.windows(128, data.TRAINED, seed=seed + 1)[0])
-    return place / "seen.npz", place / "judge.npz"
+    seen = save_windows(place / "seen.npz", 128, seed + 1, is_labelled=False)
+    return seen, save_windows(place / "judge.npz", 400, seed)
 
 
 def show(name: str, model: Path, seen: Path, by: Path, rows: int) -> None:
