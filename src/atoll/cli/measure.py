@@ -16,7 +16,7 @@ def measure(
     ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For classifiers: lines of JSON with input and label."),
+        typer.Option(metavar="FILE", help="For classifiers: lines of JSON or a file of numpy, with labels."),
     ] = None,
     rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of the text that are read.")] = 128,
     requests: Annotated[int, typer.Option(min=1, max=10_000, help="Requests to time.")] = 10,
