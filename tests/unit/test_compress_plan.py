@@ -110,7 +110,7 @@ def test_names_of_neighbours_are_drawn_apart() -> None:
 
 def ask(folder: Path, wishes: Wishes) -> Question:
     (folder / "text.txt").write_text(TEXT.read_text("utf-8"), "utf-8")
-    return Question(folder / "model", folder / "text.txt", folder / "text.txt", wishes, 4, 8)
+    return Question(folder / "model", folder / "text.txt", folder / "text.txt", wishes, folder, 4, 8)
 
 
 @pytest.mark.slow

@@ -93,6 +93,30 @@ async def test_a_source_is_fetched_once_and_gone_on_with_after_a_break(tmp_path:
     assert len(made) == 1
 
 
+@pytest.mark.slow
+async def test_a_plan_is_made_of_a_hubs_model_where_one_is(tmp_path: Path) -> None:
+    save_decoder(tmp_path / "model")
+    (tmp_path / "here").mkdir()
+    texts = ["--calibration", TEXT, "--judge", TEXT, "--rows", "8", "--calibration-rows", "4"]
+    words = [sys.executable, "-c", RUN_MAIN, "compress", "plan", "hf:reef/tiny@main"]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    async with a_hub(files, model_type="llama") as hub:
+        environment = clean_environment() | {
+            "HF_ENDPOINT": hub.base,
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        }
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*words, *texts, "--max-loss", "9", "-o", "small.gguf"],
+            cwd=tmp_path / "here",
+            env=environment,
+            capture_output=True,
+            timeout=SECONDS_MAX,
+        )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {".tiny.plan", "small.gguf"}
+
+
 def test_a_place_that_is_none_is_refused_as_a_recipe_is_read(tmp_path: Path) -> None:
     with pytest.raises(AtollError) as told:
         read_recipe(save_recipe(tmp_path / "own", "hf:nothing"))

@@ -20,7 +20,9 @@ TITLES = ("", "", "MB", "memory", "tokens/s", "perplexity", "loss", "95 %")
 
 
 def plan(
-    model: Annotated[Path, typer.Argument(help="A folder with config.json and safetensors.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder with config.json and safetensors, hf:REPO or oci:REF.")
+    ],
     calibration: Annotated[
         Path, typer.Option(metavar="FILE", help="A text like those that the model will see.")
     ],
@@ -46,6 +48,8 @@ def plan(
     home: HomeOption = None,
 ) -> None:
     """Make a model smaller in several ways, measure each, and recommend one; nothing is made twice."""
+    from atoll.cli.fetching import files_of
+    from atoll.cli.model_run import cache
     from atoll.cli.telling import telling
 
     if node is None and max_bytes is None and max_loss is None and max_ms is None:
@@ -61,8 +65,9 @@ def plan(
     from atoll.compress.planning import Wishes
 
     wishes = Wishes(max_bytes, memory, max_loss, max_ms)
-    with telling() as say:
-        answer = find(Question(model, calibration, judge, wishes, calibration_rows, rows), say)
+    with files_of(model, cache(), to_change=True) as files, telling() as say:
+        place = Path.cwd() if files.origin else files.path.resolve().parent
+        answer = find(Question(files.path, calibration, judge, wishes, place, calibration_rows, rows), say)
     advice = answer.advice
     if output is not None and advice.fits:
         take(answer, output)

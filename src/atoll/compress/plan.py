@@ -1,6 +1,6 @@
 """Makes files of one model in several forms, measures each, and has one recommended (planning.py).
 
-What was made and measured is kept under the hash of what it came from, in a hidden folder beside the model:
+What was made and measured is kept under the hash of what it came from, in a hidden folder:
 whoever stops goes on, and asking again with other bounds makes only what is new. What the last question had
 no use for goes.
 """
@@ -38,6 +38,7 @@ class Question:
     calibration: Path
     judge: Path
     wishes: Wishes
+    place: Path  # of the folder where what is made is kept
     calibration_rows: int = 128
     judge_rows: int = 64
 
@@ -95,7 +96,7 @@ class _Shop:
 
     def __init__(self, question: Question, say: Say) -> None:
         self._question, self._say = question, say
-        self._folder = question.model.resolve().with_name(f".{question.model.resolve().name}.plan")
+        self._folder = question.place / f".{question.model.resolve().name}.plan"
         self._used: set[Path] = set()
 
     def make(self, name: str, told: dict[str, Any]) -> Path:
