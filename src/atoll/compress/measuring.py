@@ -79,6 +79,7 @@ def _costs(files: Sequence[Path], plan: Plan, say: Say) -> list[Line]:
     speeds = [time_model(file, plan.requests, plan.tokens, plan.seed, say) for file in files]
     is_language = Skill.GENERATE in read_model(files[0]).skills
     things = "tokens" if is_language else "requests"
+    joules = tuple(one.joules_per_1000 for one in speeds)
     wait = "seconds to the first token" if is_language else "seconds"
     return [
         Line("bytes", tuple(float(_size(file)) for file in files)),
@@ -86,6 +87,7 @@ def _costs(files: Sequence[Path], plan: Plan, say: Say) -> list[Line]:
         Line(f"{things} per second", tuple(one.per_second for one in speeds)),
         Line(wait, tuple(one.first_seconds for one in speeds)),
         Line(f"CPU seconds per 1,000 {things}", tuple(one.cpu_seconds_per_1000 for one in speeds)),
+        *([] if None in joules else [Line(f"joules per 1,000 {things}", joules)]),
     ]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
+from atoll.compress.energy import Meter
 from atoll.compress.steps import Say
 from atoll.domain.models import Skill
 from atoll.registry.formats.read import read_model
@@ -26,6 +27,7 @@ class Speed:
     first_seconds: float  # until the first token, or the answer
     cpu_seconds_per_1000: float
     resident_bytes: int
+    joules_per_1000: float | None = None  # of the whole machine, where it tells
 
 
 @asynccontextmanager
@@ -65,9 +67,9 @@ async def _time(file: Path, requests: int, tokens: int, seed: int, say: Say) -> 
 
     async with opened(file) as (runtime, facts):
         pid: int | None = getattr(runtime, "pid", None)
-        before = _cpu_seconds(pid)
+        before, meter = _cpu_seconds(pid), Meter()
         row = (await measure(runtime, facts, Plan(requests, 1, tokens, seed), say))[0]
-        spent = _cpu_seconds(pid) - before
+        spent, joules = _cpu_seconds(pid) - before, meter.joules()
         resident = max(facts.memory_bytes, _resident_bytes(pid))
     is_language = Skill.GENERATE in facts.skills
     made = row["tokens"] if is_language else requests
@@ -77,6 +79,7 @@ async def _time(file: Path, requests: int, tokens: int, seed: int, say: Say) -> 
         row["first_token_p50_seconds" if is_language else "p50_seconds"],
         spent / made * 1000,
         resident,
+        None if joules is None else joules / made * 1000,
     )
 
 
