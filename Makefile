@@ -109,13 +109,13 @@ bench: $(READY)
 
 TRAIN := build/train
 PIP := $(TRAIN)/bin/python -m pip --disable-pip-version-check install --quiet --root-user-action=ignore
-RECIPES := bearing/train.py digits/train.py pebble/train.py pebble/export.py pebble/evaluate.py
+RECIPES := bearing/train.py digits/train.py keyword/train.py pebble/train.py pebble/export.py pebble/evaluate.py
 
 models:
 	@python="$$($(FIND_PYTHON))"; test -x $(TRAIN)/bin/python || "$$python" -m venv $(TRAIN)
 	@$(PIP) "$$(grep ^torch requirements/train.in)" && $(PIP) -r requirements/train.in
 	@for file in $(RECIPES); do echo "== $$file"; nice $(TRAIN)/bin/python "examples/models/$$file" || exit 1; done
-	@$(TRAIN)/bin/python examples/models/ship.py bearing digits pebble
+	@$(TRAIN)/bin/python examples/models/ship.py bearing digits keyword pebble
 
 demo: $(READY)
 	@$(BIN)/atoll demo $(ARGS)

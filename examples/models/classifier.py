@@ -1,4 +1,4 @@
-"""What both classifiers share: training with a seed, a temperature for honest probabilities, the ONNX file.
+"""What the classifiers share: training with a seed, a temperature for honest probabilities, the ONNX file.
 
 The file takes one float32 input of any batch size and gives `probabilities`; the names of the classes are in
 its metadata, as JSON under `labels`.

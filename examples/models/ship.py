@@ -1,6 +1,6 @@
 """Put trained models into src/atoll/start, with start.json, from what the files say of themselves.
 
-python ship.py bearing digits pebble
+python ship.py bearing digits keyword pebble
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "models"
 START = ROOT / "src" / "atoll" / "start"
-FILES = {"bearing": "bearing.onnx", "digits": "digits.onnx", "pebble": "pebble.gguf"}
+FILES = {
+    "bearing": "bearing.onnx",
+    "digits": "digits.onnx",
+    "keyword": "keyword.onnx",
+    "pebble": "pebble.gguf",
+}
 DATA = {
     "bearing": "synthetic, made by the recipe",
     "digits": "UCI Optical Recognition of Handwritten Digits, CC BY 4.0",
+    "keyword": "synthetic, spoken by eSpeak NG, made by the recipe",
     "pebble": "Atoll's documents, Apache-2.0; Python's docstrings and language reference, PSF-2.0",
 }
 
