@@ -127,3 +127,33 @@ def test_a_copy_comes_from_whoever_may_have_the_same(
         if role is not None:
             one.owner("insert into atoll.neighbour (number, role) values (%s, %s)", number, role)
     assert one.owner(query("fleet", "sources"), [2, 3]) == [(number,) for number in sources]
+
+
+def test_what_is_parked_here_goes_along(three_nodes: Nodes) -> None:
+    """Who gets the copy has heard what this node has heard, and nobody else will send it."""
+    one, two, three = three_nodes
+    for each in three_nodes:
+        each.clock(10**12)
+    one.run("create table item (id integer primary key, n integer, place text)")
+    one.run("select atoll.share('item', scope_column => 'place')")
+    three_nodes.sync()
+    one.run("insert into item values (1, 1, 'global')")
+    three_nodes.sync()
+    for ahead in (one, three):
+        ahead.clock(10**12 + 900_000)
+    one.run("insert into item values (2, 500, 'global')")
+    one.run("insert into item values (3, 500, %s)", f"node:{two.number}")
+    one.run("update item set n = 400 where id = 1")
+    two.receive(one.changes())
+    assert len(two.parked()) == 3
+    two.owner("insert into atoll.progress (peer) values (%s) on conflict do nothing", three.number)
+    two.owner("select atoll.owe_seed(%s)", three.number)
+    while step(two, three):
+        pass
+    three.receive([change for change in two.changes() if change.target in (None, three.number)])
+    assert three.rows("item") == [("1", "400", "global"), ("2", "500", "global")]
+    assert not three.parked()
+    two.clock(10**12 + 900_000)
+    assert two.retry() == (3, 0)
+    assert two.rows("item")[:2] == three.rows("item")
+    assert len(two.rows("item")) == 3

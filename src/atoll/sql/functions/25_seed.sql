@@ -59,6 +59,18 @@ begin
 end $body$;
 $template$ $sql$;
 
+-- What is parked here has been heard as well, and nobody else will send it. It goes first: what is merged here while
+-- the copy is written may lie in a stretch that has gone.
+create or replace function atoll.pass_parked(to_peer integer) returns void
+language plpgsql security definer set search_path = pg_catalog as $$
+begin
+    insert into atoll.change (origin, seq, version, tbl, op, at, ats, prev, prevs, epochs, n, cols, vals, target, scope)
+    select atoll.me(), nextval('atoll.change_seq'), c.version, c.tbl, c.op, c.at, c.ats, c.prev, c.prevs, c.epochs, c.n, c.cols, c.vals, to_peer, c.scope
+      from atoll.parked p cross join lateral jsonb_populate_record(null::atoll.change, p.change) c
+     where atoll.may_have(to_peer, c.scope)
+     order by p.parked_at;
+end $$;
+
 -- The next stretch of a copy, or its end. Says whether there is more.
 create or replace function atoll.seed_step(for_peer integer) returns boolean
 language plpgsql security definer set search_path = pg_catalog as $$
@@ -78,6 +90,9 @@ begin
     select for_peer, owed_at, coalesce(jsonb_agg(jsonb_build_object('origin', origin, 'scope', scope, 'n', n, 'horizon', horizon, 'covered', covered, 'others', others)), '[]')
       from atoll.heard where atoll.may_have(for_peer, scope)
     on conflict do nothing;
+    if found then
+        perform atoll.pass_parked(for_peer);
+    end if;
     select * into c from atoll.copying where peer = for_peer;
     select l.* into t from atoll.local_table l where l.problem is null and l.name <> all (c.done)
      order by l.name <> coalesce(c.tbl, ''), l.name not like 'atoll.%', l.name <> 'atoll.node', l.name <> 'atoll.shared_table', l.made_at limit 1;
