@@ -17,9 +17,9 @@ from atoll.compress.onnx_narrow import narrow
 from atoll.compress.onnx_net import Net
 from atoll.compress.onnx_quantize import bring_along
 from atoll.compress.onnx_rows import Array, Model, Request, Rows, Scores, read_rows, scores_of
-from atoll.domain.errors import ConfigError, DataError
+from atoll.domain.errors import DataError
 from atoll.runtimes.onnx.refusals import unusable
-from atoll.training.distill import TEACHER, Options
+from atoll.training.distill import Options, teachers_share
 from atoll.training.examples import EXAMPLES_MIN, ROWS_MAX, split
 from atoll.training.loop import STATE, train
 from atoll.training.steps import Facts, Say, fingerprint, made_whole, require, write_facts
@@ -28,13 +28,7 @@ STUDENTS = ("width", "scratch")
 
 
 def distill(source: Path, target: Path, rows: Path, options: Options, say: Say) -> Facts:
-    share = TEACHER if options.teacher is None else options.teacher
-    if (options.student or "width") not in STUDENTS:
-        raise ConfigError(
-            "config-invalid",
-            "there is no such student of a model in ONNX",
-            hint=f"One of: {', '.join(STUDENTS)}.",
-        )
+    share = teachers_share(options, STUDENTS)
     require()
     wish = asdict(options)
     with made_whole(target, fingerprint(source, rows, wish)) as work:
@@ -120,13 +114,8 @@ def _distill(
         graph.hold(name, value)
     return {
         "loss_teacher": of_teacher,
-        "loss_before": course.before,
-        "loss_after": course.best,
+        **course.told(),
         **lesson.agreement(net, judged),
-        "steps": course.step,
-        "best_step": course.best_step,
-        "seconds": course.seconds,
-        "curve": course.curve,
         "weights_teacher": weights,
         "weights": _count(graph),
         "kind": "classifier",

@@ -53,12 +53,7 @@ class Lesson:
 
 
 def distill(source: Path, target: Path, examples: Sequence[Example], options: Options, say: Say) -> Facts:
-    share = TEACHER if options.teacher is None else options.teacher
-    is_sane = 0 < options.share <= 1 and 0 <= share <= 1 and options.temperature > 0
-    if options.student not in (None, *STUDENTS) or not is_sane:
-        raise ConfigError(
-            "config-invalid", "there is no such student", hint=f"One of: {', '.join(STUDENTS)}."
-        )
+    share = teachers_share(options, STUDENTS)
     teaches_vectors = is_encoder(source)
     if teaches_vectors and (options.teacher is not None or options.temperature != 1):
         raise ConfigError(
@@ -76,6 +71,17 @@ def distill(source: Path, target: Path, examples: Sequence[Example], options: Op
         write_facts(work, facts | {"options": wish})
         (work / STATE).unlink()
     return facts
+
+
+def teachers_share(options: Options, students: Sequence[str]) -> float:
+    """How much the teacher counts; ConfigError where there is no such student."""
+    share = TEACHER if options.teacher is None else options.teacher
+    is_sane = 0 < options.share <= 1 and 0 <= share <= 1 and options.temperature > 0
+    if options.student not in (None, *students) or not is_sane:
+        raise ConfigError(
+            "config-invalid", "there is no such student", hint=f"One of: {', '.join(students)}."
+        )
+    return share
 
 
 def _of_language(
@@ -104,12 +110,7 @@ def _distill(lesson: Lesson, work: Path, options: Options, say: Say) -> Facts:
     student.save_pretrained(work)
     return {
         "loss_teacher": of_teacher,
-        "loss_before": course.before,
-        "loss_after": course.best,
-        "steps": course.step,
-        "best_step": course.best_step,
-        "seconds": course.seconds,
-        "curve": course.curve,
+        **course.told(),
         "weights_teacher": sum(weight.numel() for weight in lesson.teacher.parameters()),
         "weights": sum(weight.numel() for weight in student.parameters()),
     }

@@ -64,6 +64,16 @@ class Course:
         self.worse += 1
         return False
 
+    def told(self) -> dict[str, Any]:
+        return {
+            "loss_before": self.before,
+            "loss_after": self.best,
+            "steps": self.step,
+            "best_step": self.best_step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+
 
 Loss = Callable[[Any, dict[str, Any]], Any]
 

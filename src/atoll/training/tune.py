@@ -94,12 +94,7 @@ def _tune(source: Path, work: Path, examples: Sequence[Example], options: Option
 
 def told(course: Course) -> dict[str, Any]:
     return {
-        "loss_before": course.before,
-        "loss_after": course.best,
+        **course.told(),
         "perplexity_before": math.exp(min(course.before, 700)),
         "perplexity_after": math.exp(min(course.best, 700)),
-        "steps": course.step,
-        "best_step": course.best_step,
-        "seconds": course.seconds,
-        "curve": course.curve,
     }
