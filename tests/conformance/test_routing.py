@@ -205,6 +205,18 @@ async def test_a_late_place_is_hedged_and_who_begins_first_answers(site: Site) -
     assert (await site.say())[0] == "said here"
 
 
+@pytest.mark.parametrize("hedge", [None, 5.0])
+async def test_a_place_that_breaks_off_in_the_middle_is_left_alone(site: Site, hedge: float | None) -> None:
+    site.route(hedge_after_seconds=hedge, prefer=["cloud:one", "cloud:two"])
+    site.one.mood = "cut"
+    for _ in range(breaker.FAILURES_MAX):
+        with pytest.raises(LinkError) as broken:
+            await site.say()
+        assert broken.value.code == "runtime-broken"
+    assert (await site.say())[0] == "two two two"
+    assert len(site.one.asks) == breaker.FAILURES_MAX
+
+
 async def test_who_leaves_frees_every_place_that_was_asked(site: Site) -> None:
     site.route(hedge_after_seconds=0.02, prefer=["cloud"])
     site.one.mood = site.two.mood = "mute"

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
@@ -120,7 +121,7 @@ class Chain(Generic[T]):
 
     async def _hedged(self, place: Place, hedge: float, stack: AsyncExitStack) -> tuple[Place, T] | None:
         asking = [_Held(place, self._attempt(place, True))]
-        stack.push_async_callback(_let_go, asking)
+        stack.push_async_exit(partial(_let_go, asking))
         await asyncio.wait({asking[0].opened}, timeout=hedge)
         if not asking[0].opened.done() and (order := self._order()):
             asking.append(_Held(order[0], self._attempt(order[0], len(order) > 1)))
@@ -275,6 +276,7 @@ class _Held(Generic[T]):
         self.opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
         self._leave = asyncio.Event()
+        self._problem: BaseException | None = None
         self._task = asyncio.create_task(self._hold(attempt))
 
     async def _hold(self, attempt: AbstractAsyncContextManager[T]) -> None:
@@ -282,26 +284,35 @@ class _Held(Generic[T]):
             async with attempt as found:
                 self.opened.set_result(found)
                 await self._leave.wait()
+                if self._problem is not None:
+                    raise self._problem
         except BaseException as error:
             if not self.opened.done():
                 self.opened.set_exception(error) if isinstance(error, Exception) else self.opened.cancel()
             if not isinstance(error, AtollError):
                 raise
 
-    def give_up(self, unless: _Held[T] | None = None) -> None:
+    def give_up(self, unless: _Held[T] | None = None, problem: BaseException | None = None) -> None:
         """End it without waiting for that: whoever was first is not to wait for the others' ends."""
-        if unless is self:
+        if unless is self or self._leave.is_set():
             return
         is_open = self.opened.done() and not self.opened.cancelled() and self.opened.exception() is None
-        self._leave.set() if is_open else self._task.cancel()
+        if is_open:
+            self._problem = problem
+            self._leave.set()
+        else:
+            self._task.cancel()
 
     async def over(self) -> None:
         self.give_up()
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def _let_go(asking: Sequence[_Held[T]]) -> None:
+async def _let_go(
+    asking: Sequence[_Held[T]], kind: object, problem: BaseException | None, trace: object
+) -> None:
+    """What broke the answer that was taken broke its attempt: the place is judged by it."""
     for held in asking:
-        held.give_up()
+        held.give_up(problem=problem)
     for held in asking:
         await held.over()
