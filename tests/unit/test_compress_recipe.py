@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_in_the_middle_is_said_and_nothing_half_written_is_l
     process = start(save_recipe(tmp_path), bytes_max=40_000)
     _, said = process.communicate(timeout=SECONDS_MAX)
     assert process.returncode == 1, said
-    assert b"code: compress-not-written" in said
+    assert b"code: target-unwritable" in said
     assert not (tmp_path / "small.gguf").exists()
     assert not list((tmp_path / ".small.gguf.work").glob(".*.part"))
 

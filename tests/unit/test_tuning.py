@@ -259,7 +259,7 @@ def test_on_a_full_disk_it_ends_in_words_and_leaves_nothing_that_looks_done(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(ConfigError) as caught:
             tune(tiny_llama, tmp_path / "out", rows, wish, quiet)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -127,7 +127,7 @@ def fresh(target: Path) -> Iterator[Path]:
         partial.replace(target)
     except OSError as error:
         raise ConfigError(
-            "compress-not-written",
+            "target-unwritable",
             f'could not write "{target.name}"',
             detail=f"{error.strerror or error}.",
             hint="Make room, or write elsewhere; the same command goes on from here.",

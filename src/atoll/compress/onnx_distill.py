@@ -101,7 +101,7 @@ def _distill(
     try:
         narrowed = narrow(graph, stacked(learned[:2])["inputs"], options.share)
         net = Net(graph)
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError, KeyError) as error:
         raise unusable(graph.name, f"it computes what cannot be taught here: {error}") from error
     if not narrowed:
         raise DataError(

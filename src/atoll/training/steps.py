@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from atoll.domain.errors import ConfigError, DataError
+from atoll.domain.errors import ConfigError
 
 Say: TypeAlias = Callable[[str], None]
 Facts: TypeAlias = dict[str, Any]
@@ -89,8 +89,11 @@ def made_whole(target: Path, made_of: str) -> Iterator[Path]:
         # safetensors has an error of its own for a disk that is full.
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise DataError(
-            "target-unwritable", f"could not write {target}", detail=f"{error}.", hint="Is the disk full?"
+        raise ConfigError(
+            "target-unwritable",
+            f"could not write {target}",
+            detail=f"{error}.",
+            hint="Make room, or write elsewhere; the same command goes on from here.",
         ) from error
 
 
