@@ -146,3 +146,21 @@ def test_the_place_goes_back_for_who_has_lost_what_it_said(two: Nodes) -> None:
     assert begin(one, mark(two)) > first
     assert 0 < begin(one, early) <= first
     assert begin(one, None) == 0
+
+
+def test_who_stands_by_is_as_far_as_where_it_would_begin_anew(two: Nodes) -> None:
+    """And never goes back."""
+    one, other = two
+    one.owner("insert into atoll.progress (peer) values (2) on conflict do nothing")
+    reached = "select xid::text::bigint from atoll.progress where peer = 2"
+    write(one, 1)
+    told = mark(two)
+    last = write(one, 2)
+    one.owner(query("fleet", "note_heard"), 2, json.dumps(told))
+    far = one.owner(reached)[0][0]
+    assert far == place(one, told) <= last
+    one.owner(query("fleet", "note_heard"), 2, "[]")
+    assert one.owner(reached)[0][0] == far
+    told = mark(two)
+    one.owner(query("fleet", "note_heard"), 2, json.dumps(told))
+    assert last < one.owner(reached)[0][0] <= place(one, told)

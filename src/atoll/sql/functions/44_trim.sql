@@ -57,7 +57,7 @@ begin
     if exists (select from pg_replication_slots where slot_name = 'atoll_to_' || peer and not active) then
         perform atoll.drop_slot('atoll_to_' || peer);
     end if;
-    update atoll.progress p set heard_at = now(), xid = greatest(p.xid, atoll.unheard_from(peer, told)) where p.peer = note_heard.peer;
+    update atoll.progress p set heard_at = now(), xid = greatest(p.xid, atoll.unheard_from(note_heard.peer, told)) where p.peer = note_heard.peer;
 end $$;
 
 -- Deletes changes that every member has applied and every cursor has passed; then, for the sake of the disk,
