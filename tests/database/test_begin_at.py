@@ -150,7 +150,7 @@ def test_the_place_goes_back_for_who_has_lost_what_it_said(two: Nodes) -> None:
 
 def test_who_stands_by_is_as_far_as_where_it_would_begin_anew(two: Nodes) -> None:
     """And never goes back."""
-    one, other = two
+    one, _ = two
     one.owner("insert into atoll.progress (peer) values (2) on conflict do nothing")
     reached = "select xid::text::bigint from atoll.progress where peer = 2"
     write(one, 1)

@@ -37,6 +37,10 @@ from support.folders import short_folder
 from support.sessions import Sessions
 from support.settling import DEADLINE, POLL_SECONDS, Rows, Settling
 
+BROKEN = re.compile(
+    r"^.*ERROR:  (?:.* is ambiguous|syntax error|missing FROM-clause|function atoll\S* does not exist).*$",
+    re.MULTILINE,
+)
 FENCES = "create table fence (node integer primary key, n bigint not null)"
 
 
@@ -405,13 +409,22 @@ class MeshMaker:
         return mesh
 
     async def close(self) -> None:
+        """Statements of ours that cannot run fail the test: a node says them to its server's log alone."""
+        broken: list[str] = []
         for mesh in self._made:
             await mesh.close()
+            broken += _broken_statements(mesh.folder)
             for data in mesh.folder.glob("*/data"):
                 for pid in processes_in(data):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             shutil.rmtree(mesh.folder, ignore_errors=True)
+        assert not broken, broken[:5]
+
+
+def _broken_statements(folder: Path) -> list[str]:
+    logs = (file.read_text(errors="replace") for file in folder.glob("*/logs/postgres.log*"))
+    return [match[0] for log in logs for match in BROKEN.finditer(log)]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
