@@ -281,7 +281,7 @@ def test_rows_that_teach_nothing_are_refused(
     with pytest.raises(DataError) as caught:
         taught(tmp_path, save_rows(tmp_path / "rows.npz", count, **more))
     assert caught.value.code == code
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_recipe_teaches_and_then_makes_it_smaller(tmp_path: Path) -> None:

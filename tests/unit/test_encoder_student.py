@@ -154,6 +154,7 @@ def test_without_a_tokenizer_or_with_another_models_it_is_refused(encoder: Path,
     with pytest.raises(DataError) as caught:
         taught(folder, tmp_path / "other")
     assert caught.value.code == "model-untrainable"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_recipe_judges_the_student_by_its_vectors(encoder: Path, tmp_path: Path) -> None:

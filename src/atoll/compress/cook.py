@@ -53,7 +53,7 @@ def cook(recipe: Recipe, say: Say) -> Outcome:
     outcome = Outcome(None, None, tuple(facts))
     if made.is_file() and recipe.output.suffix == ".gguf":
         outcome = _judge(recipe, made, work, tuple(facts), say)
-    elif recipe.tasks[-1].do == ONNX_STEP or is_onnx(made) or is_encoder(made):
+    elif recipe.tasks[-1].do == ONNX_STEP or is_onnx(made) or (made.is_dir() and is_encoder(made)):
         from atoll.compress.onnx_judge import judge
 
         say("measuring")

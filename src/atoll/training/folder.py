@@ -63,7 +63,7 @@ def read_config(folder: Path, known: Collection[str] = KINDS) -> dict[str, Any]:
 
 
 def is_encoder(folder: Path) -> bool:
-    return folder.is_dir() and read_config(folder, (*KINDS, *ENCODERS))["model_type"] in ENCODERS
+    return read_config(folder, (*KINDS, *ENCODERS))["model_type"] in ENCODERS
 
 
 def load(folder: Path, is_quantized: bool = False) -> Loaded:

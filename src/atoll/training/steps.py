@@ -95,6 +95,9 @@ def made_whole(target: Path, made_of: str) -> Iterator[Path]:
             detail=f"{error}.",
             hint="Make room, or write elsewhere; the same command goes on from here.",
         ) from error
+    finally:
+        if [file.name for file in work.glob("*")] == [MARK]:  # nothing was begun
+            shutil.rmtree(work)
 
 
 def _mark_of(work: Path) -> str | None:
