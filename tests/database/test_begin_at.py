@@ -164,3 +164,23 @@ def test_who_stands_by_is_as_far_as_where_it_would_begin_anew(two: Nodes) -> Non
     told = mark(two)
     one.owner(query("fleet", "note_heard"), 2, json.dumps(told))
     assert last < one.owner(reached)[0][0] <= place(one, told)
+
+
+def test_the_log_is_kept_for_the_hub_of_this_region_while_another_regions_is_asked(three: Nodes) -> None:
+    """The third is of another region, so what is of this one alone comes to the second from here or not at all."""
+    one = three[0]
+
+    def stand(number: int, in_use: int) -> None:
+        roles = [{"number": n, "role": "up", "in_use": n == in_use} for n in (2, 3)]
+        one.owner("select atoll.set_neighbours(%s::jsonb)", json.dumps(roles))
+        one.owner("select atoll.unpublish_to(%s)", number)
+        one.owner("select atoll.publish_to(%s)", in_use)
+
+    def kept() -> list[int]:
+        return [number for (number,) in one.owner("select peer from atoll.progress order by peer")]
+
+    one.owner("select atoll.publish_to(2)")
+    stand(2, in_use=3)
+    assert kept() == [2, 3], "what is of this region is kept for the second"
+    stand(3, in_use=2)
+    assert kept() == [2], "of what is this node's, the second may have all that the third may"

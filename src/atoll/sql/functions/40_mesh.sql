@@ -88,7 +88,8 @@ language plpgsql security definer set search_path = pg_catalog as $$
 begin
     execute format('drop publication if exists %I', 'atoll_to_' || peer);
     perform pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = 'atoll_to_' || peer and active_pid is not null;
-    delete from atoll.progress p where p.peer = unpublish_to.peer;
+    delete from atoll.progress p where p.peer = unpublish_to.peer and not atoll.waits_for(p.peer);
+    update atoll.progress p set copied = false where p.peer = unpublish_to.peer;
 end $$;
 
 -- What a node that was shut out wrote last may have reached some of the others only: they tell each other everything
@@ -111,6 +112,9 @@ begin
     delete from atoll.neighbour;
     insert into atoll.neighbour (number, role, in_use)
     select number, role, in_use from jsonb_to_recordset(wanted) w (number integer, role text, in_use boolean);
+    delete from atoll.progress p
+     where not atoll.waits_for(p.peer) and p.filter is not null
+       and not exists (select from pg_publication where pubname = 'atoll_to_' || p.peer);
     perform atoll.set_relay();
     return true;
 end $$;
@@ -235,6 +239,15 @@ return array['global', 'node:' || node]
 create or replace function atoll.may_have(node integer, scope text) returns boolean
 language sql stable set search_path = pg_catalog
 return scope = any (atoll.scopes_of(node));
+
+-- Is the log kept for an upstream that stands by? Where it may have what is this node's and the one in use may not: what
+-- is of their region comes to it from here alone, when it is in use again.
+create or replace function atoll.waits_for(peer integer) returns boolean
+language sql stable security definer set search_path = pg_catalog
+return exists (
+    select from atoll.neighbour n, unnest(atoll.scopes_of(n.number)) s
+     where n.number = waits_for.peer and n.role = 'up' and not n.in_use and s = any (atoll.scopes_of(atoll.me()))
+       and not exists (select from atoll.neighbour u where u.role = 'up' and u.in_use and atoll.may_have(u.number, s)));
 
 create or replace function atoll.seeded(c atoll.change) returns void
 language plpgsql security definer set search_path = pg_catalog as $$
