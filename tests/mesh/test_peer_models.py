@@ -29,12 +29,14 @@ from atoll.runtimes import answers
 from atoll.runtimes.contract import Ask, Facts
 from atoll.runtimes.peer.pool import Pool
 from atoll.runtimes.peer.runtime import Bounds, PeerRuntime
+from atoll.start import start_models
 from support.fix_link import eventually
 from support.fix_mesh import Mesh, MeshMaker, MeshNode
 from support.fix_runtimes import eventually_true
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
+MODELS = len(start_models())  # that come along
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "What is an atoll?"}], "temperature": 0, "max_tokens": 12}
 # Longer than what is encrypted in one piece, so that its beginning arrives before its end.
@@ -89,9 +91,10 @@ async def test_three_nodes_offer_answer_and_die(make_mesh: MeshMaker) -> None:
     mesh = await make_mesh("18", "18", "18")
     one, two, three = mesh.nodes
     for node in mesh.nodes:
-        await mesh.until(node, "select count(*) = 9 and count(distinct node) = 3 from atoll.offer")
+        offers = f"select count(*) = {3 * MODELS} and count(distinct node) = 3 from atoll.offer"
+        await mesh.until(node, offers)
     listed = await mesh.run("model", "list", "--everywhere", "--home", str(two.home))
-    assert [listed.count(word) for word in ("pebble", " here", " ms")] == [3, 3, 6]
+    assert [listed.count(word) for word in ("pebble", " here", " ms")] == [3, MODELS, 2 * MODELS]
     await plan_by_memory(mesh, two)
     await share_an_upstream(mesh, one, two)
     await go_where_a_route_leads(mesh, two)
