@@ -100,6 +100,9 @@ def test_a_narrower_classifier_learns_from_rows_of_a_table(
     added = atoll("model", "add", str(open_folder / "narrow"), "--name", "narrow", "--home", str(node.home))
     assert added.returncode == 0, added.stderr
     words[3] = str(open_folder / "other")
+    named = atoll(*words, "--from", "select now() as window from vibration")
+    assert named.returncode == 1
+    assert "holds values that are no numbers" in named.stderr
     wrong = atoll(*words, "--from", "select g from vibration")
     assert wrong.returncode == 1
     assert "the model wants window" in wrong.stderr

@@ -253,9 +253,35 @@ def unknown(path: Path) -> Path:
     return graphs.save(path, nodes, [("window", f, ["rows", 512])], [("y", f, ["rows", 4])], **held)
 
 
+def padded_by_itself(path: Path) -> Path:
+    f, kernel = TensorProto.FLOAT, np.ones((4, 1, 3), np.float32)
+    nodes = [
+        node("Unsqueeze", "window axes", "a"),
+        node("Conv", "a kernel", "b", auto_pad="SAME_UPPER"),
+        node("ReduceMean", "b", "y", axes=[2], keepdims=0),
+    ]
+    held = {"kernel": kernel, "axes": np.array([1], np.int64)}
+    return graphs.save(path, nodes, [("window", f, ["rows", 512])], [("y", f, ["rows", 4])], **held)
+
+
+def test_only_what_is_added_to_a_product_is_learned(tmp_path: Path) -> None:
+    """Not what keeps a root from 0."""
+    f, held = TensorProto.FLOAT, {"table": np.ones((2, 3), np.float32), "bias": np.ones(3, np.float32)}
+    nodes = [node("MatMul", "x table", "a"), node("Add", "a bias", "b"), node("Mul", "b b", "c")]
+    nodes += [node("Add", "c little", "d"), node("Sqrt", "d", "y")]
+    held["little"] = np.full(1, 1e-5, np.float32)
+    path = graphs.save(tmp_path / "a.onnx", nodes, [("x", f, ["rows", 2])], [("y", f, ["rows", 3])], **held)
+    assert set(Net(load(path)).learned()) == {"table", "bias"}
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
-    [(fixed_rows, "model-unusable"), (no_channels, "prune-nothing"), (unknown, "model-unusable")],
+    [
+        (padded_by_itself, "model-unusable"),
+        (fixed_rows, "model-unusable"),
+        (no_channels, "prune-nothing"),
+        (unknown, "model-unusable"),
+    ],
 )
 def test_a_model_that_cannot_be_taught_is_refused(
     make: Callable[[Path], Path], code: str, tmp_path: Path

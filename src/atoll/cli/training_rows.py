@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,8 +58,13 @@ def file_of_rows(
         with found.open("w") as lines:
             for row in _of_query(sql or "", role, dsn or _address(home)):
                 label = {"label": row.pop("label")} if "label" in row else {}
-                lines.write(json.dumps({"inputs": row, **label}, default=float) + "\n")
+                lines.write(json.dumps({"inputs": row, **label}, default=_as_json) + "\n")
         yield found
+
+
+def _as_json(value: Any) -> float | str:
+    """Numbers of PostgreSQL that Python has no literal for; whatever else is no number is told as such."""
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def _check(file: Path | None, sql: str | None, role: str | None, dsn: str | None) -> None:

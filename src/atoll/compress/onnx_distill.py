@@ -19,6 +19,7 @@ from atoll.compress.onnx_quantize import bring_along
 from atoll.compress.onnx_rows import Array, Model, Request, Rows, Scores, read_rows, scores_of
 from atoll.domain.errors import DataError
 from atoll.runtimes.onnx.refusals import unusable
+from atoll.runtimes.onnx.source import find_model
 from atoll.training.distill import Options, teachers_share
 from atoll.training.examples import EXAMPLES_MIN, ROWS_MAX, split
 from atoll.training.loop import STATE, train
@@ -38,7 +39,8 @@ def distill(source: Path, target: Path, rows: Path, options: Options, say: Say) 
         graph = load(source)
         lesson = Lesson(graph, scores.output, scores.is_chance, share, options.temperature)
         facts = _distill(graph, lesson, (learned, judged), work, options, say)
-        file = source if source.is_file() else next(source.glob("*.onnx"))
+        file, _ = find_model(source)
+        assert isinstance(file, Path)  # what is made of safetensors reads text, and was refused
         save(graph, work / file.name)
         bring_along(file.parent, work)
         write_facts(work, facts | {"options": wish})
@@ -98,15 +100,11 @@ def _distill(
     weights = _count(graph)
     of_teacher = lesson.of_teacher(judged)
     say(f"teacher: {of_teacher:.4f} on {len(judged)} rows that are held out")
-    try:
-        narrowed = narrow(graph, stacked(learned[:2])["inputs"], options.share)
-        net = Net(graph)
-    except (NotImplementedError, RuntimeError, KeyError) as error:
-        raise unusable(graph.name, f"it computes what cannot be taught here: {error}") from error
-    if not narrowed:
+    if not narrow(graph, stacked(learned[:2])["inputs"], options.share):
         raise DataError(
             "prune-nothing", "it has no channels that could go", hint="A smaller --share may leave fewer."
         )
+    net = Net(graph)
     if options.student == "scratch":
         net.begin_anew(options.schedule.seed)
     course = train(net, learned, judged, options.schedule, work, say, lesson.task())

@@ -22,7 +22,7 @@ Given = Sequence[Any]  # a tensor for each input of an operator, None where one 
 Told = Mapping[str, Any]
 Operator = Callable[[Given, Told], Tensor]
 
-# Which inputs of an operator are learned where they are weights; of an Add, what is added to a product.
+# Which inputs of an operator are learned where they are weights; of an Add only what is added to a product.
 LEARNED = {
     "Conv": (1, 2), "MatMul": (0, 1), "Gemm": (1, 2), "Add": (0, 1), "PRelu": (1,),
     "BatchNormalization": (1, 2), "LayerNormalization": (1, 2),
@@ -35,14 +35,23 @@ CAST = {
 }
 
 
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+
+
+class Untaught(Exception):
+    """An operator is used in a way that torch does not know here."""
+
+
 class Net(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
+        self._name = graph.name
         self._nodes = [(node, attributes(node)) for node in graph.nodes()]
         for node, _ in self._nodes:
             if node.op_type not in OPERATORS:
                 raise unusable(graph.name, f"it computes {node.op_type}, which cannot be taught here")
-        learned = {name for node, _ in self._nodes for name in learned_of(node, graph)}
+        products = {node.output[0] for node, _ in self._nodes if node.op_type in PRODUCTS}
+        learned = {name for node, _ in self._nodes for name in learned_of(node, graph, products)}
         self._scales = {node.input[1] for node, _ in self._nodes if node.op_type.endswith("Normalization")}
         self._held = nn.ParameterDict()
         self._names = {name: str(number) for number, name in enumerate(graph.weights)}
@@ -55,7 +64,12 @@ class Net(nn.Module):
         known: dict[str, Any] = {"": None, **inputs}
         known |= {name: self._held[key] for name, key in self._names.items()}
         for node, told in self._nodes:
-            known[node.output[0]] = OPERATORS[node.op_type]([known[name] for name in node.input], told)
+            try:
+                known[node.output[0]] = OPERATORS[node.op_type]([known[name] for name in node.input], told)
+            except (Untaught, RuntimeError, KeyError) as error:
+                raise unusable(
+                    self._name, f"its {node.op_type} cannot be taught here: {error}", "Export it more simply."
+                ) from error
         return known
 
     def forward(self, inputs: Mapping[str, Tensor], output: str) -> Tensor:
@@ -84,7 +98,9 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {one.name: helper.get_attribute_value(one) for one in node.attribute}
 
 
-def learned_of(node: NodeProto, graph: Graph) -> list[str]:
+def learned_of(node: NodeProto, graph: Graph, products: set[str]) -> list[str]:
+    if node.op_type == "Add" and not products & {*node.input}:
+        return []
     places = LEARNED.get(node.op_type, ())
     found = [node.input[at] for at in places if at < len(node.input)]
     return [name for name in found if graph.is_float(name) and graph.weights[name].dims]
@@ -102,9 +118,9 @@ def _pool(ways: Sequence[Callable[..., Tensor]], filler: float) -> Operator:
     def pool(given: Given, told: Told) -> Tensor:
         kernel = told["kernel_shape"]
         if told.get("ceil_mode") or any(one != 1 for one in told.get("dilations", ())):
-            raise NotImplementedError("pooling with gaps, or with more than there is")
+            raise Untaught("pooling with gaps, or with more than there is")
         if filler == 0 and any(told.get("pads", ())) and not told.get("count_include_pad"):
-            raise NotImplementedError("averages at the edges that leave out what was filled up")
+            raise Untaught("averages at the edges that leave out what was filled up")
         x = _padded(given[0], told, filler)
         return ways[len(kernel) - 1](x, kernel, told.get("strides", [1] * len(kernel)))
 
@@ -113,7 +129,7 @@ def _pool(ways: Sequence[Callable[..., Tensor]], filler: float) -> Operator:
 
 def _padded(x: Tensor, told: Told, value: float) -> Tensor:
     if told.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise NotImplementedError("edges that are filled up by themselves (auto_pad)")
+        raise Untaught("edges that are filled up by themselves (auto_pad)")
     pads = told.get("pads", ())
     half = len(pads) // 2
     ordered = [pads[at + side] for at in reversed(range(half)) for side in (0, half)]
