@@ -82,5 +82,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Any) -> None:
     with made_whole(tmp_path / "out", "a") as work:
         assert (work / "half").read_text() == "x"
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "half"]
-    with pytest.raises(ConfigError, match="could not write"), made_whole(tmp_path / "out" / "half" / "x", "a"):
+    below_a_file = tmp_path / "out" / "half" / "x"
+    with pytest.raises(ConfigError, match="could not write"), made_whole(below_a_file, "a"):
         pass

@@ -55,10 +55,13 @@ def running(home: Home) -> Mapping[str, Any]:
 def foreign_postgres(home: Home) -> ForeignPostgres | None:
     """The PostgreSQL that the home's settings name, where it is not the bundled one."""
     from atoll.node.config import load_settings
-    from atoll.node.keeping import foreign_server
 
     settings = load_settings({}, os.environ, home.config)
-    return foreign_server(home, settings) if settings.database else None
+    if not settings.database:
+        return None
+    from atoll.node.foreign import foreign_server
+
+    return foreign_server(home, settings)
 
 
 def running_postgres(home: Home) -> Postgres:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import shutil
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -18,11 +18,12 @@ from psycopg.rows import dict_row
 from atoll import __version__
 from atoll.node.config import Settings
 from atoll.node.home import Home
-from atoll.node.keeping import foreign_server
 from atoll.node.lock import holder
 from atoll.node.postgres import conf as postgres_conf
-from atoll.node.postgres.foreign import ForeignPostgres
 from atoll.sql import query
+
+if TYPE_CHECKING:
+    from atoll.node.postgres.foreign import ForeignPostgres
 
 ANSWER_SECONDS_MAX = 5.0
 ANSWER_BYTES_MAX = 65536
@@ -69,7 +70,7 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
     """Look at a node from outside."""
     word = holder(home.path)
     reasons = {"node": "no node runs in this home"} if word is None else await _reasons(word)
-    foreign = foreign_server(home, settings) if settings.database else None
+    foreign = _foreign(home, settings) if settings.database else None
     version, row = await _ask(home, port, foreign) if word is not None else (None, None)
     row = row or {}
     facts = word or {}
@@ -105,6 +106,12 @@ async def inspect(home: Home, settings: Settings, port: int) -> Status:
         models=row.get("models") or {},
         pipelines=row.get("pipelines") or {},
     )
+
+
+def _foreign(home: Home, settings: Settings) -> ForeignPostgres:
+    from atoll.node.foreign import foreign_server  # few nodes need it, and it takes a while to load
+
+    return foreign_server(home, settings)
 
 
 async def _ask(

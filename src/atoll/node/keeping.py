@@ -6,9 +6,7 @@ The rest of the node asks for connections and does not know the difference.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import secrets
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,24 +20,19 @@ from atoll.identity.certificate import Identity
 from atoll.link.tls import make_server_context
 from atoll.node import credentials
 from atoll.node.account import Account
-from atoll.node.config import Settings
-from atoll.node.home import Home, write_file
+from atoll.node.foreign import foreign_server
 from atoll.node.mesh import moving
 from atoll.node.opening import Opened
 from atoll.node.postgres import preflight, programs
 from atoll.node.postgres import server as bundled
 from atoll.node.postgres.conf import Wishes
 from atoll.node.postgres.disk import DiskWatch
-from atoll.node.postgres.foreign import DoorAddress, ForeignPostgres, parse
 from atoll.node.postgres.server import Postgres
 from atoll.node.postgres.supervise import Supervisor
 from atoll.node.postgres.watch import Watch
 from atoll.node.report import Readiness
 from atoll.observe.logs import RotatingFile
 
-PASSWORD_BYTES = 24
-SECRETS = "secrets.json"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = logging.getLogger(__name__)
 
 
@@ -135,41 +128,6 @@ def _keep_foreign(opened: Opened, identity: Identity, readiness: Readiness) -> K
         await server.set_up()
 
     return Kept(server, Watch(server, home, settings.gateway, tls, readiness), None, prepare)
-
-
-def foreign_server(home: Home, settings: Settings) -> ForeignPostgres:
-    """The server that the setting `database` names, with the secrets that this home has for it."""
-    parse(settings.database)
-    known = _secrets(home)
-    told = settings.gateway_advertise or settings.gateway
-    if told.is_wildcard:
-        raise ConfigError(
-            "gateway-nowhere",
-            f"cannot tell PostgreSQL to dial {told}",
-            detail="It stands for every address of this machine.",
-            hint="Say with --gateway-advertise HOST:PORT where the server finds this node.",
-        )
-    is_here = told.host in LOOPBACK and settings.gateway.host in LOOPBACK
-    door = DoorAddress(told, known["door"], has_tls=not is_here)
-    return ForeignPostgres(settings.database, home.run, door, known["link"])
-
-
-def _secrets(home: Home) -> dict[str, str]:
-    """The passwords of the door and of the link's role, made at the first asking."""
-    file = home.keys / SECRETS
-    try:
-        found: dict[str, str] = json.loads(file.read_text())
-        return {"door": found["door"], "link": found["link"]}
-    except FileNotFoundError:
-        made = {name: secrets.token_urlsafe(PASSWORD_BYTES) for name in ("door", "link")}
-        write_file(file, json.dumps(made) + "\n")
-        return made
-    except (ValueError, KeyError, TypeError, PermissionError) as error:
-        raise ConfigError(
-            "secrets-unreadable",
-            f"cannot read {file}",
-            hint="Run the command as the node's user; where the file is damaged, remove it and start again.",
-        ) from error
 
 
 def _free_bytes(path: Path) -> int:

@@ -42,7 +42,9 @@ STEP_SECONDS_MAX = 300.0
 SLOT_SECONDS_MAX = 3.0
 REQUEST_SECONDS_MAX = 10.0
 LOCK_TIMEOUT = "2s"
-PAGES_SWEPT = 50
+TRIM_SECONDS = 2.5  # rounds in haste need not do it
+SWEEP_SECONDS = 15.0
+PAGES_SWEPT = 250
 SWEEPS_MAX = 20
 FORGOTTEN_MANY = 200
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class Reconcile:
         self._is_due = asyncio.Event()
         self._is_whole = False
         self._hasty_until = 0.0
+        self._trimmed_at = self._swept_at = float("-inf")
         self._seen_up: set[int] = set()
         self._revoked: frozenset[int] = frozenset()
         self.numbers: dict[str, float] = {}
@@ -173,7 +176,15 @@ class Reconcile:
             log.info("merged %s parked changes, %s remain", *row)
 
     async def _trim(self, connection: Connection) -> None:
-        await _value(connection, "trim")
+        now = time.monotonic()
+        if now - self._trimmed_at >= TRIM_SECONDS:
+            self._trimmed_at = now
+            await _value(connection, "trim")
+        if now - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = now
+            await self._sweep(connection)
+
+    async def _sweep(self, connection: Connection) -> None:
         for _ in range(SWEEPS_MAX):
             cursor = await connection.execute(query("members", "forget_deleted"), (PAGES_SWEPT,))
             row = await cursor.fetchone()

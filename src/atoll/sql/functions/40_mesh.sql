@@ -219,7 +219,13 @@ declare
     t      record;
 begin
     perform atoll.install_tables();
-    for t in select name from atoll.local_table where problem is null loop
+    for t in
+        select l.name from atoll.local_table l
+         where l.problem is null and exists (
+            select from (select relid from pg_partition_tree(l.relid) union select l.relid) r
+             where (select count(*) from pg_trigger g where g.tgrelid = r.relid and g.tgenabled = 'O'
+                       and g.tgname in ('atoll_capture_insert', 'atoll_capture_update', 'atoll_capture_delete', 'atoll_capture_truncate')) < 4)
+    loop
         mended := mended + atoll.set_triggers(t.name);
     end loop;
     if exists (select from pg_trigger where tgrelid = 'atoll.change'::regclass and tgname = 'arrive' and tgenabled <> 'R') then

@@ -90,7 +90,9 @@ begin
           using format('(%s,0)', t.swept), format('(%s,0)', t.swept + pages), bound;
         get diagnostics gone = row_count;
         total := total + gone;
-        update atoll.local_table l set swept = case when t.swept + pages >= size then 0 else t.swept + pages end where l.name = t.name;
+        update atoll.local_table l set swept = n.swept
+          from (select case when t.swept + pages >= size then 0 else t.swept + pages end as swept) n
+         where l.name = t.name and l.swept <> n.swept;
     end loop;
     return total;
 end $$;
