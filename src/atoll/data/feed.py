@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 STEP = 1000
 WAKE_SECONDS = 1.0
@@ -104,8 +105,7 @@ class Reading:
         if changes:
             self._place = changes[-1].place
         else:
-            async for _ in self._connection.notifies(timeout=WAKE_SECONDS, stop_after=1):
-                pass
+            await heard(self._connection, WAKE_SECONDS)
         return changes
 
 
@@ -139,5 +139,4 @@ async def follow(
             await connection.execute(query("feed", "move"), (feed, batch[-1].xid, batch[-1].pos))
         else:
             # A notification comes at commit, but a running older transaction may still hold the feed back.
-            async for _ in connection.notifies(timeout=WAKE_SECONDS, stop_after=1):
-                pass
+            await heard(connection, WAKE_SECONDS)

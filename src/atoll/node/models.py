@@ -46,6 +46,7 @@ from atoll.serving.decide import State
 from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving, Word
 from atoll.sql import query
+from atoll.sql.sessions import heard
 from atoll.web.keys import APP, hash_key
 from atoll.web.limits import Limits
 
@@ -171,8 +172,8 @@ class Models:
         adapters = await (await connection.execute(query("models", "adapters"))).fetchall()
         routes = await connection.cursor(row_factory=dict_row).execute(query("routes", "all"))
         self.router.set_routes(await routes.fetchall())
-        heard = await (await connection.execute(query("routes", "heard"))).fetchone()
-        self.router.set_heard(heard[0] if heard else None)
+        last = await (await connection.execute(query("routes", "heard"))).fetchone()
+        self.router.set_heard(last[0] if last else None)
         if (await (await connection.execute(query("budgets", "there"))).fetchone()) == (True,):
             self.budgets.wake()
         read = rows, adapters, upstream_keys.changed_at(self._home)
@@ -195,13 +196,13 @@ class Models:
     async def _wait(self, connection: Connection, seconds: float) -> None:
         """Until models are to be looked at again. Meanwhile nodes tell each other what they offer."""
         loop = asyncio.get_running_loop()
-        end, heard = loop.time() + seconds, set[str]()
-        while MODELS not in heard and (left := end - loop.time()) > 0:
+        end, told = loop.time() + seconds, set[str]()
+        while MODELS not in told and (left := end - loop.time()) > 0:
             await self.peers.tell(connection)
             await self.room.tell(connection)
             pause = min(left, OFFERS_SECONDS)
-            heard = {note.channel async for note in connection.notifies(timeout=pause, stop_after=1)}
-            if heard == {OFFERS}:
+            told = {note.channel for note in await heard(connection, pause)}
+            if told == {OFFERS}:
                 await asyncio.sleep(OFFERS_PAUSE_SECONDS)  # more are on their way where one is
                 await self.peers.read(connection)
 

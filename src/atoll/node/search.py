@@ -24,6 +24,7 @@ from atoll.node.query_vector import make_vector
 from atoll.serving.embedding import Embedder
 from atoll.sql import query
 from atoll.sql.errors import explained
+from atoll.sql.sessions import heard
 from atoll.web.search import Asked, Found, Search
 
 SEARCHES_MAX = 8
@@ -79,8 +80,7 @@ class SearchIndexes:
                     await connection.execute("listen atoll_search")
                     while True:
                         pause = LOOK_EVERY_SECONDS if await work(connection) else IDLE_SECONDS
-                        async for _ in connection.notifies(timeout=pause, stop_after=1):
-                            pass
+                        await heard(connection, pause)
             except (psycopg.Error, OSError) as error:
                 log.debug("making indexes for search waits: %s", str(error).strip())
                 await asyncio.sleep(LOOK_EVERY_SECONDS)

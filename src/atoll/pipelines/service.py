@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 from atoll.pipelines.job import Connect, Connection, Job
 from atoll.serving.service import Serving
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 if TYPE_CHECKING:
     from atoll.pipelines.worker import Worker
@@ -62,8 +63,7 @@ class Pipelines:
                     await connection.execute(query("pipelines", "tidy"))
             looks += 1
             pause = LOOK_SECONDS if self._listing else IDLE_SECONDS
-            async for _ in connection.notifies(timeout=pause, stop_after=1):
-                pass
+            await heard(connection, pause)
 
     async def _man(self, jobs: dict[str, Job], group: asyncio.TaskGroup) -> None:
         """Workers for these, and for no other; one whose declaration has changed makes way for a new one."""

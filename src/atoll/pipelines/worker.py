@@ -24,6 +24,7 @@ from atoll.pipelines.score import Answer, score
 from atoll.serving.asking import split
 from atoll.serving.service import Serving
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 LOOK_SECONDS = 1.0
 SAY_SECONDS = 5.0
@@ -235,8 +236,7 @@ class Worker:
                 return
         try:
             if not await self._rows_due(connection):
-                async for _ in connection.notifies(timeout=LOOK_SECONDS, stop_after=1):
-                    pass
+                await heard(connection, LOOK_SECONDS)
         finally:
             if not connection.closed:
                 await self._run(connection, query("pipelines", "wake"), [self.job.number])

@@ -29,7 +29,7 @@ from atoll.runtimes.answers import embedded, gather
 from atoll.serving import asking
 from atoll.serving.service import Serving
 from atoll.sql import query
-from atoll.sql.sessions import Connect, Connection, keep
+from atoll.sql.sessions import Connect, Connection, heard, keep
 
 AT_ONCE = 4
 LOOKED_AT = 100
@@ -69,7 +69,7 @@ class JobWorker:
         while True:
             pause = await self._look(connection, group)
             await self._tidy(connection)
-            async for note in connection.notifies(timeout=max(pause, BREATH_SECONDS), stop_after=1):
+            for note in await heard(connection, max(pause, BREATH_SECONDS)):
                 self._jobs.hear(note.payload)
             await asyncio.sleep(BREATH_SECONDS)
 

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from atoll.domain.errors import AtollError, DataError
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 LISTEN_SECONDS = 5.0
 log = logging.getLogger(__name__)
@@ -38,8 +39,7 @@ class Errands:
                     await connection.execute("listen atoll_errand")
                     while True:
                         await self._do_open(connection)
-                        async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                            pass
+                        await heard(connection, LISTEN_SECONDS)
             except (psycopg.Error, OSError) as error:
                 log.debug("errands wait for the database: %s", error)
                 await asyncio.sleep(1.0)

@@ -20,6 +20,7 @@ from atoll.identity.certificate import PeerIdentity
 from atoll.link.peers import Links
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 EVERY_SECONDS_MIN = 1.0
 EVERY_SECONDS_MAX = 30.0
@@ -85,7 +86,7 @@ class Pulse:
         looked = self._look_seconds if self._asked_to else LOOK_SECONDS_MIN / 2
         self._look_seconds = min(looked * 2, LOOK_SECONDS_MAX)
         patience = min(seconds, self._look_seconds) if self._asked_to else seconds
-        async for asked in connection.notifies(timeout=max(patience, 0.0), stop_after=1):
+        for asked in await heard(connection, patience):
             self._asked_to = max(self._asked_to, int(asked.payload) if asked.payload.isdecimal() else 1)
 
     async def _is_over(self, connection: Connection, horizon: int) -> bool:

@@ -14,6 +14,7 @@ import psycopg
 
 from atoll.node.postgres.server import Postgres
 from atoll.sql import query
+from atoll.sql.sessions import heard
 
 EVERY_SECONDS = 2.0
 IDLE_SECONDS = 60.0  # where none is declared, and one that comes is noticed
@@ -39,8 +40,7 @@ class Rollups:
                             await asyncio.sleep(time.monotonic() - began)  # half of a core at most
                             continue
                         pause = EVERY_SECONDS if is_any else IDLE_SECONDS
-                        async for _ in connection.notifies(timeout=pause, stop_after=1):
-                            pass
+                        await heard(connection, pause)
             except (psycopg.Error, OSError) as error:
                 log.debug("rollups wait: %s", str(error).strip())
                 await asyncio.sleep(EVERY_SECONDS)

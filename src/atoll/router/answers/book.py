@@ -20,7 +20,7 @@ from atoll.domain.errors import AtollError
 from atoll.router.answers.memory import ANSWERS_MAX, Answer, Memory
 from atoll.sql import query
 from atoll.sql.outbox import Outbox
-from atoll.sql.sessions import Connect, Connection, keep
+from atoll.sql.sessions import Connect, Connection, heard, keep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Answers:
             if now >= due:
                 await connection.execute(query("answers", "tidy"), (FORGOTTEN_AT_ONCE, ANSWERS_MAX))
                 due = now + LOOK_SECONDS
-            keys = {note.payload async for note in connection.notifies(timeout=1.0, stop_after=AT_ONCE)}
+            keys = {note.payload for note in await heard(connection, 1.0, AT_ONCE)}
             if keys:
                 await self._load(connection, "some", list(keys), keys)
 
