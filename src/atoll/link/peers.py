@@ -68,6 +68,7 @@ class Links:
         self._handlers[METHOD] = self._renumbering.passed_on
         self._watching: asyncio.Task[None] | None = None
         self._stopped = False
+        self._tell_up: list[Callable[[], None]] = []
         self._live: set[Framed] = set()
         self._dialler = Dialler(
             identity,
@@ -152,6 +153,10 @@ class Links:
         """A new stream to the peer's PostgreSQL or models, over the direction that is known to work."""
         control = self._control(number)
         return await self._openings.open(self._slots[number], control, purpose)
+
+    def when_up(self, tell: Callable[[], None]) -> None:
+        """Call this whenever a link has come up."""
+        self._tell_up.append(tell)
 
     async def until_up(self, number: int) -> None:
         """Wait, without a deadline of its own, until there is a link to the peer."""
@@ -308,6 +313,8 @@ class Links:
         slot.gain(control)
         if current is not None:
             current.retire()
+        for tell in self._tell_up:
+            tell()
 
     @staticmethod
     def _yields(current: int, new: int) -> bool:

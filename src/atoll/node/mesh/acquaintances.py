@@ -31,7 +31,7 @@ from atoll.node.postgres.server import Postgres
 from atoll.node.report import Readiness
 from atoll.sql import query
 
-LOOK_EVERY_SECONDS = 0.1
+LOOK_EVERY_SECONDS = 0.5
 REQUEST_SECONDS_MAX = 10.0
 AGAIN_SECONDS = 1.0
 MEET_SECONDS_MAX = 30.0
@@ -65,6 +65,8 @@ class Acquaintances:
         self._not_before: dict[int, float] = {}
         self._renumbered: dict[int, PeerIdentity] = {}
         self._displaced: str | None = None
+        self._is_due = asyncio.Event()
+        links.when_up(self._is_due.set)
         links.handle("identity.seen", self._tell)
         links.handle("identity.meet", self._meet)
 
@@ -101,11 +103,15 @@ class Acquaintances:
                         self._not_before[number] = loop.time() + AGAIN_SECONDS
             await self._know_again()
             self._tell_of_twin(bool(up))
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_SECONDS):
+                    await self._is_due.wait()
+            self._is_due.clear()
 
     def note_renumbered(self, former: int, peer: PeerIdentity) -> None:
         """A peer that was dialled answers under another number: it was restored, and cannot dial us."""
         self._renumbered[former] = peer
+        self._is_due.set()
 
     async def _know_again(self) -> None:
         for former, peer in list(self._renumbered.items()):

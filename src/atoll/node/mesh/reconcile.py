@@ -8,6 +8,7 @@ logged and the next one starts afresh. Copies of everything are seeding's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ EVERY_SECONDS = 3.0
 SOON_SECONDS = 0.3
 HASTE_SECONDS = 20.0
 ASK_EVERY_SECONDS = 10.0
-LOOK_EVERY_SECONDS = 0.1
+TOGETHER_SECONDS = 0.05
 STEP_SECONDS_MAX = 300.0
 SLOT_SECONDS_MAX = 3.0
 REQUEST_SECONDS_MAX = 10.0
@@ -89,6 +90,7 @@ class Reconcile:
         self.numbers: dict[str, float] = {}
         self.lag: dict[int, tuple[int, str]] = {}
         links.handle("replication.prepare", self._prepare)
+        links.when_up(self._is_due.set)
 
     def is_revoked(self, number: int, serial: str) -> bool:
         return number in self._revoked
@@ -127,12 +129,11 @@ class Reconcile:
         """
         loop = asyncio.get_running_loop()
         is_hasty = not self._is_whole and loop.time() < self._hasty_until
-        ends = loop.time() + (SOON_SECONDS if is_hasty else EVERY_SECONDS)
-        while loop.time() < ends:
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
-            if self._is_due.is_set() or self._up() - self._seen_up:
-                self._hasty_until = loop.time() + HASTE_SECONDS
-                break
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SOON_SECONDS if is_hasty else EVERY_SECONDS):
+                await self._is_due.wait()
+            self._hasty_until = loop.time() + HASTE_SECONDS
+            await asyncio.sleep(TOGETHER_SECONDS)  # where one link comes, others do
         self._is_due.clear()
 
     def _up(self) -> set[int]:
