@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from atoll.compress.onnx_graph import load, save  # noqa: E402
 from atoll.compress.onnx_packing import keep_blocks  # noqa: E402
 from atoll.compress.onnx_quantize import quantize  # noqa: E402
 from atoll.compress.onnx_rows import Model  # noqa: E402
+from atoll.compress.plan import plan, take  # noqa: E402
+from atoll.compress.planning import Question, Wishes  # noqa: E402
 from atoll.compress.recipe import Budget, Recipe, Task  # noqa: E402
 from atoll.domain.errors import DataError  # noqa: E402
 from atoll.domain.models import Skill  # noqa: E402
@@ -251,3 +254,46 @@ def test_lines_of_json_calibrate_too(tmp_path: Path) -> None:
     model = save_products(tmp_path / "model.onnx")
     facts = quantize(model, tmp_path / "small.onnx", {"to": "int8-static", "calibration": lines}, silent)
     assert facts["calibration_requests"] == 40
+
+
+def question(folder: Path, model: Path, requests: Path, **wishes: Any) -> Question:
+    return Question(model, requests, requests, Wishes(**wishes), folder)
+
+
+@pytest.mark.slow
+def test_a_plan_measures_every_form_by_accuracy_and_makes_none_twice(tmp_path: Path) -> None:
+    examples = save_digits(tmp_path / "digits.npz")
+    model = tmp_path / "model.onnx"
+    shutil.copyfile(DIGITS, model)
+    answer = plan(question(tmp_path, model, examples, max_loss=0.02), silent)
+    sizes = {one.name: one.bytes for one in answer.candidates}
+    assert list(sizes) == sorted(sizes, key=lambda name: -sizes[name])
+    assert sizes.keys() == {"as-it-is", "int8", "int8-static", "q4-32", "q4-128"}
+    assert sizes["as-it-is"] == DIGITS.stat().st_size > 3 * sizes["int8"]
+    assert answer.candidates[0].quality == 0.995
+    assert answer.measure.quality == "accuracy"
+    assert answer.advice.fits
+    assert answer.advice.name == min(sizes, key=lambda name: sizes[name])
+    take(answer, tmp_path / "small.onnx")
+    assert (tmp_path / "small.onnx").stat().st_size == sizes[answer.advice.name]
+
+    said: list[str] = []
+    again = plan(question(tmp_path, model, examples, max_bytes=1000), said.append)
+    assert again.candidates == answer.candidates
+    assert not [word for word in said if word.endswith("begins")]
+    assert not again.advice.fits
+    assert "bytes of 1,000" in again.advice.why
+
+
+def test_a_plan_leaves_out_forms_of_no_use_and_measures_a_changed_model_anew(tmp_path: Path) -> None:
+    weights = {"one": np.ones((8, 8)), "two": np.eye(8)}
+    model = save_products(tmp_path / "model.onnx", 8, **weights)
+    requests = save_requests(tmp_path / "x.npz", x=np.eye(8, dtype=np.float32))
+    answer = plan(question(tmp_path, model, requests, max_loss=0.0), silent)
+    assert answer.left_out.keys() == {"int8", "q4-32", "q4-128"}
+    assert all("no weights" in why for why in answer.left_out.values())
+    assert (answer.advice.name, answer.measure.quality) == ("as-it-is", "cosine")
+    said: list[str] = []
+    save_products(model, 8, **weights | {"one": np.eye(8)})
+    plan(question(tmp_path, model, requests, max_loss=0.0), said.append)
+    assert "as-it-is, measuring: begins" in said

@@ -16,8 +16,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: make test i
 
 from atoll.compress.comparing import Difference  # noqa: E402
 from atoll.compress.drawing import COLUMNS, SIZE, draw_lines, draw_png, place_words  # noqa: E402
-from atoll.compress.plan import Question, plan, take  # noqa: E402
-from atoll.compress.planning import Candidate, Wishes, recommend  # noqa: E402
+from atoll.compress.plan import plan, take  # noqa: E402
+from atoll.compress.planning import Candidate, Question, Wishes, recommend  # noqa: E402
 from atoll.registry.formats.read import read_model  # noqa: E402
 from support.decoders import TEXT, save_decoder  # noqa: E402
 from support.fix_home import RUN_MAIN  # noqa: E402
@@ -85,7 +85,7 @@ def test_the_drawing_has_every_file_where_its_bytes_are_and_fits_a_terminal(tmp_
     start = lines[0].index("┤") + 1
     row = next(line for line in lines if "a" in line.partition("┤")[2])
     assert row.index("a", start) - start == COLUMNS
-    draw_png(twins, "q4_0", tmp_path / "plan.png")
+    draw_png(twins, "q4_0", tmp_path / "plan.png", "loss of perplexity")
     from PIL import Image
 
     with Image.open(tmp_path / "plan.png") as picture:

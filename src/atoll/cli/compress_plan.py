@@ -13,32 +13,37 @@ import typer
 from atoll.cli.home import HomeOption
 
 if TYPE_CHECKING:
-    from atoll.compress.plan import Answer
+    from atoll.compress.planning import Answer
 
 HERE = "here"
-TITLES = ("", "", "MB", "memory", "tokens/s", "perplexity", "loss", "95 %")
 
 
 def plan(
     model: Annotated[
-        str, typer.Argument(help="A folder with config.json and safetensors, hf:REPO or oci:REF.")
+        str, typer.Argument(help="A folder of safetensors, an ONNX file or folder, hf:REPO or oci:REF.")
     ],
     calibration: Annotated[
-        Path, typer.Option(metavar="FILE", help="A text like those that the model will see.")
+        Path, typer.Option(metavar="FILE", help="What the model will see: a text, or requests of ONNX.")
     ],
-    judge: Annotated[Path, typer.Option(metavar="FILE", help="Another text, to judge by.")],
+    judge: Annotated[
+        Path, typer.Option(metavar="FILE", help="Others, to judge by; requests may have labels.")
+    ],
     node: Annotated[
         str | None,
         typer.Option("--for", metavar="NODE", help="Memory is bounded: here, or what a node has free."),
     ] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="The file may not be larger.")] = None,
     max_loss: Annotated[
-        float | None, typer.Option(min=0, help="Perplexity may rise by this share, such as 0.01.")
+        float | None,
+        typer.Option(min=0, help="It may lose this share of perplexity; of ONNX, of accuracy or likeness."),
     ] = None,
     max_ms: Annotated[
-        float | None, typer.Option(metavar="MS", help="A token may take this long on this machine.")
+        float | None, typer.Option(metavar="MS", help="A token, or a call in ONNX, may take this long here.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, max=4096, help="Rows of the text to judge by.")] = 64,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=2, max=4096, help="Rows to judge by: 64, or 512 in ONNX, if not given."),
+    ] = None,
     calibration_rows: Annotated[int, typer.Option(min=1, max=4096, help="Rows of the calibration.")] = 128,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the recommended file goes.")
@@ -60,9 +65,9 @@ def plan(
         _check_time(max_ms, node)
     memory = None if node is None else _given_here(home) if node == HERE else _free_at(node, home)
     from atoll.compress.drawing import draw_lines, draw_png
-    from atoll.compress.plan import Question, take
     from atoll.compress.plan import plan as find
-    from atoll.compress.planning import Wishes
+    from atoll.compress.plan import take
+    from atoll.compress.planning import Question, Wishes
 
     wishes = Wishes(max_bytes, memory, max_loss, max_ms)
     with files_of(model, cache(), to_change=True) as files, telling() as say:
@@ -72,7 +77,7 @@ def plan(
     if output is not None and advice.fits:
         take(answer, output)
     if png is not None:
-        draw_png(answer.candidates, advice.name, png)
+        draw_png(answer.candidates, advice.name, png, f"loss, {answer.measure.quality}")
     if as_json:
         typer.echo(json.dumps(_as_json(answer, asdict(wishes)), indent=1))
     else:
@@ -137,13 +142,16 @@ def _print(answer: Answer, drawing: list[str]) -> None:
             f"{one.bytes / 1e6:.2f}",
             f"{one.resident_bytes / 1e6:.0f} MB",
             f"{one.per_second:,.0f}",
-            f"{one.perplexity:.3f}",
+            f"{one.quality:.4f}",
             f"{one.loss.middle:+.2%}",
             f"{one.loss.low:+.2%} to {one.loss.high:+.2%}",
         )
         for letter, one in lettered(answer.candidates)
     ]
-    print_table(TITLES, rows, TITLES[2:])
+    titles = ("", "", "MB", "memory", answer.measure.rate, answer.measure.quality, "loss", "95 %")
+    print_table(titles, rows, titles[2:])
+    for name, why in answer.left_out.items():
+        typer.echo(f"{name} was left out: {why}")
     typer.echo("\n" + "\n".join(drawing) + "\n")
     advice = answer.advice
     typer.echo(f"take {advice.name}: {advice.why}" if advice.fits else advice.why)
@@ -152,4 +160,10 @@ def _print(answer: Answer, drawing: list[str]) -> None:
 
 def _as_json(answer: Answer, wishes: dict[str, Any]) -> dict[str, Any]:
     found = [{**asdict(one), "file": str(answer.files[one.name])} for one in answer.candidates]
-    return {"wishes": wishes, "candidates": found, "recommended": asdict(answer.advice)}
+    return {
+        "wishes": wishes,
+        "quality": answer.measure.quality,
+        "candidates": found,
+        "left_out": dict(answer.left_out),
+        "recommended": asdict(answer.advice),
+    }

@@ -78,14 +78,17 @@ def _step(task: Task, source: Path, place: Path, say: Say) -> tuple[Path, dict[s
 def keep(
     place: Path, make: Callable[[Say], dict[str, Any]], say: Say, named: Path | None = None
 ) -> dict[str, Any]:
-    """What was made before is taken as it is: its facts are written last, beside it or under another name."""
+    """What was made before is taken as it is: its facts are written last.
+
+    Beside it; or under another name, where `make` only finds out something of what is there.
+    """
     told = (named or place).with_suffix(".json")
     if told.is_file() and place.exists():
         say("done before")
         found: dict[str, Any] = json.loads(told.read_text())
         return found
     say("begins")
-    if place.is_dir():  # whole, but its facts were not written any more
+    if named is None and place.is_dir():  # whole, but its facts were not written any more
         shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     found = make(say)

@@ -76,7 +76,7 @@ def draw_lines(candidates: Sequence[Candidate]) -> list[str]:
     return lines
 
 
-def draw_png(candidates: Sequence[Candidate], chosen: str, target: Path) -> None:
+def draw_png(candidates: Sequence[Candidate], chosen: str, target: Path, title: str) -> None:
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.new("RGB", SIZE, "white")
@@ -88,7 +88,7 @@ def draw_png(candidates: Sequence[Candidate], chosen: str, target: Path) -> None
         pen.line((left, y, right, y), GRID)
         pen.text((left - 8, y), f"{share**2 * most_lost(candidates):.2%}", TEXT, font, anchor="rm")
         pen.text((x, bottom + 8), f"{share * widest:.1f}", TEXT, font, anchor="mt")
-    pen.text((left, top - 22), "rise of perplexity, with its 95 % interval", TEXT, font, anchor="lm")
+    pen.text((left, top - 22), f"{title}, with its 95 % interval", TEXT, font, anchor="lm")
     pen.text(((left + right) / 2, bottom + 40), "MB", TEXT, font, anchor="mm")
     drawn = list(zip(place(candidates), candidates, strict=False))
     dots = [(left + spot.across * (right - left), bottom - spot.up * (bottom - top)) for spot, _ in drawn]

@@ -43,10 +43,10 @@ class Likeness:
 
 def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -> list[list[str]]:
     """The table at the end. DataError `budget-missed` where the result is not to be kept."""
-    budget.check_bytes(_size(made))
-    with _standing(source, made) as after:
+    budget.check_bytes(size_of(made))
+    with standing(source, made) as after:
         likeness = None if by is None else compare(source, after, by)
-        speeds = [_alone(file, say) for file in (source, after)]
+        speeds = [time_alone(file, say) for file in (source, after)]
     budget.check_memory(speeds[1].resident_bytes)
     budget.check_time(speeds[1].first_seconds * 1000)
     if budget.max_loss is not None:
@@ -58,7 +58,7 @@ def judge(source: Path, made: Path, by: Path | None, budget: Budget, say: Say) -
     return _table(source, made, speeds, likeness)
 
 
-def _alone(file: Path, say: Say) -> Speed:
+def time_alone(file: Path, say: Say) -> Speed:
     """In a process of its own, whose memory holds nothing of what was done before."""
     say(f"timing {file.name}")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as one:
@@ -71,20 +71,36 @@ def _time(file: Path) -> Speed:
 
 def compare(before: Path, after: Path, by: Path) -> Likeness:
     rows = read_rows(by, Model(before), ROWS)
-    first, second = (asyncio.run(_answers(file, rows)) for file in (before, after))
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    alike = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
-    right = None
+    first, second = (answers(file, rows) for file in (before, after))
+    cosines = alike(first, second)
+    accuracy = None
     if rows.labels:
-        labels = np.array(rows.labels)
-        if len(labels) != len(first) or labels.min() < 0 or labels.max() >= first.shape[1]:
-            raise DataError("measure-refused", "cannot judge: labels do not fit what the model answers")
-        right = tuple(float((one.argmax(axis=1) == labels).mean()) for one in (first, second))
-    return Likeness(float(alike.mean()), float(alike.min()), right)  # type: ignore[arg-type]
+        accuracy = float(rights(first, rows).mean()), float(rights(second, rows).mean())
+    return Likeness(float(cosines.mean()), float(cosines.min()), accuracy)
+
+
+def alike(first: Array, second: Array) -> Array:
+    """The cosine of what two models answer, row by row."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    found: Array = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return found
+
+
+def rights(scores: Array, rows: Rows) -> Array:
+    """Whether the class that a model holds likeliest is the label, row by row."""
+    labels = np.array(rows.labels)
+    if len(labels) != len(scores) or labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise DataError("measure-refused", "cannot judge: labels do not fit what the model answers")
+    found: Array = scores.argmax(axis=1) == labels
+    return found
+
+
+def answers(file: Path, rows: Rows) -> Array:
+    """A row for each text or row of a request."""
+    return asyncio.run(_answers(file, rows))
 
 
 async def _answers(file: Path, rows: Rows) -> Array:
-    """A row for each text or row of a request."""
     async with opened(file) as (runtime, _):
         if rows.texts:
             texts = rows.texts
@@ -103,7 +119,7 @@ def _scores(answer: dict[str, Array]) -> Array:
 
 
 @contextmanager
-def _standing(source: Path, made: Path) -> Iterator[Path]:
+def standing(source: Path, made: Path) -> Iterator[Path]:
     """The result beside what the source has beside it: a tokenizer, most of all."""
     if made.is_dir():
         yield made
@@ -122,15 +138,16 @@ def _table(source: Path, made: Path, speeds: list[Speed], likeness: Likeness | N
         if number and likeness is not None:
             alike = [f"{likeness.mean:.4f}", f"{likeness.lowest:.4f}"]
         speed = speeds[number]
-        costs = [f"{_size(file) / 1e6:.2f}", f"{speed.resident_bytes / 1e6:.1f} MB"]
+        costs = [f"{size_of(file) / 1e6:.2f}", f"{speed.resident_bytes / 1e6:.1f} MB"]
         costs.append(f"{speed.first_seconds * 1000:.2f}")
         rows.append([name, *costs, *alike, f"{accuracy[number]:.2%}" if accuracy else ""])
     return rows
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     if path.is_file():
-        return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*") if one.is_file())
+        beside = path.parent.glob(f"{path.name}*")  # weights may lie there, and what a plan found out
+        return sum(one.stat().st_size for one in beside if one.is_file() and one.suffix != ".json")
     return sum(
         one.stat().st_size for one in path.iterdir() if one.suffix in (".onnx", ".safetensors", ".data")
     )

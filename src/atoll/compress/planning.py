@@ -6,10 +6,27 @@ A loss whose interval holds nothing counts as none, so that nobody pays bytes fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from atoll.compress.comparing import Difference
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a model's quality is counted in, and how its loss and its time are said."""
+
+    quality: str
+    rate: str
+    lost: str
+    of: str
+    each: str
+
+
+PERPLEXITY = Measure("perplexity", "tokens/s", "its perplexity rises by", "of perplexity", "a token")
+ACCURACY = Measure("accuracy", "calls/s", "it loses in accuracy", "loss of accuracy", "a call")
+LIKENESS = Measure("cosine", "calls/s", "it loses in likeness", "loss of likeness", "a call")
 
 
 @dataclass(frozen=True)
@@ -20,9 +37,9 @@ class Candidate:
     bytes: int
     resident_bytes: int
     needs_bytes: int  # of memory, as a node counts before it takes a model
-    per_second: float  # tokens
-    perplexity: float
-    loss: Difference  # of perplexity, as a share of that in 16 bits
+    per_second: float  # tokens, or calls
+    quality: float
+    loss: Difference  # of perplexity a share of what it was; else how much less
 
     @property
     def ms(self) -> float:
@@ -38,7 +55,18 @@ class Wishes:
     max_bytes: int | None = None
     max_memory: int | None = None
     max_loss: float | None = None
-    max_ms: float | None = None  # for a token
+    max_ms: float | None = None  # for a token, or a call
+
+
+@dataclass(frozen=True)
+class Question:
+    model: Path
+    calibration: Path
+    judge: Path
+    wishes: Wishes
+    place: Path  # of the folder where what is made is kept
+    calibration_rows: int = 128
+    judge_rows: int | None = None  # by default as many as its kind of model needs
 
 
 @dataclass(frozen=True)
@@ -48,21 +76,31 @@ class Advice:
     why: str
 
 
-def recommend(candidates: Sequence[Candidate], wishes: Wishes) -> Advice:
-    fitting = [one for one in candidates if not list(_missed(one, wishes))]
+@dataclass(frozen=True)
+class Answer:
+    measure: Measure
+    candidates: tuple[Candidate, ...]
+    files: Mapping[str, Path]
+    advice: Advice
+    left_out: Mapping[str, str]  # forms that the model has no use for, and why
+
+
+def recommend(candidates: Sequence[Candidate], wishes: Wishes, measure: Measure = PERPLEXITY) -> Advice:
+    missed = {one.name: list(_missed(one, wishes, measure)) for one in candidates}
+    fitting = [one for one in candidates if not missed[one.name]]
     if not fitting:
-        nearest = min(candidates, key=lambda one: (max(over for over, _ in _missed(one, wishes)), one.bytes))
-        missed = ", and ".join(word for _, word in _missed(nearest, wishes))
-        return Advice(nearest.name, False, f"nothing fits; {nearest.name} comes nearest: {missed}")
+        nearest = min(candidates, key=lambda one: (max(over for over, _ in missed[one.name]), one.bytes))
+        words = ", and ".join(word for _, word in missed[nearest.name])
+        return Advice(nearest.name, False, f"nothing fits; {nearest.name} comes nearest: {words}")
     among = f"{len(fitting)} of {len(candidates)} fit"
     if wishes.max_loss is not None:
         chosen = min(fitting, key=lambda one: (one.bytes, one.lost))
-        return Advice(chosen.name, True, f"{among}, and this one is the smallest: {_said(chosen)}")
+        return Advice(chosen.name, True, f"{among}, and this one is the smallest: {_said(chosen, measure)}")
     chosen = min(fitting, key=lambda one: (one.lost, one.bytes))
-    return Advice(chosen.name, True, f"{among}, and this one loses least: {_said(chosen)}")
+    return Advice(chosen.name, True, f"{among}, and this one loses least: {_said(chosen, measure)}")
 
 
-def _missed(one: Candidate, wishes: Wishes) -> Iterator[tuple[float, str]]:
+def _missed(one: Candidate, wishes: Wishes, measure: Measure) -> Iterator[tuple[float, str]]:
     """How many times too much it is, and in words."""
     if wishes.max_bytes is not None and one.bytes > wishes.max_bytes:
         yield one.bytes / wishes.max_bytes, f"it has {one.bytes:,} bytes of {wishes.max_bytes:,}"
@@ -73,12 +111,12 @@ def _missed(one: Candidate, wishes: Wishes) -> Iterator[tuple[float, str]]:
             f"it needs {needed:,} bytes of memory of {wishes.max_memory:,}",
         )
     if wishes.max_ms is not None and one.ms > wishes.max_ms:
-        yield one.ms / wishes.max_ms, f"it takes {one.ms:.2f} ms a token of {wishes.max_ms:g}"
+        yield one.ms / wishes.max_ms, f"it takes {one.ms:.2f} ms {measure.each} of {wishes.max_ms:g}"
     if wishes.max_loss is not None and one.lost > wishes.max_loss:
         over = (1 + one.lost) / (1 + wishes.max_loss)
-        yield over, f"its perplexity rises by {one.lost:.2%} of {wishes.max_loss:.2%}"
+        yield over, f"{measure.lost} {one.lost:.2%} of {wishes.max_loss:.2%}"
 
 
-def _said(one: Candidate) -> str:
+def _said(one: Candidate, measure: Measure) -> str:
     luck = "" if one.loss.is_certain else ", no more than luck"
-    return f"{one.loss.middle:+.2%} of perplexity ({one.loss.low:+.2%} to {one.loss.high:+.2%}{luck})"
+    return f"{one.loss.middle:+.2%} {measure.of} ({one.loss.low:+.2%} to {one.loss.high:+.2%}{luck})"
