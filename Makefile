@@ -8,7 +8,8 @@ READY := .venv/.made-from-lock
 PRESS := .venv/.made-for-compress
 BIN := .venv/bin
 ARGS ?=
-WORKERS ?= auto
+# One more than there are cores: nodes that wait for each other leave some of the time free.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 EXAMPLES ?= 2000
 FAULTS ?= 200
 NODES ?= 30

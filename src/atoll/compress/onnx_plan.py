@@ -1,4 +1,4 @@
-"""The forms of a model in ONNX that a plan makes, and how each is measured against the model as it is.
+"""The forms of a model in ONNX or an encoder that a plan makes, each measured against the model as it is.
 
 By accuracy where the requests to judge by have labels, else by likeness: the cosine of both answers.
 """

@@ -21,10 +21,11 @@ from atoll.compress.recipe import Task
 from atoll.compress.shop import Shop
 from atoll.compress.speed import Speed
 from atoll.compress.steps import Say, require
-from atoll.domain.errors import DataError
+from atoll.domain.errors import AtollError, DataError
 from atoll.registry.adding import estimate_memory
 from atoll.registry.formats.read import read_model
 from atoll.runtimes.onnx.source import is_onnx
+from atoll.training.folder import is_encoder
 
 SEED = 7
 FEWER = 0.85  # of q4_0's bytes, for one mix below it
@@ -32,7 +33,7 @@ BASE = "f16"
 
 
 def plan(question: Question, say: Say) -> Answer:
-    if is_onnx(question.model):
+    if _answers_in_tensors(question.model):
         from atoll.compress.onnx_plan import plan as plan_onnx
 
         return plan_onnx(question, say)
@@ -49,6 +50,13 @@ def plan(question: Question, say: Say) -> Answer:
     candidates = tuple(sorted(_measured(shop, files, question), key=lambda one: -one.bytes))
     shop.sweep()
     return Answer(PERPLEXITY, candidates, files, recommend(candidates, question.wishes), {})
+
+
+def _answers_in_tensors(model: Path) -> bool:
+    try:
+        return is_onnx(model) or is_encoder(model)
+    except AtollError:
+        return False  # what it is instead is said where it is read
 
 
 def take(answer: Answer, output: Path) -> None:
