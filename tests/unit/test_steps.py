@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from atoll.data.replication.steps import PeerSide, Step, Subscription, choose_step
@@ -10,6 +12,7 @@ HERE = "host=/run port=2"
 GOOD = Subscription(2, is_enabled=True, conninfo=HERE, is_copied=True, is_running=True)
 COPYING = Subscription(2, is_enabled=True, conninfo=HERE, is_copied=False, is_running=True)
 OFF = Subscription(2, is_enabled=False, conninfo=HERE, is_copied=True, is_running=False)
+HALF_DROPPED = replace(OFF, has_slot=False)
 MOVED = Subscription(2, is_enabled=True, conninfo="host=/old port=2", is_copied=True, is_running=False)
 KEPT = PeerSide("kept", missed=False)
 NONE = PeerSide("none", missed=False)
@@ -33,6 +36,7 @@ MISSED = PeerSide("kept", missed=True)
         pytest.param(True, GOOD, MISSED, Step.SEED, id="changes that were missed are asked for as a copy"),
         pytest.param(True, COPYING, MISSED, Step.NONE, id="a copy waits for the first one to end"),
         pytest.param(True, OFF, None, Step.ENABLE, id="what somebody switched off is switched on"),
+        pytest.param(True, HALF_DROPPED, None, Step.DROP, id="a drop that was broken off is ended"),
         pytest.param(True, MOVED, None, Step.REDIRECT, id="a moved home is dialled at its new place"),
         pytest.param(False, GOOD, None, Step.DROP, id="nothing is received from one who is no member"),
         pytest.param(False, None, None, Step.NONE, id="nothing is left of one who is no member"),

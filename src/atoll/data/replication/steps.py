@@ -32,6 +32,8 @@ class Subscription:
     is_copied: bool
     """The first copy of the peer's change log is done."""
     is_running: bool
+    has_slot: bool = True
+    """Without one a drop was broken off in the middle: nothing can be made of it any more."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def choose_step(*, is_member: bool, conninfo: str, have: Subscription | None, to
     """The next step towards receiving from a peer. `told` is None while there is no link."""
     if not is_member:
         return Step.DROP if have else Step.NONE
+    if have is not None and not have.has_slot:
+        return Step.DROP
     if have is not None and have.conninfo != conninfo:
         return Step.REDIRECT
     if have is not None and not have.is_enabled:
