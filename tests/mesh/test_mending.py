@@ -124,6 +124,10 @@ async def test_a_subscription_that_somebody_broke_is_mended(mesh: Mesh) -> None:
                 "alter subscription atoll_from_1 set (slot_name = none)",
                 "drop subscription atoll_from_1",
             ],
+            [
+                "alter subscription atoll_from_1 disable",
+                "alter subscription atoll_from_1 set (slot_name = none)",
+            ],
             ["alter subscription atoll_from_1 connection 'host=/nowhere dbname=atoll'"],
         ):
             await load.written(15)

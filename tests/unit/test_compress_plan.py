@@ -85,7 +85,7 @@ def test_the_drawing_has_every_file_where_its_bytes_are_and_fits_a_terminal(tmp_
     start = lines[0].index("┤") + 1
     row = next(line for line in lines if "a" in line.partition("┤")[2])
     assert row.index("a", start) - start == COLUMNS
-    draw_png(twins, "q4_0", tmp_path / "plan.png", "loss of perplexity")
+    draw_png(twins, "q4_0", tmp_path / "plan.png", "rise of perplexity")
     from PIL import Image
 
     with Image.open(tmp_path / "plan.png") as picture:

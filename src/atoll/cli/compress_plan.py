@@ -77,7 +77,7 @@ def plan(
     if output is not None and advice.fits:
         take(answer, output)
     if png is not None:
-        draw_png(answer.candidates, advice.name, png, f"loss, {answer.measure.quality}")
+        draw_png(answer.candidates, advice.name, png, answer.measure.loss)
     if as_json:
         typer.echo(json.dumps(_as_json(answer, asdict(wishes)), indent=1))
     else:
@@ -148,7 +148,8 @@ def _print(answer: Answer, drawing: list[str]) -> None:
         )
         for letter, one in lettered(answer.candidates)
     ]
-    titles = ("", "", "MB", "memory", answer.measure.rate, answer.measure.quality, "loss", "95 %")
+    measure = answer.measure
+    titles = ("", "", "MB", "memory", f"{measure.timed}s/s", measure.quality, "loss", "95 %")
     print_table(titles, rows, titles[2:])
     for name, why in answer.left_out.items():
         typer.echo(f"{name} was left out: {why}")

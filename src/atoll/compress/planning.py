@@ -15,18 +15,16 @@ from atoll.compress.comparing import Difference
 
 @dataclass(frozen=True)
 class Measure:
-    """What a model's quality is counted in, and how its loss and its time are said."""
+    """What a model's quality is counted in, what a loss of it is called, and what is timed."""
 
     quality: str
-    rate: str
-    lost: str
-    of: str
-    each: str
+    loss: str
+    timed: str
 
 
-PERPLEXITY = Measure("perplexity", "tokens/s", "its perplexity rises by", "of perplexity", "a token")
-ACCURACY = Measure("accuracy", "calls/s", "it loses in accuracy", "loss of accuracy", "a call")
-LIKENESS = Measure("cosine", "calls/s", "it loses in likeness", "loss of likeness", "a call")
+PERPLEXITY = Measure("perplexity", "rise of perplexity", "token")
+ACCURACY = Measure("accuracy", "loss of accuracy", "call")
+LIKENESS = Measure("cosine", "loss of likeness", "call")
 
 
 @dataclass(frozen=True)
@@ -111,12 +109,12 @@ def _missed(one: Candidate, wishes: Wishes, measure: Measure) -> Iterator[tuple[
             f"it needs {needed:,} bytes of memory of {wishes.max_memory:,}",
         )
     if wishes.max_ms is not None and one.ms > wishes.max_ms:
-        yield one.ms / wishes.max_ms, f"it takes {one.ms:.2f} ms {measure.each} of {wishes.max_ms:g}"
+        yield one.ms / wishes.max_ms, f"it takes {one.ms:.2f} ms a {measure.timed} of {wishes.max_ms:g}"
     if wishes.max_loss is not None and one.lost > wishes.max_loss:
         over = (1 + one.lost) / (1 + wishes.max_loss)
-        yield over, f"{measure.lost} {one.lost:.2%} of {wishes.max_loss:.2%}"
+        yield over, f"its {measure.loss} is {one.lost:.2%} of {wishes.max_loss:.2%}"
 
 
 def _said(one: Candidate, measure: Measure) -> str:
     luck = "" if one.loss.is_certain else ", no more than luck"
-    return f"{one.loss.middle:+.2%} {measure.of} ({one.loss.low:+.2%} to {one.loss.high:+.2%}{luck})"
+    return f"{one.loss.middle:+.2%} {measure.loss} ({one.loss.low:+.2%} to {one.loss.high:+.2%}{luck})"
