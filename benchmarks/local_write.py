@@ -1,7 +1,7 @@
 """What does sharing a table cost the statements that write it, before anything is replicated?
 
-The same statements on the same server on a table that is not shared, on one that is shared with merging, and
-on one that is shared as append; they take turns.
+The same statements on the same server on a table that is not shared, on one that is shared with merging, on
+one whose rows also say by a column how far they may go, and on one that is shared as append; they take turns.
 
     python benchmarks/local_write.py [--rounds 3] [--rows 100000] [--transactions 4000] [--postgres 18]
 """
@@ -18,7 +18,8 @@ from support import report
 from support.servers import Server, make_atoll, script, servers
 
 TABLE = "(id bigint primary key, a text, b int, c float8, d timestamptz default now())"
-PLAIN, MERGE, APPEND = "plain", "shared", "facts"
+PLAIN, MERGE, SCOPED, APPEND = "plain", "shared", "scoped", "facts"
+KINDS = {MERGE: "merge", SCOPED: "scoped", APPEND: "append"}
 SEEDED_ROWS = 20_000
 CLIENTS = 4
 
@@ -48,13 +49,16 @@ async def prepare(server: Server) -> None:
     await make_atoll(server)
     for table in (PLAIN, MERGE, APPEND):
         await server.run("atoll", f"create table {table} {TABLE}")
+    scoped = f"(like {PLAIN} including all, place text default 'global')"
+    await server.run("atoll", f"create table {SCOPED} {scoped}")
     await server.run(
         "atoll",
         "create sequence s",
         f"select atoll.share('{MERGE}')",
+        f"select atoll.share('{SCOPED}', scope_column => 'place')",
         f"select atoll.share('{APPEND}', kind => 'append')",
     )
-    for table in (PLAIN, MERGE):
+    for table in (PLAIN, MERGE, SCOPED):
         rows = f"select g, 'some text', 5, 1.5 from generate_series(1, {SEEDED_ROWS}) g"
         await server.run("atoll", f"insert into {table} (id, a, b, c) {rows}")
     await server.run("atoll", f"select setval('s', {SEEDED_ROWS})", "analyze")
@@ -73,7 +77,7 @@ async def measure(rounds: int, rows: int, transactions: int, seed: int, major: i
         seconds: dict[tuple[str, str], list[float]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for turn in range(rounds + 1):
-                for table in (PLAIN, MERGE, APPEND):
+                for table in (PLAIN, *KINDS):
                     for name, text in one_row_scripts(table).items():
                         arguments = ["--client", str(CLIENTS), "--jobs", "2", "--random-seed", str(seed)]
                         arguments += ["--transactions", str(transactions // CLIENTS)]
@@ -94,7 +98,7 @@ async def measure(rounds: int, rows: int, transactions: int, seed: int, major: i
                 ratio = statistics.median(p / f for p, f in zip(plain, found, strict=True))
                 added = (statistics.median(found) - statistics.median(plain)) / count * 1e6
                 print(
-                    f"{name:<15} {'append' if table == APPEND else 'merge':<7} "
+                    f"{name:<15} {KINDS[table]:<7} "
                     f"plain {report.spread([count / s for s in plain]):>26}/s  "
                     f"shared {report.spread([count / s for s in found]):>26}/s  "
                     f"ratio {ratio:.2f}  adds {added:.1f} us"
