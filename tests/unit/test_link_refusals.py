@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
+import resource
+import socket
 import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -297,6 +301,34 @@ async def test_whoever_says_nothing_is_let_go_and_a_crowd_is_kept_out(shore: Sho
     await eventually(lambda: one.refusals() == {"crowded": 3, "deadline": 3}, "counting")
     two = await shore.links(2)
     await connect(one, two)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_listener_that_stops_drops_no_connection_it_has_just_taken(shore: Shore, turns: int) -> None:
+    one = await shore.links(1)
+    gc.collect()
+    with socket.create_connection(("127.0.0.1", one.port)) as visitor:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await one.stop()
+        # What nobody closed is collected now, and its warning fails the test.
+        gc.collect()
+        visitor.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert visitor.recv(1) == b""
+
+
+async def test_a_listener_outlives_a_lack_of_file_descriptors(shore: Shore) -> None:
+    one, two = await shore.links(1), await shore.links(2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as visitor:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            visitor.connect(("127.0.0.1", one.port))
+            await eventually(lambda: one.refusals().get("accept-failed"), "refusal")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await connect(one, two)
 
 
 async def test_a_port_in_use_is_said_clearly(shore: Shore) -> None:

@@ -51,7 +51,7 @@ class Listener:
         self._context = make_server_context(identity)
         self._socket: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._accepting: asyncio.Task[None] | None = None
+        self._pause: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
@@ -73,34 +73,46 @@ class Listener:
         # asyncio does this for sockets that it has made itself; without it, small answers wait 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept(self._socket), name="link listener")
+        self._listen(self._socket)
 
     async def stop(self) -> None:
-        tasks = [task for task in (self._accepting, *self._tasks) if task is not None]
-        for task in tasks:
+        listening, self._socket = self._socket, None
+        if listening is None:
+            return
+        if self._pause is not None:
+            self._pause.cancel()
+        asyncio.get_running_loop().remove_reader(listening)
+        listening.close()
+        # A task that is cancelled before its first step would never close the connection it was made for.
+        await asyncio.sleep(0)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, listening: socket.socket) -> None:
+    def _listen(self, listening: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Called by the loop, so that no cancellation can lose a connection between here and its task."""
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, address = await loop.sock_accept(listening)
-            except OSError as error:
-                # Out of file descriptors, or the caller hung up already: neither ends the listener.
-                self._refusals.refuse("accept-failed", "a connection", str(error))
-                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-                continue
-            who = f"{address[0]}:{address[1]}"
-            if len(self._tasks) >= self._settings.strangers_max:
-                self._refusals.refuse("crowded", who, "too many connections wait to be greeted")
-                accepted.close()
-                continue
-            task = asyncio.create_task(self._receive(accepted, who), name=f"greet {who}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        try:
+            accepted, address = listening.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # Out of file descriptors, or the caller hung up already: neither ends the listener.
+            self._refusals.refuse("accept-failed", "a connection", str(error))
+            loop.remove_reader(listening)
+            self._pause = loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen, listening)
+            return
+        who = f"{address[0]}:{address[1]}"
+        if len(self._tasks) >= self._settings.strangers_max:
+            self._refusals.refuse("crowded", who, "too many connections wait to be greeted")
+            accepted.close()
+            return
+        task = loop.create_task(self._receive(accepted, who), name=f"greet {who}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _receive(self, accepted: socket.socket, who: str) -> None:
         """Everything up to the greeting happens under one deadline; failures are counted, never raised."""
