@@ -9,7 +9,7 @@ from dataclasses import replace
 from atoll.domain.errors import ConfigError, LinkError
 from atoll.router.breaker import Breaker
 from atoll.router.feel import PLACES_MAX, Feels
-from atoll.router.place import Kind, Place
+from atoll.router.place import Feel, Kind, Place
 from atoll.router.prefix import Mark, Warmth, share_read
 
 RoundTrip = Callable[[int], float | None]
@@ -25,13 +25,12 @@ class Course:
 
     def known(self, place: Place) -> Place:
         """The place with what was learned of it."""
-        now = self.clock()
-        feel = self._feels.of(place.key, now, self._trip(place), place.feel.queue)
-        if feel.tokens_per_second is None and place.feel.tokens_per_second is not None:
-            feel = replace(feel, tokens_per_second=place.feel.tokens_per_second)
-        feel = replace(feel, warm=self._warmth.of(place.key, now))
-        breaker = self._breakers.get(place.key)
-        return replace(place, feel=feel, is_up=place.is_up and (breaker is None or breaker.lets_in(now)))
+        now, key, feel = self.clock(), place.key, place.feel
+        warm = self._warmth.of(key, now)
+        said = Feel(self._trip(place), feel.queue, feel.tokens_per_second, warm=warm)
+        breaker = self._breakers.get(key)
+        is_up = place.is_up and (breaker is None or breaker.lets_in(now))
+        return replace(place, feel=self._feels.of(key, now, said), is_up=is_up)
 
     def begun(self, place: Place) -> None:
         self._set(place, self._of(place).begun(self.clock()))

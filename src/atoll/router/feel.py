@@ -32,13 +32,20 @@ class Feels:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def of(self, key: Hashable, now: float, round_trip: float | None, queue: int | None) -> Feel:
-        """With the round trip and the queue that are known otherwise."""
+    def of(self, key: Hashable, now: float, said: Feel) -> Feel:
+        """With what is known otherwise: of the way and the queue it knows better, of the rate only at first."""
         kept = self._kept.get(key)
         if kept is None or now - kept.at > FORGOTTEN_SECONDS:
-            return Feel(round_trip, queue)
-        known = kept.round_trip if round_trip is None else round_trip
-        return Feel(known, queue, kept.rate, kept.prefill, kept.first)
+            return said
+        trip, rate = said.round_trip_seconds, said.tokens_per_second
+        return Feel(
+            kept.round_trip if trip is None else trip,
+            said.queue,
+            rate if kept.rate is None else kept.rate,
+            kept.prefill,
+            kept.first,
+            said.warm,
+        )
 
     def began(self, key: Hashable, now: float, seconds: float, tokens_in: int, trip: float | None) -> None:
         """The first word came; what the way takes is part of it where it is not known."""

@@ -32,14 +32,14 @@ class Terms:
 
 
 TermsOf = Callable[[str], Terms]
+WordOf = Callable[[str], Word | None]
 
 
-def own_places(me: Me, words: Iterable[Word], terms_of: TermsOf, route: Route) -> Iterator[Place]:
-    by_name = {word.model: word for word in words}
+def own_places(me: Me, word_of: WordOf, terms_of: TermsOf, route: Route) -> Iterator[Place]:
     for kind in (Kind.HERE, Kind.CLOUD):
         for named in route.models.get(kind, ()):
             base, _, adapter = named.partition(":")
-            word = by_name.get(base)
+            word = word_of(base)
             is_cloud = kind is Kind.CLOUD
             if word is None or (word.variant == UPSTREAM) is not is_cloud:
                 continue

@@ -205,23 +205,24 @@ class Router:
         """May a model of this node be asked without a route? All the scopes that go along."""
         base, key = asking.split(model)[0], find_key(self._keys, caller)
         scopes = frozenset(scopes) | self.scopes_of_key(caller)
-        for word in self._serving.models():
-            if word.model == base and word.variant == UPSTREAM:
-                region = self._terms_of(base).region
-                kept = [scope for scope in sorted(scopes) if scope not in (GLOBAL, f"{REGION}{region}")]
-                if kept:
-                    raise PolicyDenied(
-                        "no-place",
-                        f'cannot send what has scope {kept[0]} to model "{model}": it is somebody else\'s',
-                        hint="Ask a model of this node, or a route that leads to one.",
-                    )
-                if key is not None and self._pays_for_clouds(key.budget):
-                    raise PolicyDenied(
-                        "no-place",
-                        f'cannot ask model "{model}" by its name: key "{key.name}" has a budget',
-                        detail="It pays for what a route leads to.",
-                        hint=f"Ask a route that leads there: atoll route set NAME --model cloud={model}",
-                    )
+        word = self._serving.word(base)
+        if word is None or word.variant != UPSTREAM:
+            return scopes
+        region = self._terms_of(base).region
+        kept = [scope for scope in sorted(scopes) if scope not in (GLOBAL, f"{REGION}{region}")]
+        if kept:
+            raise PolicyDenied(
+                "no-place",
+                f'cannot send what has scope {kept[0]} to model "{model}": it is somebody else\'s',
+                hint="Ask a model of this node, or a route that leads to one.",
+            )
+        if key is not None and self._pays_for_clouds(key.budget):
+            raise PolicyDenied(
+                "no-place",
+                f'cannot ask model "{model}" by its name: key "{key.name}" has a budget',
+                detail="It pays for what a route leads to.",
+                hint=f"Ask a route that leads there: atoll route set NAME --model cloud={model}",
+            )
         return scopes
 
     def encoder_check(self, caller: object, scopes: Collection[str] = ()) -> Callable[[str], object]:
@@ -315,7 +316,7 @@ class Router:
         return route
 
     def _look(self, asked: Asked, route: Route) -> list[Place]:
-        found = list(own_places(self._me, self._serving.models(), self._terms_of, route))
+        found = list(own_places(self._me, self._serving.word, self._terms_of, route))
         if self._peers is not None:
             found += peer_places(self._peers.offers(), route)
         known = [self._course.known(place) for place in found]

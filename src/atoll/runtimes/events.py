@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
+DONE = "[DONE]"
 _END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 
@@ -67,6 +68,8 @@ def content(event: bytes) -> dict[str, Any] | None:
     import orjson
 
     text = data(event)
+    if text == DONE:
+        return None
     try:
         found = orjson.loads(text)
     except ValueError:

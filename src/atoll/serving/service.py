@@ -60,21 +60,24 @@ class Serving:
 
     def models(self) -> list[Word]:
         """Every model that this node is to have."""
-        return [
-            Word(
-                berth.model,
-                berth.wanted.version,
-                berth.wanted.variant,
-                berth.state,
-                berth.asking,
-                str(berth.problem) if berth.problem is not None else None,
-                berth.loaded.facts if berth.loaded is not None else berth.wanted.said,
-                berth.wanted.adapters,
-                berth.loaded.wanted.adapters if berth.loaded is not None else {},
-            )
-            for berth in self._berths.values()
-            if berth.wanted is not None
-        ]
+        return [word for name in self._berths if (word := self.word(name)) is not None]
+
+    def word(self, model: str) -> Word | None:
+        """One of them."""
+        berth = self._berths.get(model)
+        if berth is None or berth.wanted is None:
+            return None
+        return Word(
+            berth.model,
+            berth.wanted.version,
+            berth.wanted.variant,
+            berth.state,
+            berth.asking,
+            str(berth.problem) if berth.problem is not None else None,
+            berth.loaded.facts if berth.loaded is not None else berth.wanted.said,
+            berth.wanted.adapters,
+            berth.loaded.wanted.adapters if berth.loaded is not None else {},
+        )
 
     def taken_bytes(self) -> int:
         """Of memory, by what is loaded or being loaded, and by what other nodes have borrowed."""
