@@ -303,12 +303,13 @@ def test_what_was_measured_is_bounded_and_forgotten() -> None:
         feels.began(number, 0.0, 0.5, 100, 0.1)
     assert len(feels) == PLACES_MAX
     last = PLACES_MAX + 49
-    assert feels.of(last, 1.0, 0.1, 2) == Feel(0.1, 2, None, 250.0, 0.4)
+    said = Feel(0.1, 2, 20.0, warm=frozenset({7}))
+    assert feels.of(last, 1.0, said) == Feel(0.1, 2, 20.0, 250.0, 0.4, frozenset({7}))
     feels.ended(last, 1.0, 100, 2.0)
-    assert feels.of(last, 1.0, 0.1, 2).tokens_per_second == 50.0
-    assert feels.of(last, 2 + FORGOTTEN_SECONDS, 0.1, 2) == Feel(0.1, 2)
+    assert feels.of(last, 1.0, said).tokens_per_second == 50.0
+    assert feels.of(last, 2 + FORGOTTEN_SECONDS, said) == said
     feels.began("far", 0.0, 0.4, 100, None)
-    assert feels.of("far", 1.0, None, None).round_trip_seconds == 0.4
+    assert feels.of("far", 1.0, Feel()).round_trip_seconds == 0.4
 
 
 def talk(*texts: str) -> tuple[tuple[int, int], ...]:
