@@ -33,7 +33,7 @@ class Feels:
         return len(self._kept)
 
     def of(self, key: Hashable, now: float, said: Feel) -> Feel:
-        """With what is known otherwise: of the way and the queue it knows better, of the rate only at first."""
+        """With what is said of it: of the way and the queue that counts, of the rate only at first."""
         kept = self._kept.get(key)
         if kept is None or now - kept.at > FORGOTTEN_SECONDS:
             return said
