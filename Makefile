@@ -6,6 +6,8 @@ SHELL := /bin/bash
 LOCK := requirements/dev.lock
 READY := .venv/.made-from-lock
 PRESS := .venv/.made-for-compress
+BENCH := .venv/.made-for-bench
+SHOAL := build/models/shoal/shoal/model.safetensors
 BIN := .venv/bin
 ARGS ?=
 # One more than there are cores: nodes that wait for each other leave some of the time free.
@@ -34,7 +36,7 @@ help:
 	@echo "make soak     a hub and three edges under load and faults for an hour, bounds asserted: SECONDS=3600"
 	@echo "make fleet    thirty real nodes on this machine, one hub killed: some minutes, 4 GB of memory: NODES=30"
 	@echo "make simulate a thousand nodes, simulated: calm, and with failures"
-	@echo "make bench    the benchmarks"
+	@echo "make bench    the benchmarks, all of them: hours, on a machine that does nothing else"
 	@echo "make models   train the models that come with the package anew: an hour, in an environment of its own"
 	@echo "make lock     choose dependencies anew and write $(LOCK)"
 
@@ -105,8 +107,20 @@ fleet: $(READY)
 simulate: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.run $(ARGS)
 
-bench: $(READY)
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+# A benchmark that fails does not keep the others from being run.
+bench: $(READY) $(PRESS) $(BENCH) $(SHOAL)
+	@failed=""; for file in benchmarks/[a-z]*.py; do \
+		echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; echo; \
+	done; if [ -n "$$failed" ]; then echo "error: these failed:$$failed" >&2; exit 1; fi
+
+$(BENCH): requirements/bench.in $(READY)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --root-user-action=ignore -r $<
+	@cp $< $@
+
+# The model that compressing and training are measured on: not long trained, which is enough to compare.
+$(SHOAL): | $(PRESS)
+	@echo "training a small model to measure on (once, some minutes)" >&2
+	@$(BIN)/python examples/models/shoal/train.py --steps 300
 
 TRAIN := build/train
 PIP := $(TRAIN)/bin/python -m pip --disable-pip-version-check install --quiet --root-user-action=ignore
