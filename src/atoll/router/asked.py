@@ -122,8 +122,8 @@ def weigh(body: Any) -> tuple[int, int]:
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
-            size += len(one.encode(errors="replace"))
-        elif isinstance(one, Mapping):
+            size += len(one) if one.isascii() else len(one.encode(errors="replace"))
+        elif isinstance(one, dict):
             images += one.get("type") in ("image_url", "input_image", "image")
             waiting += [value for name, value in one.items() if name not in OPAQUE]
         elif isinstance(one, list | tuple):
@@ -156,6 +156,8 @@ def _limit(body: Mapping[str, Any]) -> int | None:
 
 
 def _hints(provider: Any, place: str | None) -> Hints:
+    if provider is None and place is None:
+        return NO_HINTS
     told = {} if provider is None else provider
     if not isinstance(told, Mapping):
         raise _malformed("provider is not an object")

@@ -36,10 +36,10 @@ class Breaker:
 
     def came(self) -> Breaker:
         """It has begun to answer, so others may come; a break before the end is one failure more."""
-        return Breaker(min(self.failures, FAILURES_MAX - 1))
+        return Breaker(min(self.failures, FAILURES_MAX - 1)) if self.failures else CALM
 
     def succeeded(self) -> Breaker:
-        return Breaker()
+        return CALM
 
     def failed(self, now: float) -> Breaker:
         failures = self.failures + 1
@@ -55,3 +55,6 @@ class Breaker:
     def left(self) -> Breaker:
         """Whoever tried went away before anything was known."""
         return replace(self, trying_until=0.0)
+
+
+CALM = Breaker()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -156,7 +156,7 @@ class Chain(Generic[T]):
         try:
             async with AsyncExitStack() as stack:
                 try:
-                    async with asyncio.timeout(self._patience(left, has_others)):
+                    async with self._patience(left, has_others):
                         found = await stack.enter_async_context(self._open_at(place, left))
                 except TimeoutError:
                     raise LinkError("runtime-slow", "could not begin in time") from None
@@ -177,11 +177,12 @@ class Chain(Generic[T]):
                 one.settle(0 if found is None and not _may_be_billed(problem) else one.cost)
             course.over(place, problem)
 
-    def _patience(self, left: float, has_others: bool) -> float:
-        """Seconds until the first word; where another place could still answer, that gets its time, too."""
+    def _patience(self, left: float, has_others: bool) -> AbstractAsyncContextManager[object]:
+        """Until the first word; where another place could still answer, that gets its time, too."""
         own = self._route.first_token_seconds
         usual = left / 2 if has_others else left
-        return min(left, usual if own is None else own)
+        seconds = usual if own is None else own
+        return asyncio.timeout(seconds) if seconds < left else nullcontext()  # which has its deadline anyway
 
     def _judge(self, error: AtollError) -> None:
         if isinstance(error, DataError) and error.code not in LACKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from atoll.domain.errors import ConfigError, LinkError
-from atoll.router.breaker import Breaker
+from atoll.router.breaker import CALM, Breaker
 from atoll.router.feel import PLACES_MAX, Feels
 from atoll.router.place import Feel, Kind, Place
 from atoll.router.prefix import Mark, Warmth, share_read
@@ -37,11 +37,11 @@ class Course:
 
     def came(self, place: Place, seconds: float, tokens_in: int, marks: Sequence[Mark] = ()) -> None:
         """Its first word."""
-        now = self.clock()
-        unread = round(tokens_in * (1 - share_read(marks, self._warmth.of(place.key, now))))
-        self._warmth.read(place.key, marks, now)
+        now, key = self.clock(), place.key
+        unread = round(tokens_in * (1 - share_read(marks, self._warmth.of(key, now))))
+        self._warmth.read(key, marks, now)
         self._set(place, self._of(place).came())
-        self._feels.began(place.key, now, seconds, unread, self._trip(place))
+        self._feels.began(key, now, seconds, unread, self._trip(place))
 
     def ended(self, place: Place, events: int, seconds: float) -> None:
         self._feels.ended(place.key, self.clock(), events, seconds)
@@ -76,11 +76,11 @@ class Course:
         return self._round_trip(place.node)
 
     def _of(self, place: Place) -> Breaker:
-        return self._breakers.get(place.key, Breaker())
+        return self._breakers.get(place.key, CALM)
 
     def _set(self, place: Place, breaker: Breaker) -> None:
         self._breakers.pop(place.key, None)
-        if breaker != Breaker():
+        if breaker != CALM:
             self._breakers[place.key] = breaker
         while len(self._breakers) > PLACES_MAX:
             del self._breakers[next(iter(self._breakers))]

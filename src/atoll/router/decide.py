@@ -62,7 +62,10 @@ class Decision:
 def decide(asked: Asked, route: Route, places: Sequence[Place]) -> Decision:
     judged = [(place, judge(asked, route, place)) for place in places]
     may = [place for place, verdict in judged if not verdict.all]
-    may.sort(key=lambda place: (_turn(route, place), score(asked, route, place), place.label, place.model))
+    if len(may) > 1:
+        may.sort(
+            key=lambda place: (_turn(route, place), score(asked, route, place), place.label, place.model)
+        )
     return Decision(asked, route, tuple(may), tuple((p, verdict) for p, verdict in judged if verdict.all))
 
 

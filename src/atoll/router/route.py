@@ -82,8 +82,7 @@ class Route:
 
     def rank(self, place: Place) -> int | None:
         """How early the place comes in what is preferred; None where the route does not lead there."""
-        own = place.name if place.kind in (Kind.PEER, Kind.HUB) else None
-        words = (str(place.kind), place.label if place.kind is Kind.CLOUD else own)
+        words = (place.kind, place.label)
         return next((number for number, word in enumerate(self.prefer) if word in words), None)
 
 
