@@ -60,6 +60,8 @@ def is_error(event: bytes) -> bool:
 
 def data(event: bytes) -> str:
     """The text that an event carries."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2].decode(errors="replace")  # as nearly all of them are
     return b"\n".join(_FIELD.findall(event)).decode(errors="replace")
 
 
