@@ -25,9 +25,10 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from atoll.router import cascade, cascading, scores
-from atoll.router.calibrate import Example, Examples
-from atoll.router.confidence import Calibration
+from atoll.router.cascades import cascading, scores
+from atoll.router.cascades.calibrate import Example, Examples
+from atoll.router.policy import cascade
+from atoll.router.policy.confidence import Calibration
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.runtimes.onnx.wants import Wants
 from support import report

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from atoll.domain.errors import DataError, LinkError
-from atoll.router import cascade, cascading
-from atoll.router.confidence import Measure
+from atoll.router.cascades import cascading
+from atoll.router.policy import cascade
+from atoll.router.policy.confidence import Measure
 from atoll.runtimes import answers, events
 from atoll.runtimes.contract import Ask, Runtime
 from support import graphs

@@ -9,7 +9,7 @@ import pytest
 from atoll.domain.errors import DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
 from atoll.router.asked import Asked, Hints
-from atoll.router.score import cost
+from atoll.router.placing.score import cost
 from support.fix_routing import CHAT, TERMS, Site, offered
 
 MEAN = {"first": "own", "measure": "mean_logprob", "threshold": 0.7}

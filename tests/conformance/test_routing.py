@@ -16,10 +16,10 @@ import pytest
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
-from atoll.router import breaker
 from atoll.router.asked import Asked, Hints
-from atoll.router.eligible import why_not
 from atoll.router.place import Kind, Place
+from atoll.router.placing import breaker
+from atoll.router.placing.eligible import why_not
 from atoll.runtimes.echo import EchoRuntime
 from support.fix_routing import BODY, CHAT, Site, offered
 

@@ -10,9 +10,9 @@ import pytest
 from atoll.domain.errors import LinkError
 from atoll.domain.models import Skill
 from atoll.router.asked import Asked
-from atoll.router.heard import Heard
 from atoll.router.place import Kind
-from atoll.router.route import from_row
+from atoll.router.placing.heard import Heard
+from atoll.router.policy.route import from_row
 from support.fix_routing import CHAT, ROUTE, Site
 
 CLOUD_ONLY: dict[str, Any] = {"prefer": ["cloud"], "models": {"here": ["own"], "cloud": ["one", "two"]}}

@@ -17,10 +17,10 @@ from atoll.domain.errors import LinkError
 from atoll.domain.models import Skill
 from atoll.node.search import SESSION, search_by
 from atoll.router.answers.book import Answers
+from atoll.router.answers.wording import Quoted
 from atoll.router.asked import Asked, read_asked
-from atoll.router.places import Terms
+from atoll.router.placing.places import Terms
 from atoll.router.service import Router
-from atoll.router.wording import Quoted
 from atoll.runtimes.answers import gather
 from atoll.runtimes.contract import Ask, Facts
 from atoll.serving.berth import Wanted

@@ -22,8 +22,8 @@ from atoll.node import listen
 from atoll.node.search import SESSION, search_by
 from atoll.node.values import Address
 from atoll.pipelines.service import Pipelines
-from atoll.router.key import Key
-from atoll.router.places import Terms
+from atoll.router.placing.places import Terms
+from atoll.router.policy.key import Key
 from atoll.router.service import Router
 from atoll.runtimes.contract import Ask, Facts
 from atoll.serving.berth import Wanted

@@ -12,8 +12,8 @@ import pytest
 
 from atoll.domain.models import Skill
 from atoll.router.asked import read_asked
-from atoll.router.examples import BYTES_MAX, Example, Examples, rows_as_examples
-from atoll.router.places import Terms
+from atoll.router.cascades.examples import BYTES_MAX, Example, Examples, rows_as_examples
+from atoll.router.placing.places import Terms
 from atoll.router.service import Router
 from atoll.runtimes.contract import Facts
 from atoll.runtimes.echo import EchoRuntime

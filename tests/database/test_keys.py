@@ -9,7 +9,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from atoll.router.key import Key, Rate, from_row
+from atoll.router.policy.key import Key, Rate, from_row
 from atoll.sql import query
 from support.fix_nodes import Node, Nodes
 

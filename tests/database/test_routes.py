@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from atoll.router.place import Kind
-from atoll.router.route import from_row
+from atoll.router.policy.route import from_row
 from atoll.sql import query
 from support.fix_nodes import Node, Nodes
 

@@ -21,12 +21,12 @@ from atoll.domain.models import Skill
 from atoll.node import listen
 from atoll.node.values import Address as At
 from atoll.router.asked import Asked
-from atoll.router.budget import Budget
-from atoll.router.budget_book import Budgets
-from atoll.router.key import Key, from_row
+from atoll.router.budgets.book import Budgets
+from atoll.router.budgets.lease import Budget
 from atoll.router.place import Price
-from atoll.router.places import Terms
-from atoll.router.record import Trip
+from atoll.router.placing.places import Terms
+from atoll.router.placing.record import Trip
+from atoll.router.policy.key import Key, from_row
 from atoll.router.service import Router
 from atoll.runtimes.contract import Facts, Runtime
 from atoll.runtimes.echo import EchoRuntime

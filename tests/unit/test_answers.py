@@ -11,13 +11,13 @@ import pytest
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
-from atoll.router.alike import GRID, Pair, choose, lines
+from atoll.router.answers.alike import GRID, Pair, choose, lines
 from atoll.router.answers.memory import ANSWERS_MAX, Answer, Memory, are_alike
-from atoll.router.answers.policy import Policy, parse
+from atoll.router.answers.wording import Quoted, Wording, read_wording
 from atoll.router.asked import Asked, read_asked
 from atoll.router.place import Kind
-from atoll.router.route import Route
-from atoll.router.wording import Quoted, Wording, read_wording
+from atoll.router.policy.again import Policy, parse
+from atoll.router.policy.route import Route
 
 CHAT = "/v1/chat/completions"
 ROUTE = Route("ask", dict.fromkeys(Kind, ("m",)))

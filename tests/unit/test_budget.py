@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from atoll.router.budget import (
+from atoll.router.budgets.lease import (
     Budget,
     Lease,
     Terms,

@@ -12,9 +12,10 @@ import pytest
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
-from atoll.router import cascade, rows, scores
-from atoll.router.calibrate import GRID, Example, Examples, at_least, isotonic, lower
-from atoll.router.confidence import Calibration, Measure, Meter, agreement
+from atoll.router.cascades import rows, scores
+from atoll.router.cascades.calibrate import GRID, Example, Examples, at_least, isotonic, lower
+from atoll.router.policy import cascade
+from atoll.router.policy.confidence import Calibration, Measure, Meter, agreement
 
 NONE = Calibration()
 POLICY = {"first": "pebble", "then": "pebble-large", "measure": "mean_logprob", "threshold": 0.7}

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from atoll.router.jobs import Claim, Job, Leave, Take, Wait, decide, narrowest, pause_seconds, turns
+from atoll.router.jobs.turns import Claim, Job, Leave, Take, Wait, decide, pause_seconds, turns
+from atoll.router.placing.eligible import narrowest
 
 NODES = (1, 2, 3, 4)
 JOB = Job(77, "m", 9, made_at=1000.0, deadline=9000.0, turn_seconds=12, tries_max=5, nodes=NODES)

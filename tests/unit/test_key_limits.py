@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from atoll.domain.errors import DataError, LinkError
-from atoll.router.key import Key, Rate, find_key, from_row
-from atoll.router.rates import Bucket
+from atoll.router.budgets.rates import Bucket
+from atoll.router.policy.key import Key, Rate, find_key, from_row
 from atoll.runtimes.usage import Usage
 from atoll.web.limits import FREE, Limits, told_seconds
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
-from atoll.router import breaker
 from atoll.router.asked import Asked, Hints, read_asked
-from atoll.router.breaker import Breaker
-from atoll.router.course import Course
-from atoll.router.decide import decide
-from atoll.router.eligible import why_not
-from atoll.router.feel import FORGOTTEN_SECONDS, PLACES_MAX, Feels
 from atoll.router.place import FREE, Feel, Kind, Need, Place, Price
+from atoll.router.placing import breaker
+from atoll.router.placing.breaker import Breaker
+from atoll.router.placing.course import Course
+from atoll.router.placing.decide import decide
+from atoll.router.placing.eligible import why_not
+from atoll.router.placing.feel import FORGOTTEN_SECONDS, PLACES_MAX, Feels
+from atoll.router.placing.score import expected_seconds
+from atoll.router.policy.route import Route, from_row
 from atoll.router.prefix import MARKS_MAX, REQUESTS_MAX, Warmth, read_marks, share_read
-from atoll.router.route import Route, from_row
-from atoll.router.score import expected_seconds
 
 CHAT = "/v1/chat/completions"
 SCOPES = ("local", "global", "node:1", "node:2", "region:eu", "region:us", "region:", "eu", "")

@@ -12,7 +12,7 @@ import typer
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
 if TYPE_CHECKING:
-    from atoll.router.alike import Pair
+    from atoll.router.answers.alike import Pair
 
 group = typer.Typer(help="Answers that are given again, where a route says so.", no_args_is_help=True)
 PAIRS_MAX = 20_000
@@ -78,7 +78,7 @@ def calibrate(
     home: HomeOption = None,
 ) -> None:
     """Find how alike two questions have to be for one answer. 1 where no threshold keeps the bound."""
-    from atoll.router.alike import choose, lines
+    from atoll.router.answers.alike import choose, lines
 
     pairs = list(_pairs(find_home(home), encoder, list(_rows(file, one, other, same))))
     threshold = choose(pairs, error, certainty)
@@ -132,7 +132,7 @@ def _pairs(home: Any, encoder: str, rows: list[tuple[str, str, bool]]) -> Iterat
     import numpy as np
 
     from atoll.cli.asking import asked
-    from atoll.router.alike import Pair
+    from atoll.router.answers.alike import Pair
     from atoll.router.answers.memory import are_alike
 
     texts = sorted({text for one, other, _ in rows for text in (one, other)})

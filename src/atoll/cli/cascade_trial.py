@@ -14,10 +14,11 @@ from atoll.cli.asking import asked
 from atoll.cli.chat import CHAT, tensors_of
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
-from atoll.router import cascade, scores
-from atoll.router.calibrate import Example, isotonic
-from atoll.router.cascade import POINTS_MAX, Policy
-from atoll.router.confidence import Calibration, Measure, Meter, agreement, what_is_said
+from atoll.router.cascades import scores
+from atoll.router.cascades.calibrate import Example, isotonic
+from atoll.router.policy import cascade
+from atoll.router.policy.cascade import POINTS_MAX, Policy
+from atoll.router.policy.confidence import Calibration, Measure, Meter, agreement, what_is_said
 
 if TYPE_CHECKING:
     from atoll.node.home import Home

@@ -120,7 +120,7 @@ def _models(given: list[str]) -> dict[str, list[str]]:
 
 def _cascade(given: str | None, **said: Any) -> dict[str, Any] | None:
     """What is said by itself comes before what stands in the JSON."""
-    from atoll.router.cascade import parse
+    from atoll.router.policy.cascade import parse
 
     own = {name: value for name, value in said.items() if value is not None}
     if given is None and not own:
@@ -138,7 +138,7 @@ def _cascade(given: str | None, **said: Any) -> dict[str, Any] | None:
 
 
 def _cache(given: str | None, lasting: str | None) -> dict[str, Any] | None:
-    from atoll.router.answers.policy import parse
+    from atoll.router.policy.again import parse
 
     if given is None:
         if lasting is not None:

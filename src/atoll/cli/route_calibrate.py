@@ -13,7 +13,7 @@ import typer
 from atoll.cli.home import HomeOption, find_home, running_postgres
 
 if TYPE_CHECKING:
-    from atoll.router.calibrate import Choice, Examples, Line
+    from atoll.router.cascades.calibrate import Choice, Examples, Line
 
 ROWS_MAX = 20_000
 TOKENS = 64
@@ -54,8 +54,8 @@ def calibrate(
     """Find the threshold of a cascade, with what it comes to. 1 where none keeps the target."""
     from atoll.cli.cascade_trial import Trial
     from atoll.domain.errors import ConfigError
-    from atoll.router import cascade
-    from atoll.router.calibrate import Examples
+    from atoll.router.cascades.calibrate import Examples
+    from atoll.router.policy import cascade
 
     if (accuracy is None) is (share is None):
         raise ConfigError("config-invalid", "choose one target", hint="Give --accuracy or --share.")
@@ -167,7 +167,7 @@ def _with_progress(seen: Iterator[Any], count: int) -> Iterator[Any]:
 
 
 def _ways(examples: Examples, choice: Choice, certainty: float) -> list[dict[str, Any]]:
-    from atoll.router.calibrate import lower
+    from atoll.router.cascades.calibrate import lower
 
     def certain(line: Line) -> float:
         """Of a threshold that was chosen because it does well here, no more than it was chosen for."""

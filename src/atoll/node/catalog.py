@@ -27,7 +27,7 @@ from atoll.registry.formats.found import Found
 from atoll.registry.formats.read import read_model
 from atoll.registry.manifest import VERSION_LETTERS, File, Manifest, Upstream, Variant, from_json
 from atoll.registry.store import Store
-from atoll.router.places import UPSTREAM
+from atoll.router.placing.places import UPSTREAM
 from atoll.runtimes.contract import Facts, Runtime
 from atoll.serving.berth import Wanted
 

@@ -35,12 +35,12 @@ from atoll.registry.parcels import Parcels
 from atoll.registry.scrub import Scrub
 from atoll.registry.store import Store
 from atoll.router.answers.book import Answers
-from atoll.router.budget_book import Budgets
-from atoll.router.examples import Examples
-from atoll.router.job_queue import JobQueue
-from atoll.router.job_worker import JobWorker
-from atoll.router.key import NO_KEYS, Keys, from_row
-from atoll.router.places import Terms
+from atoll.router.budgets.book import Budgets
+from atoll.router.cascades.examples import Examples
+from atoll.router.jobs.queue import JobQueue
+from atoll.router.jobs.worker import JobWorker
+from atoll.router.placing.places import Terms
+from atoll.router.policy.key import NO_KEYS, Keys, from_row
 from atoll.router.service import Router
 from atoll.serving.decide import State
 from atoll.serving.embedding import Embedder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.node.terms import read_terms
-from atoll.router.places import UPSTREAM, context_of
+from atoll.router.placing.places import UPSTREAM, context_of
 from atoll.serving.decide import State
 from atoll.serving.offer import Offer
 from atoll.serving.service import Word

@@ -7,7 +7,7 @@ from typing import Any
 
 from atoll.node.engines import room_of
 from atoll.router.place import Price
-from atoll.router.places import UPSTREAM, Terms
+from atoll.router.placing.places import UPSTREAM, Terms
 
 PRICE_MAX = 1e6  # per million tokens
 

@@ -31,26 +31,26 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.domain.models import Skill
 from atoll.observe.metrics import gauge
-from atoll.router import cascade
-from atoll.router.again import Again
 from atoll.router.answers.book import Answers
+from atoll.router.answers.request import Again
+from atoll.router.answers.wording import Quoted
 from atoll.router.asked import Asked
-from atoll.router.budget import TOKENS, Reservation, charge
-from atoll.router.budget_book import Budgets, spent
-from atoll.router.cascaded import CascadedTensors, CascadedText
-from atoll.router.chain import Answering, Chain, Look, Open, Pay, seconds_of
-from atoll.router.course import Course
-from atoll.router.decide import Decision, decide
-from atoll.router.eligible import GLOBAL, REGION, scopes_of
-from atoll.router.examples import Examples
-from atoll.router.heard import Heard
-from atoll.router.key import NO_KEYS, Keys, find_key
-from atoll.router.peers import Peers
+from atoll.router.budgets.book import Budgets, spent
+from atoll.router.budgets.lease import TOKENS, Reservation, charge
+from atoll.router.cascades.examples import Examples
+from atoll.router.cascades.request import CascadedTensors, CascadedText
 from atoll.router.place import Kind, Place
-from atoll.router.places import UPSTREAM, Me, TermsOf, own_places, peer_places
-from atoll.router.record import KEPT_MAX, Records
-from atoll.router.route import Route, Unreachable, from_row
-from atoll.router.wording import Quoted
+from atoll.router.placing.chain import Answering, Chain, Look, Open, Pay, seconds_of
+from atoll.router.placing.course import Course
+from atoll.router.placing.decide import Decision, decide
+from atoll.router.placing.eligible import GLOBAL, REGION, scopes_of
+from atoll.router.placing.heard import Heard
+from atoll.router.placing.peers import Peers
+from atoll.router.placing.places import UPSTREAM, Me, TermsOf, own_places, peer_places
+from atoll.router.placing.record import KEPT_MAX, Records
+from atoll.router.policy import cascade
+from atoll.router.policy.key import NO_KEYS, Keys, find_key
+from atoll.router.policy.route import Route, Unreachable, from_row
 from atoll.runtimes.contract import Array, Ask, Embeddings, Runtime
 from atoll.serving import asking
 from atoll.serving.service import Serving

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from atoll.domain.errors import AtollError, DataError
-from atoll.router.job_queue import DEADLINE_SECONDS, TRIES, JobQueue, Told
+from atoll.router.jobs.queue import DEADLINE_SECONDS, TRIES, JobQueue, Told
 from atoll.web.callers import failure
 from atoll.web.keys import APP
 

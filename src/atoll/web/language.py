@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
-from atoll.router.job_queue import JobQueue
-from atoll.router.route import Unreachable
+from atoll.router.jobs.queue import JobQueue
+from atoll.router.policy.route import Unreachable
 from atoll.router.service import Router
 from atoll.runtimes.answers import embedded
 from atoll.runtimes.contract import STREAMED

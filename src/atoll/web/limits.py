@@ -16,12 +16,12 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from atoll.domain.errors import DataError, LinkError
 from atoll.router.asked import TOKENS_MAX, weigh_tokens
-from atoll.router.budget import TOKENS, Reservation
-from atoll.router.budget_book import Budgets, spent
-from atoll.router.cascade import choices
-from atoll.router.key import NO_KEYS, Key, Keys, Rate, find_key
-from atoll.router.rates import Bucket
-from atoll.router.score import TOKENS_OUT
+from atoll.router.budgets.book import Budgets, spent
+from atoll.router.budgets.lease import TOKENS, Reservation
+from atoll.router.budgets.rates import Bucket
+from atoll.router.placing.score import TOKENS_OUT
+from atoll.router.policy.cascade import choices
+from atoll.router.policy.key import NO_KEYS, Key, Keys, Rate, find_key
 from atoll.runtimes.usage import Usage
 
 REQUESTS = "requests"

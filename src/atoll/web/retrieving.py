@@ -12,8 +12,8 @@ from typing import Any
 
 from atoll.domain.errors import PolicyDenied
 from atoll.retrieval import quoting, wish
-from atoll.router.key import Keys, find_key
-from atoll.router.wording import Quoted
+from atoll.router.answers.wording import Quoted
+from atoll.router.policy.key import Keys, find_key
 from atoll.runtimes.contract import STREAMED
 from atoll.web.keys import APP
 from atoll.web.search import Asked, Check, Search

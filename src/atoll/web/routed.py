@@ -18,10 +18,10 @@ from starlette.routing import Route
 from atoll.domain.errors import AtollError, DataError
 from atoll.domain.models import Skill
 from atoll.router.asked import BYTES_PER_TOKEN, TOKENS_MAX, Asked, read_asked, weigh
-from atoll.router.chain import Answering
 from atoll.router.place import Need
-from atoll.router.record import Trip
-from atoll.router.route import Unreachable
+from atoll.router.placing.chain import Answering
+from atoll.router.placing.record import Trip
+from atoll.router.policy.route import Unreachable
 from atoll.router.service import Router
 from atoll.web.bodies import read_object
 from atoll.web.callers import check_login, failure

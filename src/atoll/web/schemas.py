@@ -9,7 +9,7 @@ from typing import Any
 
 from atoll.domain.models import Skill
 from atoll.retrieval import wish
-from atoll.router.job_queue import FINAL
+from atoll.router.jobs.queue import FINAL
 from atoll.router.place import Need
 from atoll.runtimes.llama import fields
 

@@ -20,8 +20,8 @@ from atoll import __version__
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill, TensorFacts
 from atoll.router.asked import Asked
-from atoll.router.chain import Answering
-from atoll.router.record import Trip
+from atoll.router.placing.chain import Answering
+from atoll.router.placing.record import Trip
 from atoll.router.service import Router
 from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room

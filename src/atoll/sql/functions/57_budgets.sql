@@ -1,4 +1,4 @@
--- Budgets: what has to hold of their leases, whoever decides (router/budget.py): nothing that is written shrinks, a node draws
+-- Budgets: what has to hold of their leases, whoever decides (router/budgets/lease.py): nothing that is written shrinks, a node draws
 -- no more than it holds, and the granter grants no more than there is.
 
 create or replace function atoll.set_budget(name text, amount bigint, unit text default 'cost', period interval default '1 day') returns void

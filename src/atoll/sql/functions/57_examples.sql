@@ -1,4 +1,4 @@
--- Examples that cascades leave behind. What becomes one is decided in router/examples.py.
+-- Examples that cascades leave behind. What becomes one is decided in router/cascades/examples.py.
 
 create or replace function atoll.keep_example(of_route text, on_path text, with_asked jsonb, of_first text, said_first jsonb, of_then text, said_then jsonb, by_measure text,
     how_sure double precision, of_scope text) returns boolean

@@ -1,6 +1,6 @@
 -- Jobs: requests of models that are answered later, by whoever has the model and may see the request.
 --
--- Who takes a job when is decided in router/jobs.py from what open_jobs tells. Here is what has to hold whoever decides:
+-- Who takes a job when is decided in router/jobs/turns.py from what open_jobs tells. Here is what has to hold whoever decides:
 -- a job that has an outcome is not worked on, and neither is one on which another node has a lease that is known here.
 
 -- This node's time, never behind the time at which a row was made.

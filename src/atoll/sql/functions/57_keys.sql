@@ -1,5 +1,5 @@
 -- Making keys and saying what they may not. For the atoll's owner; what a limit means is decided in the node's process,
--- which takes no row at its word (router/key.py).
+-- which takes no row at its word (router/policy/key.py).
 
 create or replace function atoll.add_key(called text, hash text, told jsonb) returns void
 language plpgsql set search_path = pg_catalog as $$

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from atoll.router.place import FREE, OWN_ENGINES, Feel, Kind, Need, Place, Price
-from atoll.router.route import Route
+from atoll.router.policy.route import Route
 from atoll.serving.decide import State
 from atoll.serving.offer import Offer
 from atoll.serving.service import Word

@@ -17,13 +17,13 @@ from typing import Generic, Protocol, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.router.asked import Asked
-from atoll.router.budget import Reservation
-from atoll.router.course import Course
-from atoll.router.decide import Decision, decide
+from atoll.router.budgets.lease import Reservation
 from atoll.router.place import Place
-from atoll.router.record import Records, Trip
-from atoll.router.route import Route
-from atoll.router.score import cost
+from atoll.router.placing.course import Course
+from atoll.router.placing.decide import Decision, decide
+from atoll.router.placing.record import Records, Trip
+from atoll.router.placing.score import cost
+from atoll.router.policy.route import Route
 
 TRIES_MAX = 8
 LATE_SECONDS = 0.005  # two clocks do not strike at the same moment

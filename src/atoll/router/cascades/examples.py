@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from atoll.domain.errors import AtollError
-from atoll.router.cascade import Verdict
+from atoll.router.policy.cascade import Verdict
 from atoll.sql import query
 from atoll.sql.outbox import Outbox
 from atoll.sql.sessions import Connect, Connection

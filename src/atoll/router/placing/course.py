@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from atoll.domain.errors import ConfigError, LinkError
-from atoll.router.breaker import CALM, Breaker
-from atoll.router.feel import PLACES_MAX, Feels
 from atoll.router.place import Feel, Kind, Place
+from atoll.router.placing.breaker import CALM, Breaker
+from atoll.router.placing.feel import PLACES_MAX, Feels
 from atoll.router.prefix import Mark, Warmth, share_read
 
 RoundTrip = Callable[[int], float | None]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.router.asked import Asked
-from atoll.router.eligible import Verdict, judge, scopes_of
 from atoll.router.place import Place
-from atoll.router.route import Route, Unreachable
-from atoll.router.score import cost, expected_seconds, score
+from atoll.router.placing.eligible import Verdict, judge, scopes_of
+from atoll.router.placing.score import cost, expected_seconds, score
+from atoll.router.policy.route import Route, Unreachable
 
 
 @dataclass(frozen=True)

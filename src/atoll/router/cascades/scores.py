@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atoll.domain.errors import DataError
-from atoll.router.confidence import Calibration
+from atoll.router.policy.confidence import Calibration
 
 USUAL = "probabilities"
 GOLDEN = (5**0.5 - 1) / 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll.domain.errors import DataError
-from atoll.router.route import SCOPE
+from atoll.router.policy.route import SCOPE
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|d)")

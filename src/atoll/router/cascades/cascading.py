@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
-from atoll.router import cascade
-from atoll.router.cascade import Policy, Verdict
-from atoll.router.confidence import Measure, Meter, agreement
+from atoll.router.policy import cascade
+from atoll.router.policy.cascade import Policy, Verdict
+from atoll.router.policy.confidence import Measure, Meter, agreement
 from atoll.runtimes import answers, events
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ async def infer(
     seconds: float | None = None,
 ) -> Inferred:
     """The outputs, with those of the larger model for the rows, or the request, that went on."""
-    from atoll.router import rows, scores
+    from atoll.router.cascades import rows, scores
 
     cascade.check(policy, Skill.INFER)
     try:
@@ -166,7 +166,7 @@ async def infer(
 
 def _unsure(policy: Policy, sure: Array, inputs: Arrays, small: Arrays) -> Any:
     """Of what the small model answered all the same, the rows that it was not sure of."""
-    from atoll.router import rows
+    from atoll.router.cascades import rows
 
     if not policy.keeps or sure.min() >= policy.threshold:
         return None

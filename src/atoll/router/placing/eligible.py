@@ -5,13 +5,13 @@ What is forbidden stays forbidden; what is unfit would need another request; wha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from atoll.router.asked import Asked
 from atoll.router.place import Kind, Place
-from atoll.router.route import Route
+from atoll.router.policy.route import Route
 
 GLOBAL, LOCAL, REGION, NODE = "global", "local", "region:", "node:"
 
@@ -51,6 +51,19 @@ def scopes_of(asked: Asked, route: Route) -> frozenset[str]:
     if asked.label is None:
         return asked.scopes
     return asked.scopes | {route.labels.get(asked.label, f"label {asked.label}")}
+
+
+def narrowest(scopes: Sequence[str]) -> str:
+    """The scope in which all of these are kept; what may be in no place beside this one is local."""
+    found = {scope for scope in scopes if scope != "global"}
+    if len(found) <= 1:
+        return next(iter(found), "global")
+    regions = {scope for scope in found if scope.startswith("region:")}
+    nodes = {scope for scope in found if scope.startswith("node:")}
+    # The rows are on this node, so its number and its region agree: the number is the narrower one.
+    if "local" in found or len(regions) > 1 or len(nodes) > 1:
+        return "local"
+    return next(iter(nodes))
 
 
 def _forbidden(asked: Asked, route: Route, place: Place) -> list[str]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atoll.router.answers.policy import Policy
 from atoll.router.asked import Asked
-from atoll.router.route import Route
+from atoll.router.policy.again import Policy
+from atoll.router.policy.route import Route
 
 # How an answer is sent, who wants it, and what is read elsewhere.
 BESIDE = (

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from atoll.domain.errors import DataError, LinkError
-from atoll.router.jobs import narrowest
+from atoll.router.placing.eligible import narrowest
 from atoll.sql import query
 from atoll.sql.errors import explained
 from atoll.sql.sessions import Connect

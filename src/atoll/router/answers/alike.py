@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from atoll.router.calibrate import at_least, lower
+from atoll.router.cascades.calibrate import at_least, lower
 
 GRID = tuple(n / 200 for n in range(200, 79, -1))
 

@@ -97,16 +97,3 @@ def turns(job: int, asked_by: int, nodes: Iterable[int]) -> list[int]:
 def pause_seconds(tries: int) -> float:
     """Before the next try of a node, after so many that failed."""
     return min(2.0 ** min(tries, 16), PAUSE_SECONDS_MAX)
-
-
-def narrowest(scopes: Sequence[str]) -> str:
-    """The scope in which all of these are kept; what may be in no place beside this one is local."""
-    found = {scope for scope in scopes if scope != "global"}
-    if len(found) <= 1:
-        return next(iter(found), "global")
-    regions = {scope for scope in found if scope.startswith("region:")}
-    nodes = {scope for scope in found if scope.startswith("node:")}
-    # The rows are on this node, so its number and its region agree: the number is the narrower one.
-    if "local" in found or len(regions) > 1 or len(nodes) > 1:
-        return "local"
-    return next(iter(nodes))

@@ -1,7 +1,7 @@
 """The budgets of this node: keeps its leases and its pockets filled, and grants where it is the granter.
 
-What is decided is router/budget.py's. A draw is written before it is spent, so a crash loses what is in a
-pocket and gives nothing away.
+What is decided is router/budgets/lease.py's. A draw is written before it is spent, so a crash loses what is
+in a pocket and gives nothing away.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from atoll.domain.errors import LinkError
-from atoll.router.budget import (
+from atoll.router.budgets.lease import (
     Budget,
     Lease,
     Reservation,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from atoll.domain.models import Skill
 from atoll.router.asked import Asked
-from atoll.router.eligible import is_named
 from atoll.router.place import Feel, Place
+from atoll.router.placing.eligible import is_named
+from atoll.router.policy.route import Route
 from atoll.router.prefix import share_read
-from atoll.router.route import Route
 
 # What is not known is taken for slow: tried, but not before what is known to be quicker.
 ROUND_TRIP_SECONDS = 2.0

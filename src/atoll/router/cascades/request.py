@@ -13,17 +13,17 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from atoll.domain.errors import DataError
-from atoll.router import cascade, cascading
 from atoll.router.asked import Asked
-from atoll.router.cascade import Policy, Verdict
-from atoll.router.chain import Chain, Look, Open, Pay, nobody, seconds_of, settled, with_less
-from atoll.router.course import Course
-from atoll.router.decide import decide
-from atoll.router.eligible import scopes_of
-from atoll.router.examples import Example, Offer, learnt, rows_as_examples
-from atoll.router.jobs import narrowest
-from atoll.router.record import Records, Trip
-from atoll.router.route import Route
+from atoll.router.cascades import cascading
+from atoll.router.cascades.examples import Example, Offer, learnt, rows_as_examples
+from atoll.router.placing.chain import Chain, Look, Open, Pay, nobody, seconds_of, settled, with_less
+from atoll.router.placing.course import Course
+from atoll.router.placing.decide import decide
+from atoll.router.placing.eligible import narrowest, scopes_of
+from atoll.router.placing.record import Records, Trip
+from atoll.router.policy import cascade
+from atoll.router.policy.cascade import Policy, Verdict
+from atoll.router.policy.route import Route
 from atoll.runtimes.contract import Array
 
 GRACE_SECONDS = 1.0  # the deadline of the whole strikes before those of its parts

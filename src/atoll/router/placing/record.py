@@ -9,8 +9,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
-from atoll.router.decide import Decision
 from atoll.router.place import Place
+from atoll.router.placing.decide import Decision
 
 KEPT_MAX = 256
 ERROR_LETTERS_MAX = 200

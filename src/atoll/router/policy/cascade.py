@@ -13,7 +13,7 @@ from typing import Any
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
-from atoll.router.confidence import OF_TOKENS, TOP, Calibration, Measure
+from atoll.router.policy.confidence import OF_TOKENS, TOP, Calibration, Measure
 
 SAMPLES_MAX = 16
 POINTS_MAX = 64

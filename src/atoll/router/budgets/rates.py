@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from atoll.router.key import Rate
+from atoll.router.policy.key import Rate
 
 
 class Bucket:

@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Any
 
 from atoll.domain.errors import DataError
-from atoll.router.answers import policy as again
-from atoll.router.cascade import Policy
-from atoll.router.cascade import parse as read_cascade
 from atoll.router.place import Kind, Place
+from atoll.router.policy import again
+from atoll.router.policy.cascade import Policy
+from atoll.router.policy.cascade import parse as read_cascade
 
 SECONDS_USUAL = 300.0
 SECONDS_MAX = 3600.0

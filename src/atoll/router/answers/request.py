@@ -14,15 +14,14 @@ from typing import Any
 from atoll.domain.errors import AtollError
 from atoll.router.answers.book import ANSWER_BYTES_MAX, Answers, is_whole, key_of
 from atoll.router.answers.memory import Answer
-from atoll.router.answers.policy import Policy
+from atoll.router.answers.wording import Quoted, read_wording
 from atoll.router.asked import Asked
-from atoll.router.chain import Answering, seconds_of, settled
-from atoll.router.eligible import scopes_of
-from atoll.router.jobs import narrowest
 from atoll.router.place import Place
-from atoll.router.record import Records, Trip
-from atoll.router.route import Route
-from atoll.router.wording import Quoted, read_wording
+from atoll.router.placing.chain import Answering, seconds_of, settled
+from atoll.router.placing.eligible import narrowest, scopes_of
+from atoll.router.placing.record import Records, Trip
+from atoll.router.policy.again import Policy
+from atoll.router.policy.route import Route
 from atoll.runtimes.events import Splitter
 
 VECTOR_SECONDS_MAX = 2.0

@@ -1,4 +1,4 @@
-"""Works jobs off that this node may do: what router/jobs.py decides, done.
+"""Works jobs off that this node may do: what router/jobs/turns.py decides, done.
 
 A lease is taken before a model is asked, and renewed while it answers. When that cannot be done in time, or
 the job has come to an end elsewhere, the work is given up; a kill leaves a lease that runs out.
@@ -22,8 +22,8 @@ from psycopg.types.json import Jsonb
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.router.asked import Asked, read_asked
-from atoll.router.job_queue import JobQueue
-from atoll.router.jobs import Claim, Job, Leave, Take, Wait, decide, pause_seconds
+from atoll.router.jobs.queue import JobQueue
+from atoll.router.jobs.turns import Claim, Job, Leave, Take, Wait, decide, pause_seconds
 from atoll.router.service import Router
 from atoll.runtimes.answers import embedded, gather
 from atoll.serving import asking

@@ -1,0 +1,1 @@
+"""What routes and keys may spend: leases of it on every node."""

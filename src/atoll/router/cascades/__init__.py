@@ -1,0 +1,1 @@
+"""A small model first: whether its answer will do, and a larger one where it will not."""

@@ -1,0 +1,1 @@
+"""Requests that are answered later, by whichever node can."""
