@@ -25,11 +25,15 @@ SETTLE_SECONDS = 5.0
 
 
 def memory_bytes(pid: int) -> int:
+    """None of one that has ended: a database's workers come and go."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
     except (OSError, StopIteration):
-        resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+        try:
+            resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
+        except OSError:
+            return 0
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 

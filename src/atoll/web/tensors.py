@@ -27,7 +27,7 @@ from atoll.runtimes.contract import Array
 from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
-from atoll.web.limits import Limits, Ticket
+from atoll.web.limits import FREE, Limits, Ticket
 from atoll.web.routed import asked_in, enter, headers_of
 
 BODY_BYTES_MAX = 64 * 1024**2
@@ -78,14 +78,15 @@ def tensor_routes(
         return JSONResponse({"name": found.model, "ready": _is_ready(found)}, status_code=status)
 
     async def infer(request: Request) -> Response:
-        ticket = limits.ticket(caller := check(request))
+        name, ticket = request.path_params["model"], FREE
         try:
+            ticket = limits.ticket(caller := check(request))
             await ticket.take({}, answers=False)
+            if router is None or not router.has(name):
+                return cast("Response", _Answer(serving, room, ticket))
+            asked = asked_in(request, Skill.INFER, name, {}, caller)
         except AtollError as error:
             return refusal(error, ticket.headers())
-        if router is None or not router.has(request.path_params["model"]):
-            return cast("Response", _Answer(serving, room, ticket))
-        asked = asked_in(request, Skill.INFER, request.path_params["model"], {}, caller)
 
         async def routed(
             inputs: Mapping[str, Array],
@@ -113,7 +114,7 @@ def tensor_routes(
     routes = [Route("/v2/health/live", live), Route("/v2/health/ready", ready), Route("/v2", guarded(server))]
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         routes += [Route(path, guarded(model)), Route(f"{path}/ready", guarded(model_ready))]
-        routes.append(Route(f"{path}/infer", guarded(infer), methods=["POST"]))
+        routes.append(Route(f"{path}/infer", infer, methods=["POST"]))
     return routes
 
 
