@@ -145,6 +145,15 @@ def test_rows_become_decisions_as_the_readme_shows(reader: Reader) -> None:
     assert reader.run([*far, "copy (select count(*) from vibration) to stdout"]).stdout == "0\n"
 
 
+def test_a_route_leads_here_as_the_readme_shows(reader: Reader) -> None:
+    text = README.partition("<!-- routes")[2]
+    reader.printed = ""
+    reader.type(next(block.text for block in pages.blocks(text) if block.language == "sh"))
+    said, _, why = reader.printed.partition("here")
+    assert "receipt" in said.lower(), reader.printed
+    assert "pebble" in why, reader.printed
+
+
 def _quantity(reader: Reader) -> int:
     query = "copy (select qty from stock where id = 1) to stdout"
     answer = reader.run(["atoll", "sql", "--home", str(reader.nodes[0].home), "-c", query])
