@@ -187,6 +187,9 @@ def test_a_plan_counts_a_model_as_the_node_would_load_it(start_node: NodeStarter
     assert "layers" not in scores.stdout.splitlines()[0]
     for name, code in (("nobody", "model-unknown"), ("./none.gguf", "model-missing")):
         assert f"code: {code}" in atoll("model", "plan", name, *home).stderr
+    for command in ("show", "place", "rm"):
+        assert "code: model-built-in" in atoll("model", command, "digits", *home).stderr
+        assert "code: model-unknown" in atoll("model", command, "nobody", *home).stderr
 
 
 def test_a_place_that_is_none_is_explained() -> None:

@@ -187,6 +187,7 @@ def rm(
 
     found = find_home(home)
     postgres = running_postgres(found)
+    _of(fetch(postgres, "models", "listing"), model)
     removed = fetch(postgres, "models", "remove", (model, version))[0]["removed"]
     if version is None:
         upstream_keys.forget(found, model)
@@ -202,8 +203,15 @@ group.command()(model_plan.plan)
 
 def _of(rows: list[dict[str, Any]], model: str) -> list[dict[str, Any]]:
     from atoll.domain.errors import DataError
+    from atoll.start import start_models
 
     found = [row for row in rows if row["name"] == model]
-    if not found:
-        raise DataError("model-unknown", f'there is no model "{model}"', hint="See: atoll model list")
-    return found
+    if found:
+        return found
+    if any(one.name == model for one in start_models()):
+        raise DataError(
+            "model-built-in",
+            f'model "{model}" is built in: every node has it, and no row says anything of it',
+            hint=f"One of your own takes its place: atoll model add FILE --name {model}",
+        )
+    raise DataError("model-unknown", f'there is no model "{model}"', hint="See: atoll model list")
