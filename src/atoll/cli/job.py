@@ -44,7 +44,7 @@ def list_jobs(
             row["done_by"] or "",
             str(row["tries"]),
             f"{row['made_at']:%Y-%m-%d %H:%M:%S}",
-            row["problem"] or "",
+            "" if row["state"] == "done" else row["problem"] or "",  # of a try before
         ]
         for row in found
     ]
