@@ -7,7 +7,7 @@ LOCK := requirements/dev.lock
 READY := .venv/.made-from-lock
 PRESS := .venv/.made-for-compress
 BENCH := .venv/.made-for-bench
-SHOAL := build/models/shoal/shoal/model.safetensors
+SHOAL := build/models/shoal/held-out.txt
 BIN := .venv/bin
 ARGS ?=
 # One more than there are cores: nodes that wait for each other leave some of the time free.
