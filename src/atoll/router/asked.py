@@ -123,7 +123,7 @@ def weigh(body: Any) -> tuple[int, int]:
         one = waiting.pop()
         if isinstance(one, str):
             size += len(one) if one.isascii() else len(one.encode(errors="replace"))
-        elif isinstance(one, dict):
+        elif isinstance(one, Mapping):
             images += one.get("type") in ("image_url", "input_image", "image")
             waiting += [value for name, value in one.items() if name not in OPAQUE]
         elif isinstance(one, list | tuple):

@@ -33,7 +33,7 @@ def read_marks(body: Mapping[str, Any]) -> tuple[Mark, ...]:
 
 def _text(value: Any) -> str:
     """Enough to tell two values apart, without the cost of JSON."""
-    if isinstance(value, dict) and isinstance(content := value.get("content"), str) and len(value) == 2:
+    if isinstance(value, Mapping) and isinstance(content := value.get("content"), str) and len(value) == 2:
         return f"{value.get('role')} {content}"
     return "" if value is None else repr(value)
 

@@ -237,9 +237,9 @@ def _is_ready(word: Word) -> bool:
 
 def _find(serving: Serving, request: Request) -> Word:
     name, version = request.path_params["model"], request.path_params.get("version")
-    for word in serving.models():
-        if word.model == name and version in (None, word.version) and Skill.INFER in word.facts.skills:
-            return word
+    word = serving.word(name)
+    if word is not None and version in (None, word.version) and Skill.INFER in word.facts.skills:
+        return word
     which = name if version is None else f"{name}, version {version}"
     raise DataError("model-unknown", f'there is no model "{which}"')
 

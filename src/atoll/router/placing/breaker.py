@@ -36,7 +36,7 @@ class Breaker:
 
     def came(self) -> Breaker:
         """It has begun to answer, so others may come; a break before the end is one failure more."""
-        return Breaker(min(self.failures, FAILURES_MAX - 1)) if self.failures else CALM
+        return Breaker(min(self.failures, FAILURES_MAX - 1))
 
     def succeeded(self) -> Breaker:
         return CALM

@@ -5,7 +5,7 @@ What is forbidden stays forbidden; what is unfit would need another request; wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
@@ -53,7 +53,7 @@ def scopes_of(asked: Asked, route: Route) -> frozenset[str]:
     return asked.scopes | {route.labels.get(asked.label, f"label {asked.label}")}
 
 
-def narrowest(scopes: Sequence[str]) -> str:
+def narrowest(scopes: Collection[str]) -> str:
     """The scope in which all of these are kept; what may be in no place beside this one is local."""
     found = {scope for scope in scopes if scope != "global"}
     if len(found) <= 1:
