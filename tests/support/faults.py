@@ -281,8 +281,11 @@ def _unmount(home: Path, aside: Path) -> None:
     shutil.rmtree(aside)
     subprocess.run(["cp", "-a", str(home), str(aside)], check=True)
     subprocess.run(["umount", "--lazy", str(home)], check=True)
-    home.rmdir()
+    point = home.rename(home.with_name(f"{home.name}-point"))
     aside.rename(home)
+    if strays := list(point.rglob("*")):
+        print(f"below the file system that was full: {strays}", flush=True)
+    shutil.rmtree(point)
 
 
 def fill(folder: Path) -> Path:

@@ -27,7 +27,7 @@ def set_budget(
     home: HomeOption = None,
 ) -> None:
     """Say what may be spent in each period. This node hands it out, and it alone can change it."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
 
     wish = {
         "name": name,
@@ -35,7 +35,7 @@ def set_budget(
         "unit": "tokens" if in_tokens else "cost",
         "seconds": round(flags.duration("period", period)),
     }
-    fetch(running_postgres(find_home(home)), "budgets", "set", wish)
+    change(running_postgres(find_home(home)), "budgets", "set", wish)
     typer.echo(f"{name}: {amount:g} {'tokens ' if in_tokens else ''}every {period}")
 
 
@@ -72,10 +72,10 @@ def _shown(unit: str, amount: int) -> str:
 @group.command()
 def rm(name: NameArgument, home: HomeOption = None) -> None:
     """End a budget. Routes that it pays for ask no cloud any more."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
     from atoll.domain.errors import DataError
 
-    (row,) = fetch(running_postgres(find_home(home)), "budgets", "drop", (name,))
+    (row,) = change(running_postgres(find_home(home)), "budgets", "drop", (name,))
     if not row["is_done"]:
         raise DataError("budget-unknown", f'there is no budget "{name}"', hint="See: atoll budget list")
     typer.echo(f"{name} is ended")

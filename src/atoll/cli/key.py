@@ -49,13 +49,13 @@ def add(
 
     from psycopg.types.json import Jsonb
 
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
     from atoll.web.keys import hash_key
 
     postgres = running_postgres(find_home(home))
     key = f"atoll-{secrets.token_urlsafe(KEY_BYTES)}"
     told = _told(may_read, rate, tokens, budget, scope, table)
-    fetch(postgres, "keys", "add", (name, hash_key(key), Jsonb(told)))
+    change(postgres, "keys", "add", (name, hash_key(key), Jsonb(told)))
     typer.echo(key)
 
 
@@ -75,12 +75,12 @@ def set_key(
     """Change what a key may, on every node. What is not named stays; `none` takes a limit away."""
     from psycopg.types.json import Jsonb
 
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
 
     told = _told(may_read, rate, tokens, budget, scope, table)
     if not told:
         raise typer.BadParameter("say what to change: see atoll key set --help")
-    fetch(running_postgres(find_home(home)), "keys", "set", (name, Jsonb(told)))
+    change(running_postgres(find_home(home)), "keys", "set", (name, Jsonb(told)))
     typer.echo(f"{name} is changed")
 
 
@@ -143,10 +143,10 @@ def rm(
     home: HomeOption = None,
 ) -> None:
     """Revoke a key, on every node that hears of it."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
     from atoll.domain.errors import DataError
 
     postgres = running_postgres(find_home(home))
-    if not fetch(postgres, "keys", "revoke", (name,)):
+    if not change(postgres, "keys", "revoke", (name,)):
         raise DataError("key-unknown", f'there is no key "{name}"', hint="See: atoll key list")
     typer.echo(f"{name} is revoked")

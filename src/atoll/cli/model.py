@@ -33,7 +33,7 @@ def place(
     home: HomeOption = None,
 ) -> None:
     """Say where a model is wanted, in which version; nodes fetch its files from each other."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change, fetch
     from atoll.registry.manifest import from_json
 
     postgres = running_postgres(find_home(home))
@@ -44,7 +44,7 @@ def place(
         check_split(from_json(found[0]["manifest"]))
     chosen = None if off else version or found[0]["version"]
     wanted = wish(model, chosen, on, variant, keep, context, parallel, shared, split)
-    where = fetch(postgres, "models", "want", wanted)[0]["place"]
+    where = change(postgres, "models", "want", wanted)[0]["place"]
     typer.echo(f"{model} is not wanted on {where}" if off else f"{model} {chosen} is wanted on {where}")
 
 
@@ -161,7 +161,7 @@ def key(
     home: HomeOption = None,
 ) -> None:
     """Give this node its key for an upstream's model. It stays in the home."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change, fetch
     from atoll.cli.upstream import give_key
     from atoll.registry.manifest import from_json
 
@@ -170,7 +170,7 @@ def key(
     rows = _of(fetch(postgres, "models", "listing"), model)
     wanted = next((row for row in rows if row["is_here"]), rows[0])
     give_key(found, from_json(wanted["manifest"]), key_file, key_env, insecure)
-    fetch(postgres, "keys", "wake")
+    change(postgres, "keys", "wake")
     typer.echo(f"{model} has its key on this node")
 
 
@@ -181,14 +181,14 @@ def rm(
     home: HomeOption = None,
 ) -> None:
     """Take a model away, on all nodes. Who is being answered by it is answered to the end."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change, fetch
     from atoll.node import upstream_keys
     from atoll.registry.store import Store
 
     found = find_home(home)
     postgres = running_postgres(found)
     _of(fetch(postgres, "models", "listing"), model)
-    removed = fetch(postgres, "models", "remove", (model, version))[0]["removed"]
+    removed = change(postgres, "models", "remove", (model, version))[0]["removed"]
     if version is None:
         upstream_keys.forget(found, model)
     kept = next(iter(fetch(postgres, "models", "files")[0].values())) or []

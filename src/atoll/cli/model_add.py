@@ -73,7 +73,7 @@ def add(
 ) -> None:
     """Take a model in, and want it somewhere. The same files again are the same version."""
     from atoll.cli.fetching import files_of
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change, fetch
     from atoll.registry.store import Store
     from atoll.registry.upstreams import PREFIX
 
@@ -126,7 +126,7 @@ def add(
     signed = _signed(found, manifest)
     fetch(postgres, "models", "add", signed)
     wanted = wish(manifest.name, manifest.version, on, chosen, keep, context, parallel, split=split)
-    place = fetch(postgres, "models", "want", wanted)[0]["place"]
+    place = change(postgres, "models", "want", wanted)[0]["place"]
     size = sum(one.bytes for one in manifest.variants) / 1024**2
     typer.echo(f"{manifest.name} {manifest.version}: {size:.1f} MB, {', '.join(manifest.skills)}; on {place}")
 
@@ -135,10 +135,10 @@ def _add_adapter(
     home: Home, postgres: Postgres, files: Files, base: str, name: str | None, licence: str | None
 ) -> None:
     from atoll.cli.adapter import take_adapter
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
 
     manifest, is_compared = take_adapter(home, postgres, files.path, base, name, licence or files.licence)
-    fetch(postgres, "models", "add", _signed(home, manifest))
+    change(postgres, "models", "add", _signed(home, manifest))
     kilobytes = sum(one.bytes for one in manifest.variants) // 1024
     more = "" if is_compared else "; whether it fits shows where the model is"
     typer.echo(f"{manifest.name} {manifest.version}: {kilobytes} kB, an adapter of {base}{more}")

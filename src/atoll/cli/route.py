@@ -82,7 +82,7 @@ def set_route(
     """Say where requests for a name may be answered, on every node. What was said before is replaced."""
     from psycopg.types.json import Jsonb
 
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
 
     told = _cascade(cascade, first=first, measure=measure, threshold=threshold)
     again = _cache(cache, cache_for)
@@ -105,7 +105,7 @@ def set_route(
         else flags.duration("policy-expires", policy_expires),
         "unreachable": unreachable,
     }
-    fetch(running_postgres(find_home(home)), "routes", "set", wish)
+    change(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")
 
 
@@ -245,9 +245,9 @@ def show(name: NameArgument, home: HomeOption = None) -> None:
 @group.command()
 def rm(name: NameArgument, home: HomeOption = None) -> None:
     """Remove a route, on all nodes."""
-    from atoll.cli.rows import fetch
+    from atoll.cli.rows import change
 
-    fetch(running_postgres(find_home(home)), "routes", "remove", (name,))
+    change(running_postgres(find_home(home)), "routes", "remove", (name,))
     typer.echo(f"{name} is removed")
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from psycopg import AsyncConnection
+
     from atoll.node.postgres.server import Postgres
+
+SETTLE_SECONDS_MAX = 5.0
 
 
 def fetch(postgres: Postgres, file: str, name: str, parameters: Any = None) -> list[dict[str, Any]]:
@@ -17,7 +22,14 @@ def fetch(postgres: Postgres, file: str, name: str, parameters: Any = None) -> l
     return asyncio.run(_fetch(postgres, file, name, parameters))
 
 
-async def _fetch(postgres: Postgres, file: str, name: str, parameters: Any) -> list[dict[str, Any]]:
+def change(postgres: Postgres, file: str, name: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """As `fetch`, of what the node's process goes by: it does when this returns, unless it is very busy."""
+    return asyncio.run(_fetch(postgres, file, name, parameters, settles=True))
+
+
+async def _fetch(
+    postgres: Postgres, file: str, name: str, parameters: Any, settles: bool = False
+) -> list[dict[str, Any]]:
     import psycopg
     from psycopg.rows import dict_row
 
@@ -28,9 +40,23 @@ async def _fetch(postgres: Postgres, file: str, name: str, parameters: Any) -> l
         async with await postgres.connect() as connection:
             cursor = connection.cursor(row_factory=dict_row)
             await cursor.execute(query(file, name), parameters)
-            return await cursor.fetchall() if cursor.description else []
+            found = await cursor.fetchall() if cursor.description else []
+            if settles:
+                await _settle(connection)
+            return found
     except psycopg.Error as error:
         raise explained(error) from error
+
+
+async def _settle(connection: AsyncConnection[Any]) -> None:
+    """Until the node's process has seen what is committed; not for ever, for what is written stays so."""
+    from atoll.sql import query
+
+    await connection.execute(query("nodes", "hear_settled"))
+    await connection.execute(query("nodes", "settle"), (token := secrets.token_hex(8),))
+    async for note in connection.notifies(timeout=SETTLE_SECONDS_MAX):
+        if note.payload == token:
+            return
 
 
 PIPE_WIDTH = 240

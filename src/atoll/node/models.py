@@ -76,6 +76,7 @@ class Models:
         self._changed = asyncio.Event()
         self._wanted_now = self._catalog.wanted((), (), {})[0]
         self._read: Any = None
+        self._asked: set[str] = set()  # by those who wait until what they wrote is gone by
         self._problems: dict[str, Problem] = {}
         self._told: dict[str, tuple[Any, ...]] = {}
         self.serving = Serving(settings.models_memory, changed=self._changed.set)
@@ -166,6 +167,7 @@ class Models:
 
     async def _look(self, connection: Connection) -> float:
         """Make true what is wanted now; in how many seconds to look again if nothing happens."""
+        asked, self._asked = self._asked, set()
         keys = await connection.cursor(row_factory=dict_row).execute(query("keys", "all"))
         self._set_keys(await keys.fetchall())
         rows = await (await connection.execute(query("models", "wanted"))).fetchall()
@@ -180,6 +182,8 @@ class Models:
         if read != self._read or any(problem.missing for problem in self._problems.values()):
             self._read = read
             await self._want(rows, adapters)
+        for token in asked:
+            await connection.execute(query("nodes", "settled"), (token,))
         await self.peers.read(connection)
         missing = [file for problem in self._problems.values() for file in problem.missing]
         if await self._parcels.fetch(missing):
@@ -201,7 +205,9 @@ class Models:
             await self.peers.tell(connection)
             await self.room.tell(connection)
             pause = min(left, OFFERS_SECONDS)
-            told = {note.channel for note in await heard(connection, pause)}
+            notes = await heard(connection, pause)
+            self._asked |= {note.payload for note in notes if note.channel == MODELS and note.payload}
+            told = {note.channel for note in notes}
             if told == {OFFERS}:
                 await asyncio.sleep(OFFERS_PAUSE_SECONDS)  # more are on their way where one is
                 await self.peers.read(connection)

@@ -80,3 +80,12 @@ select n.number, n.name, n.region, n.tier, n.revoked_at is not null as has_left,
        (select jsonb_object_agg(p.name, jsonb_build_object('state', p.state, 'waiting', p.waiting, 'oldest_seconds', p.oldest_seconds, 'dead', p.dead, 'problem', p.problem))
           from atoll.pipelines p where p.state <> 'elsewhere') as pipelines
   from atoll.self s left join atoll.node n on n.number = s.number;
+
+-- hear_settled: before one asks whether the node's process has seen what is committed
+listen atoll_settled;
+
+-- settle: asks it
+select pg_notify('atoll_models', %s);
+
+-- settled: it has
+select pg_notify('atoll_settled', %s);
