@@ -19,7 +19,7 @@ from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.registry.formats import source
 from atoll.runtimes.onnx.wants import Wants
-from atoll.web import app, feed, tensor_wire, tensors
+from atoll.web import app, connection, feed, plain, tensor_wire, tensors
 from atoll.web import search as search_over_http
 from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
@@ -37,7 +37,12 @@ BOUNDS = {
     "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
     "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
     "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",
-    "HTTP connections": f"{app.CONNECTIONS_MAX}; {app.HEAD_SECONDS_MAX:g} s; {app.STILL_SECONDS_MAX:g} s",
+    "HTTP connections": f"{app.CONNECTIONS_MAX}; {app.KNOWN_MAX:,}",
+    "until the head of a request is there": (
+        f"{connection.HEAD_SECONDS_MAX:g} s; {connection.IDLE_SECONDS_MAX:g} s;"
+        f" {connection.STILL_SECONDS_MAX:g} s"
+    ),
+    "the head of a request": f"{plain.HEAD_BYTES_MAX // 1024} kB",
     "one step of tending a subscription": f"{reconcile.STEP_SECONDS_MAX:g} s",
     "pause before dialling": f"{LINK.backoff_first_seconds:g} s, doubling to {LINK.backoff_last_seconds:g} s",
     "a silent peer": f"{LINK.silent_after_seconds:g} s, asked every {LINK.ping_every_seconds:g} s",

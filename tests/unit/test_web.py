@@ -20,7 +20,7 @@ from atoll.node import listen
 from atoll.node.values import Address
 from atoll.observe.metrics import Metrics, counter, gauge
 from atoll.web import app as app_of_node
-from atoll.web import bodies
+from atoll.web import bodies, connection
 from atoll.web.app import WebServer, make_app
 from atoll.web.callers import while_there
 from atoll.web.outgoing import HELD_BYTES_MAX, Outgoing
@@ -93,7 +93,7 @@ async def end(serving: asyncio.Task[None]) -> None:
 async def test_who_sends_no_request_gets_no_place_for_long(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(connection, "HEAD_SECONDS_MAX", 0.2)
     serving, address = await served()
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(sent)
@@ -108,12 +108,12 @@ async def test_who_sends_no_request_gets_no_place_for_long(
 async def test_who_takes_nothing_of_an_answer_does_not_hold_what_makes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app_of_node, "STILL_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(connection, "STILL_SECONDS_MAX", 0.2)
     has_ended = asyncio.Event()
 
     class Endless(Response):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-            await while_there(receive, self._go_on(send))
+            await while_there(scope, receive, self._go_on(send))
 
         async def _go_on(self, send: Send) -> None:
             try:
@@ -153,13 +153,13 @@ async def test_work_ends_quietly_when_the_caller_goes_and_loudly_when_somebody_e
         return {"type": "http.disconnect"}
 
     async with asyncio.timeout(60):
-        await while_there(gone, work())
+        await while_there({}, gone, work())
         task = asyncio.current_task()
         assert task is not None
         assert not task.cancelling()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await while_there(there, work())
+            await while_there({}, there, work())
     assert ended == [True, True]
 
 
@@ -193,7 +193,7 @@ async def test_what_is_written_in_one_turn_leaves_as_one_piece_and_all_of_it_bef
 
 
 async def test_who_takes_a_long_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(connection, "HEAD_SECONDS_MAX", 0.05)
     long = 24 * 1024**2
 
     async def answer(request: Request) -> Response:
@@ -215,12 +215,12 @@ async def test_who_takes_a_long_answer_slowly_gets_all_of_it(monkeypatch: pytest
 async def test_who_takes_nothing_of_an_answer_that_is_made_gets_no_place_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app_of_node, "HEAD_SECONDS_MAX", 0.1)
-    monkeypatch.setattr(app_of_node, "STILL_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(connection, "HEAD_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(connection, "STILL_SECONDS_MAX", 0.1)
 
     is_gone = asyncio.Event()
 
-    class Noted(app_of_node._Connection):
+    class Noted(connection.Connection):
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             is_gone.set()
@@ -228,7 +228,7 @@ async def test_who_takes_nothing_of_an_answer_that_is_made_gets_no_place_for_lon
     async def answer(request: Request) -> Response:
         return Response(bytes(24 * 1024**2))
 
-    monkeypatch.setattr(app_of_node, "_Connection", Noted)
+    monkeypatch.setattr(app_of_node, "Connection", Noted)
     serving, address = await served(Route("/long", answer))
     _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
     writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")

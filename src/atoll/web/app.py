@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -17,15 +19,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Message, Receive, Scope, Send
 
 from atoll.web import strays
-from atoll.web.outgoing import Outgoing
+from atoll.web.connection import Connection
 
 CONNECTIONS_MAX = 256
-HEAD_SECONDS_MAX = 30.0
-STILL_SECONDS_MAX = 60.0
+KNOWN_MAX = 1024
 GRACEFUL_SECONDS_MAX = 2
 
 
@@ -45,79 +46,60 @@ def make_app(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     own = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    app = Starlette(
-        routes=[*own, *routes],
-        exception_handlers={404: strays.refuse, 405: strays.refuse, Exception: strays.confess},
-    )
-    app.router.redirect_slashes = False
-    return app
+    return _App([*own, *routes])
+
+
+class _App(Starlette):
+    """Remembers which route answers a path: trying one after the other costs as much as some answers do."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        super().__init__(
+            routes=routes,
+            exception_handlers={404: strays.refuse, 405: strays.refuse, Exception: strays.confess},
+        )
+        self.router.redirect_slashes = False
+        self._known: dict[tuple[str, str], _Known] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = self._known.get((scope["method"], scope["path"])) or self._find(scope)
+        if known is None:
+            await super().__call__(scope, receive, send)
+            return
+        scope["path_params"] = known.parameters
+        request, has_begun = Request(scope, receive), False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            response = await known.endpoint(request)
+            await response(scope, receive, sending)
+        except Exception as error:
+            if not has_begun:
+                await (await strays.confess(request, error))(scope, receive, send)
+            raise
+
+    def _find(self, scope: Scope) -> _Known | None:
+        for route in self.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL and isinstance(route, Route):
+                if len(self._known) >= KNOWN_MAX:
+                    self._known.clear()
+                known = _Known(route.endpoint, found["path_params"])
+                self._known[scope["method"], scope["path"]] = known
+                return known
+        return None
+
+
+@dataclass(frozen=True)
+class _Known:
+    endpoint: Callable[[Request], Awaitable[Response]]
+    parameters: dict[str, Any]
 
 
 UVICORN_TICKS = 5
-
-
-class _Connection(H11Protocol):
-    """Breaks off where no head of a request comes, or nothing of an answer is taken.
-
-    uvicorn by itself would wait for good; places are few, and an engine may be held meanwhile.
-    """
-
-    _head: asyncio.TimerHandle | None = None
-    _still: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._outgoing = Outgoing(transport)
-        super().connection_made(self._outgoing)
-        self._wait_for_head()
-
-    def on_response_complete(self) -> None:
-        self._outgoing.flush()
-        super().on_response_complete()
-        self._wait_for_head()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._wait_for_reader(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        _cancel(self._still)
-        self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        _cancel(self._head)
-        _cancel(self._still)
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        _cancel(self._head)
-        self._head = self.loop.call_later(HEAD_SECONDS_MAX, self._look_for_head)
-
-    def _look_for_head(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            return
-        if left := self.transport.get_write_buffer_size():
-            self._wait_for_reader(left)  # the end of the answer before is still on its way
-        else:
-            self.transport.abort()
-
-    def _wait_for_reader(self, left: int) -> None:
-        _cancel(self._still)
-        self._still = self.loop.call_later(STILL_SECONDS_MAX, self._look_for_reader, left)
-
-    def _look_for_reader(self, left_before: int) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left == 0:
-            self._wait_for_head()
-        elif left < left_before:
-            self._wait_for_reader(left)
-        else:
-            self.transport.abort()
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -146,7 +128,7 @@ class WebServer:
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=_Connection,
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

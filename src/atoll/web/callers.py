@@ -14,9 +14,10 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError, PolicyDenied
+from atoll.web.plain import WHEN_GONE
 
 USER = "app"
 STATUSES = {
@@ -82,23 +83,27 @@ def retry_headers(error: AtollError) -> dict[str, str]:
     return {"Retry-After": f"{math.ceil(getattr(error, 'retry_after_seconds', None) or 1)}"}
 
 
-async def while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def while_there(scope: Scope, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Do the work, and give it up when the caller has gone."""
     working, has_gone = asyncio.current_task(), False
     assert working is not None
 
-    async def watch() -> None:
+    def end() -> None:
         nonlocal has_gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         has_gone = True
         working.cancel()
 
-    watching = asyncio.create_task(watch())
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        end()
+
+    when_gone = scope.get(WHEN_GONE)  # a connection that tells it spares a task
+    forget = asyncio.create_task(watch()).cancel if when_gone is None else when_gone(end)
     try:
         await work
     except asyncio.CancelledError:
         if not has_gone or working.uncancel():
             raise  # somebody else wants it to end
     finally:
-        watching.cancel()
+        forget()

@@ -136,7 +136,7 @@ class _Stream:
         self._is_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_there(receive, self._serve(scope, receive, send))
+        await while_there(scope, receive, self._serve(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -35,6 +35,7 @@ from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_later
 
 MESSAGES = "/v1/messages"
+JSON = "application/json"
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
@@ -237,7 +238,7 @@ class _Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._stream if self.body.get("stream") is True else self._whole
         try:
-            await while_there(receive, answer(scope, receive, send))
+            await while_there(scope, receive, answer(scope, receive, send))
         finally:
             self.ticket.settle()
 
@@ -259,7 +260,7 @@ class _Answer:
                 found = gather(self.path, [event async for event in self._heard(events)])
             self.ticket.settle()
             told = {**found, "model": self.model, **asked.beside, **self.source.said()}
-            response: Response = JSONResponse(told, headers=self._headers())
+            response: Response = Response(_written(told), headers=self._headers(), media_type=JSON)
         except AtollError as error:
             response = await self._instead(error, asked)
         await response(scope, receive, send)
@@ -300,6 +301,15 @@ class _Answer:
         self.ticket.keep()
         job.headers.update(self._headers())
         return job
+
+
+def _written(told: Mapping[str, Any]) -> bytes:
+    import orjson
+
+    try:
+        return orjson.dumps(told)
+    except TypeError:  # a number that is larger than it writes
+        return json.dumps(told).encode()
 
 
 def _with(event: bytes, content: Mapping[str, Any]) -> bytes:

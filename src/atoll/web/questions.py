@@ -61,7 +61,7 @@ class _Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._lines(send) if self._kind == LINES else self._whole(scope, receive, send)
-        await while_there(receive, answer)
+        await while_there(scope, receive, answer)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.analytics import results

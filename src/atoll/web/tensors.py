@@ -147,7 +147,7 @@ class _Answer:
                 return
             except ClientDisconnect:
                 return
-            await while_there(receive, self._answer(request, body, send))
+            await while_there(scope, receive, self._answer(request, body, send))
 
     async def _answer(self, request: Request, body: bytearray, send: Send) -> None:
         try:
