@@ -191,8 +191,10 @@ async def cut(found: Site, model: str, seconds: float) -> None:
             try:
                 places[way][await found.ask(way, model)] += 1
                 taken[way].append((time.perf_counter() - began) * 1000)
-            except (OSError, aiohttp.ClientError, TimeoutError):
+            except (OSError, aiohttp.ClientError, TimeoutError) as error:
                 failed[way] += 1
+                if way != CENTRE:
+                    print(f"{way} failed: {error!r}")
             await asyncio.sleep(0.02)
 
     async def weather() -> None:

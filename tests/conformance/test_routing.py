@@ -217,6 +217,26 @@ async def test_a_place_that_breaks_off_in_the_middle_is_left_alone(site: Site, h
     assert len(site.one.asks) == breaker.FAILURES_MAX
 
 
+async def test_a_whole_answer_that_breaks_off_is_asked_for_elsewhere(site: Site) -> None:
+    site.route(prefer=["cloud:one", "cloud:two", "here"])
+    site.one.mood = "cut"
+    for bound in ({"provider": {"allow_fallbacks": False}}, {"headers": {"x-atoll-max-cost": "9"}}):
+        status, _, told = await site.post(**bound, max_tokens=5)
+        assert (status, told["error"]["code"]) == (503, "runtime-broken"), "it may be asked once"
+    site.one.mood = "fine"
+    await site.post()
+    site.one.mood = "cut"
+    status, headers, told = await site.post()
+    assert (status, told["choices"][0]["message"]["content"]) == (200, "two two two ")
+    assert headers["x-atoll-decision"].startswith("cloud:two")
+    site.two.mood = "cut"
+    status, headers, _ = await site.post()
+    assert (status, headers["x-atoll-decision"].split(";")[0]) == (200, "here")
+    assert [len(site.one.asks), len(site.two.asks)] == [5, 2]
+    status, _, told = await site.post(provider={"only": ["cloud"]})
+    assert (status, told["error"]["code"]) == (503, "runtime-broken"), "there is nowhere else"
+
+
 async def test_who_leaves_frees_every_place_that_was_asked(site: Site) -> None:
     site.route(hedge_after_seconds=0.02, prefer=["cloud"])
     site.one.mood = site.two.mood = "mute"

@@ -36,6 +36,7 @@ from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_late
 
 MESSAGES = "/v1/messages"
 JSON = "application/json"
+WHOLE_TRIES_MAX = 3
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
@@ -178,6 +179,7 @@ class _Source(Protocol):
     def said(self) -> dict[str, Any]: ...
     async def later(self, error: AtollError, prepared: Prepared) -> Response | None: ...
     async def prepared(self) -> Prepared: ...
+    def turn_away(self, error: AtollError) -> bool: ...
     def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
 
 
@@ -201,6 +203,9 @@ class _Own:
 
     async def later(self, error: AtollError, prepared: Prepared) -> Response | None:
         return None
+
+    def turn_away(self, error: AtollError) -> bool:
+        return False
 
     async def prepared(self) -> Prepared:
         if self.body.get("retrieve") is None:
@@ -256,14 +261,29 @@ class _Answer:
         asked: Prepared | None = None
         try:
             asked = await self.source.prepared()
-            async with self.source.events(asked) as events:
-                found = gather(self.path, [event async for event in self._heard(events)])
+            found = gather(self.path, await self._all(asked))
             self.ticket.settle()
             told = {**found, "model": self.model, **asked.beside, **self.source.said()}
             response: Response = Response(_written(told), headers=self._headers(), media_type=JSON)
         except AtollError as error:
             response = await self._instead(error, asked)
         await response(scope, receive, send)
+
+    async def _all(self, asked: Prepared) -> list[bytes]:
+        """What breaks off is forgotten, and asked for elsewhere: the caller has heard none of it."""
+        broken: AtollError | None = None
+        for _ in range(WHOLE_TRIES_MAX):
+            try:
+                async with self.source.events(asked) as events:
+                    return [event async for event in self._heard(events)]
+            except AtollError as error:
+                if broken is not None and error.code == "no-place":
+                    break  # there is nowhere else
+                broken = error
+                if not self.source.turn_away(error):
+                    break
+        assert broken is not None
+        raise broken
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from atoll.domain.errors import AtollError, DataError
+from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.router.asked import BYTES_PER_TOKEN, TOKENS_MAX, Asked, read_asked, weigh
 from atoll.router.place import Need
@@ -111,6 +111,7 @@ class Routed:
         self._asked = asked
         self._body = body
         self._trip: Trip | None = None
+        self._ends_at: float | None = None
 
     def headers(self) -> dict[str, str]:
         return headers_of(self._trip)
@@ -125,6 +126,18 @@ class Routed:
             return None
         return await self._queue(prepared)
 
+    def turn_away(self, error: AtollError) -> bool:
+        """From the place that broke after it began; not where there is a cap, of which it spent a part."""
+        asked, place = self._asked, self._trip.place if self._trip is not None else None
+        caps = asked.max_cost, self._router.route(asked.model).max_cost
+        if place is None or not isinstance(error, LinkError) or error.code == "deadline-passed":
+            return False
+        if caps != (None, None) or not asked.hints.allow_fallbacks:
+            return False
+        hints = replace(asked.hints, ignore=(*asked.hints.ignore, place.label))
+        self._asked = replace(asked, hints=hints)
+        return True
+
     async def prepared(self) -> Prepared:
         if self._body.get("retrieve") is None:
             return Prepared(self._body)
@@ -134,7 +147,11 @@ class Routed:
 
     @asynccontextmanager
     async def events(self, prepared: Prepared) -> AsyncIterator[AsyncIterator[bytes]]:
-        asked = self._asked
+        asked, loop = self._asked, asyncio.get_running_loop()
+        if self._ends_at is None:
+            self._ends_at = loop.time() + self._router.seconds(asked)
+        else:
+            asked = replace(asked, deadline_seconds=max(0.0, self._ends_at - loop.time()))
         if prepared.scopes:
             size, _ = weigh(prepared.body)
             asked = replace(asked, scopes=asked.scopes | prepared.scopes, bytes_in=size)
