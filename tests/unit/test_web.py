@@ -89,6 +89,23 @@ async def end(serving: asyncio.Task[None]) -> None:
         await serving
 
 
+async def test_a_path_is_found_again_and_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_of_node, "KNOWN_MAX", 2)
+
+    async def tell(request: Request) -> Response:
+        return Response(f"{request.path_params['name']}")
+
+    app: Any = make_app(dict, Metrics().registry, [Route("/tell/{name}", tell)])
+    listener = listen.bind(Address("127.0.0.1", 0), "--http")
+    serving = asyncio.create_task(WebServer(app, listener).run())
+    for name in ("a", "b", "a", "c", "c" * 300, "a"):
+        assert await ask(listen.bound(listener), f"/tell/{name}") == (200, name)
+        assert len(app._known) <= 2
+        assert all(len(path) < 300 for _, path in app._known)
+    assert (await ask(listen.bound(listener), "/tell/a/b"))[0] == 404
+    await end(serving)
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGE"])
 async def test_who_sends_no_request_gets_no_place_for_long(
     sent: bytes, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ from atoll.web import strays
 from atoll.web.connection import Connection
 
 CONNECTIONS_MAX = 256
-KNOWN_MAX = 1024
+KNOWN_MAX, KNOWN_LETTERS_MAX = 1024, 256
 GRACEFUL_SECONDS_MAX = 2
 
 
@@ -85,12 +85,16 @@ class _App(Starlette):
         for route in self.routes:
             match, found = route.matches(scope)
             if match is Match.FULL and isinstance(route, Route):
-                if len(self._known) >= KNOWN_MAX:
-                    self._known.clear()
                 known = _Known(route.endpoint, found["path_params"])
-                self._known[scope["method"], scope["path"]] = known
+                self._remember((scope["method"], scope["path"]), known)
                 return known
         return None
+
+    def _remember(self, asked: tuple[str, str], known: _Known) -> None:
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        if len(asked[1]) <= KNOWN_LETTERS_MAX:
+            self._known[asked] = known
 
 
 @dataclass(frozen=True)
