@@ -8,7 +8,7 @@ import pytest
 
 from atoll.analytics import answer, merge, planner, route, service
 from atoll.analytics.asking import BYTES_IN_ALL_MAX
-from atoll.cli import demo
+from atoll.cli import demo, rows
 from atoll.data.consistency import receipts
 from atoll.identity import token
 from atoll.link import compression, gateway, startup
@@ -19,7 +19,7 @@ from atoll.node.postgres import course, disk, supervise
 from atoll.observe import logs
 from atoll.registry.formats import source
 from atoll.runtimes.onnx.wants import Wants
-from atoll.web import app, connection, feed, plain, tensor_wire, tensors
+from atoll.web import app, connection, feed, language, plain, tensor_wire, tensors
 from atoll.web import search as search_over_http
 from atoll.web.questions import BODY_BYTES_MAX
 from docs import pages
@@ -43,6 +43,8 @@ BOUNDS = {
         f" {connection.STILL_SECONDS_MAX:g} s"
     ),
     "the head of a request": f"{plain.HEAD_BYTES_MAX // 1024} kB",
+    "places that a whole answer is asked for": str(language.WHOLE_TRIES_MAX),
+    "a command that waits": f"{rows.SETTLE_SECONDS_MAX:g} s",
     "one step of tending a subscription": f"{reconcile.STEP_SECONDS_MAX:g} s",
     "pause before dialling": f"{LINK.backoff_first_seconds:g} s, doubling to {LINK.backoff_last_seconds:g} s",
     "a silent peer": f"{LINK.silent_after_seconds:g} s, asked every {LINK.ping_every_seconds:g} s",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import h11
@@ -96,12 +95,11 @@ def test_what_is_odd_is_left_to_h11(line: bytes) -> None:
     assert read_head(COMMON.replace(b"\r\n\r\n", b"\r\nHost: y\r\n\r\n")) is None
 
 
-def test_a_head_that_is_long_or_made_to_be_slow_costs_little() -> None:
-    began = time.process_time()
-    for filling in (b" ", b"\t", b"a", b"a:", b"a: \r", b"a:\r\n", b"a: b \r\n"):
-        assert read_head(USUAL[1] + filling * (2**20 // len(filling))) is None
-    assert time.process_time() - began < 10
-    assert read_head(USUAL[0] + b"Host: x\r\nX: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n") is None
+def test_a_head_that_is_too_long_is_left_to_h11() -> None:
+    head = USUAL[0] + b"Host: x\r\nX: %b\r\n\r\n"
+    room = HEAD_BYTES_MAX - len(head % b"")
+    assert read_head(head % (b"a" * room)) is not None
+    assert read_head(head % (b"a" * (room + 1))) is None
 
 
 def test_a_field_of_an_answer_has_one_line() -> None:
