@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,14 @@ def test_a_key_is_slowed_down_and_changed_while_it_lives(open_folder: Path) -> N
         (line,) = [line for line in run("key", "list").splitlines() if line.startswith("till")]
         assert line.split()[3:] == ["5000/min", "local"]
         assert "atoll_key_refusals_total" in node.get("/metrics")[1]
+
+        os.kill(node.pid, signal.SIGSTOP)
+        try:
+            done = atoll("key", "add", "later", "--home", str(node.home))
+        finally:
+            os.kill(node.pid, signal.SIGCONT)
+        assert (done.returncode, done.stdout[:6]) == (0, "atoll-")
+        assert "goes by it later" in done.stderr
         assert node.end() == 0, node.output
 
 

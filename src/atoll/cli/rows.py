@@ -50,6 +50,8 @@ async def _fetch(
 
 async def _settle(connection: AsyncConnection[Any]) -> None:
     """Until the node's process has seen what is committed; not for ever, for what is written stays so."""
+    import typer
+
     from atoll.sql import query
 
     await connection.execute(query("nodes", "hear_settled"))
@@ -57,6 +59,7 @@ async def _settle(connection: AsyncConnection[Any]) -> None:
     async for note in connection.notifies(timeout=SETTLE_SECONDS_MAX):
         if note.payload == token:
             return
+    typer.echo("note: it is written; the node is busy, and goes by it later", err=True)
 
 
 PIPE_WIDTH = 240
