@@ -13,14 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
-
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.runtimes import refusals, vectors
 from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
-from atoll.runtimes.http import Wire
+from atoll.runtimes.http.client import Client
+from atoll.runtimes.http.wire import Wire
 
 TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 128
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -60,21 +59,15 @@ class UpstreamRuntime:
     async def start(self) -> Facts:
         """Nothing is asked yet: an upstream that is away now may be there when somebody needs it."""
         address = self._address
-        connector: aiohttp.BaseConnector = (
-            aiohttp.UnixConnector(address.socket, force_close=True, limit=0)
-            if address.socket
-            else aiohttp.TCPConnector(limit=0)
-        )
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
-        base = address.base.rstrip("/")
-        self._wire = Wire(session, base, address.silence_seconds, headers, self._explain)
+        client = Client(address.base, address.silence_seconds, headers, address.socket)
+        self._wire = Wire(client, self._explain)
         return Facts(address.skills, 0, address.context_tokens, details={"engine": "upstream"})
 
     async def stop(self) -> None:
         self._stopped.set()
         if self._wire is not None:
-            await self._wire.session.close()
+            self._wire.client.close()
 
     async def ended(self) -> str:
         """It never ends by itself: what is away is asked again."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import socket
 import time
 from pathlib import Path
-from typing import Any
-
-import aiohttp
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.runtimes import refusals
-from atoll.runtimes.http import Wire
+from atoll.runtimes.http.client import Client
+from atoll.runtimes.http.wire import Wire
 from atoll.runtimes.llama import course
 from atoll.runtimes.llama.process import EngineProcess
 from atoll.runtimes.llama.wants import Wants, settings_for_child
@@ -31,9 +30,7 @@ class Engine:
         self.process = process
         self._path = path
         self._has_workers = has_workers
-        connector = aiohttp.UnixConnector(str(path), force_close=True, limit=0)
-        session = aiohttp.ClientSession(connector=connector)
-        self.wire = Wire(session, "http://engine", silence_seconds, explain=_explain)
+        self.wire = Wire(Client("http://engine", silence_seconds, socket=str(path)), _explain)
 
     @classmethod
     async def launch(
@@ -67,25 +64,22 @@ class Engine:
     async def answers(self, path: str, seconds: float) -> bool:
         """Whether it answers a question about itself; that on its slots goes through its main loop."""
         try:
-            return await self._get(path, seconds) is not None
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wire.look(path)
+        except (AtollError, TimeoutError):
             return False
+        return True
 
     async def context_tokens(self) -> int:
         """Tokens per request, as the engine has rounded them or the model bounds them."""
-        slots = await self._get("/slots", self.wire.silence_seconds)
+        slots = await self.wire.look("/slots")
         return int(slots[0]["n_ctx"])
 
     async def close(self) -> None:
         await self.process.kill()
-        await self.wire.session.close()
+        self.wire.client.close()
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
-
-    async def _get(self, path: str, seconds: float) -> Any:
-        timeout = aiohttp.ClientTimeout(total=seconds)
-        async with self.wire.session.get(self.wire.base + path, timeout=timeout) as response:
-            return await response.json() if response.status == 200 else None
 
 
 def _explain(status: int, body: str, retry_after: str | None) -> AtollError:

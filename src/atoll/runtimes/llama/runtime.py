@@ -17,7 +17,7 @@ from atoll.domain.models import Skill
 from atoll.runtimes import vectors
 from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
-from atoll.runtimes.http import Wire
+from atoll.runtimes.http.wire import Wire
 from atoll.runtimes.llama import bodies, calls, course
 from atoll.runtimes.llama.engine import Engine, weights_size
 from atoll.runtimes.llama.fields import Bounds

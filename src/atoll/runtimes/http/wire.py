@@ -1,0 +1,147 @@
+"""Asks an engine over HTTP, on a Unix socket or far away: a stream of events, or one answer.
+
+Leaving a stream closes its connection, which is what frees an engine. What went wrong becomes an error of the
+contract here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from atoll.domain.errors import AtollError, LinkError
+from atoll.runtimes import events, refusals
+from atoll.runtimes.http.client import Client
+from atoll.runtimes.http.connection import Connection
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+REFUSAL_BYTES_MAX = 64 * 1024
+PROBLEMS = (OSError, UnicodeError, events.EventTooLong)  # the second where a host's name is none
+Explain = Callable[[int, str, str | None], AtollError]
+IsNoise = Callable[[bytes], bool]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """An engine's server, and how its refusals are understood."""
+
+    client: Client
+    explain: Explain = refusals.explain
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, is_noise: IsNoise | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Events from the first that matters; entering waits for it."""
+        connection = await self._ask("POST", path, body)
+        try:
+            found = _Events(connection, is_noise)
+            await found.fill(is_early=True)
+            yield found
+        finally:
+            self.client.leave(connection)
+
+    async def ask(self, path: str, body: bytes) -> Any:
+        """The JSON of one answer."""
+        return await self._whole("POST", path, body)
+
+    async def look(self, path: str) -> Any:
+        """What it says of itself."""
+        return await self._whole("GET", path)
+
+    async def _whole(self, method: str, path: str, body: bytes = b"") -> Any:
+        connection = await self._ask(method, path, body)
+        try:
+            return json.loads(await _read(connection, ANSWER_BYTES_MAX))
+        except ValueError:
+            raise _broken("The answer is not JSON.") from None
+        finally:
+            self.client.leave(connection)
+
+    async def _ask(self, method: str, path: str, body: bytes) -> Connection:
+        # Whoever sends on to another place does not decide where questions go: that is a refusal, too.
+        try:
+            connection, reply = await self.client.ask(method, path, body)
+        except PROBLEMS as error:
+            raise _problem(error, is_early=True) from error
+        if reply.status == 200:
+            return connection
+        try:
+            text = (await _read(connection, REFUSAL_BYTES_MAX)).decode(errors="replace")
+            retry_after = reply.fields.get(b"retry-after")
+            raise self.explain(
+                reply.status, text, None if retry_after is None else retry_after.decode(errors="replace")
+            )
+        finally:
+            self.client.leave(connection)
+
+
+class _Events:
+    """The events of a stream, each as soon as it is whole."""
+
+    def __init__(self, connection: Connection, is_noise: IsNoise | None) -> None:
+        self._connection = connection
+        self._is_noise = is_noise
+        self._splitter = events.Splitter()
+        self._waiting: list[bytes] = []  # the next one is the last
+        self._is_over = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._waiting:
+            await self.fill()
+            if not self._waiting:
+                raise StopAsyncIteration
+        return _checked(self._waiting.pop())
+
+    async def fill(self, is_early: bool = False) -> None:
+        """Wait for events; there are none at the end."""
+        while not self._waiting and not self._is_over:
+            try:
+                block = await self._connection.read()
+                found = self._splitter.feed(block) if block else self._splitter.last()
+            except PROBLEMS as error:
+                raise _problem(error, is_early) from error
+            self._is_over = not block
+            if self._is_noise is not None:
+                found = [event for event in found if not self._is_noise(event)]
+            self._waiting = found[::-1]
+        if is_early and self._waiting:
+            _checked(self._waiting[-1])
+
+
+def _checked(event: bytes) -> bytes:
+    if events.is_error(event):
+        raise refusals.explain_event(events.content(event))
+    return event
+
+
+async def _read(connection: Connection, bytes_max: int) -> bytes:
+    """An answer, cut off where it is too long."""
+    found = bytearray()
+    try:
+        while len(found) <= bytes_max and (block := await connection.read()):
+            found += block
+    except PROBLEMS as error:
+        raise _problem(error, is_early=True) from error
+    return bytes(found[:bytes_max])
+
+
+def _broken(detail: str) -> LinkError:
+    return LinkError("runtime-broken", "could not answer: the engine is away", detail=detail)
+
+
+def _problem(error: Exception, is_early: bool) -> LinkError:
+    """An error of the connection in the words of the contract; early is what comes before the first event."""
+    if isinstance(error, events.EventTooLong):
+        return _broken("It sent an event without an end.")
+    if not isinstance(error, TimeoutError):
+        return _broken(f"The connection broke: {error or type(error).__name__}.")
+    if is_early:
+        return LinkError("runtime-slow", "could not begin in time", hint="Try again later.")
+    return _broken("It fell silent in the middle of an answer.")
