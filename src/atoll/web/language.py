@@ -247,11 +247,6 @@ class _Answer:
         finally:
             self.ticket.settle()
 
-    async def _heard(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for event in events:
-            self.ticket.hear(event)
-            yield event
-
     def _headers(self) -> dict[str, str]:
         return {**self.source.headers(), **self.ticket.headers()}
 
@@ -275,7 +270,7 @@ class _Answer:
         for _ in range(WHOLE_TRIES_MAX):
             try:
                 async with self.source.events(asked) as events:
-                    return [event async for event in self._heard(events)]
+                    return [self.ticket.hear(event) async for event in events]
             except AtollError as error:
                 if broken is not None and error.code == "no-place":
                     break  # there is nowhere else
@@ -295,7 +290,8 @@ class _Answer:
                 more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
                 await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
                 has_begun = True
-                async for event in self._heard(events):
+                async for event in events:
+                    self.ticket.hear(event)
                     if beside and (content := content_of(event)) is not None:
                         event, beside = _with(event, {**content, **beside}), {}
                     await send({"type": "http.response.body", "body": event, "more_body": True})
