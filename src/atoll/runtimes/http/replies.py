@@ -62,14 +62,15 @@ class Reply:
         """What there is of the body in what came."""
         if self._body is not None:
             return self._body.feed(data)
-        head = self._held + data
-        if len(head) > HEAD_BYTES_MAX:
-            raise BrokenReply("its head has no end")
-        if _BLANK.search(head, max(0, len(self._held) - 2)) is None:
-            self._held = head
+        text = self._held + data
+        end = _BLANK.search(text, max(0, len(self._held) - 2), HEAD_BYTES_MAX)
+        if end is None and len(text) < HEAD_BYTES_MAX:
+            self._held = text
             return b""
-        self._body, begin = self._read_head(head)
-        return self._body.feed(head[begin:])
+        if end is None:
+            raise BrokenReply("the reply's head has no end")
+        self._body, begin = self._read_head(text)
+        return self._body.feed(text[begin:])
 
     def end(self) -> None:
         """The connection has ended."""
