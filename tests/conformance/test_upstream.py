@@ -12,7 +12,7 @@ from aiohttp import web
 
 from atoll.domain.errors import AtollError, ConfigError, LinkError
 from atoll.domain.models import Skill
-from atoll.runtimes.contract import Ask
+from atoll.runtimes.contract import Ask, Pouring
 from atoll.runtimes.upstream import Address, UpstreamRuntime
 from support.fix_runtimes import CHAT, eventually_true, saying
 
@@ -169,6 +169,81 @@ async def test_silence_or_a_cut_after_the_first_word_is_broken(
         with pytest.raises(LinkError) as caught:
             await anext(stream)
     assert caught.value.code == "runtime-broken"
+
+
+async def poured(stream: AsyncIterator[bytes], wanted: int = 10**9) -> list[bytes]:
+    """The events that are handed on, until there are so many."""
+    found: list[bytes] = []
+
+    def hand_on(events: list[bytes]) -> bool:
+        found.extend(events)
+        return len(found) < wanted
+
+    assert isinstance(stream, Pouring)
+    await stream.pour(hand_on)
+    return found
+
+
+async def test_what_is_poured_is_what_is_read(server: Server, runtime: UpstreamRuntime) -> None:
+    last = b"data: [DONE]\n\n"
+
+    async def say_on(request: web.Request) -> None:
+        await asyncio.sleep(0.05)
+
+    server.answer = streams(CHUNK, CHUNK + CHUNK[:9], CHUNK[9:], b": a\r\n\r\n" + last[:-2], then=say_on)
+    async with runtime.generate(Ask(CHAT, saying("hello"))) as stream:
+        assert await anext(stream) == CHUNK
+        assert await poured(stream) == [CHUNK, CHUNK, b": a\r\n\r\n"]
+        assert [event async for event in stream] == [last]  # that had no end
+        assert await poured(stream) == []
+
+
+async def test_pouring_ends_where_no_more_is_wanted(server: Server, runtime: UpstreamRuntime) -> None:
+    sent = 0
+
+    async def pour(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(64):
+            await response.write(CHUNK * (2**20 // len(CHUNK)))
+            sent += 1
+        return response
+
+    server.answer = pour
+    async with runtime.generate(Ask(CHAT, saying("hello"))) as stream:
+        first = await poured(stream, wanted=1)
+        await asyncio.sleep(0.3)
+        assert sent < 32
+        rest = [event async for event in stream]
+    assert len(first) + len(rest) == 64 * (2**20 // len(CHUNK))
+    assert {*first, *rest} == {CHUNK}
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        (forever, "runtime-broken"),
+        (break_off, "runtime-broken"),
+        (b'data: {"error": {"message": "Overloaded", "code": 503}}\n\n', "runtime-crowded"),
+        (b"x" * (5 * 1024 * 1024), "runtime-broken"),
+    ],
+)
+async def test_what_goes_wrong_while_pouring_the_next_step_says(
+    server: Server, runtime: UpstreamRuntime, then: Any, code: str
+) -> None:
+    async def go_on(request: web.Request) -> None:
+        await asyncio.sleep(0.05)
+
+    more, last = ((b"",), then) if callable(then) else ((then,), go_on)
+    server.answer = streams(CHUNK, CHUNK, *more, then=last)
+    async with runtime.generate(Ask(CHAT, saying("hello"))) as stream:
+        assert await anext(stream) == CHUNK
+        found = await poured(stream)
+        with pytest.raises(LinkError) as caught:
+            found += [event async for event in stream]
+    assert caught.value.code == code
+    assert found in ([CHUNK], [])  # what comes in one piece with an error is left to the next step, too
 
 
 async def test_an_error_in_the_middle_is_an_error(server: Server, runtime: UpstreamRuntime) -> None:

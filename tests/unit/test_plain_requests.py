@@ -21,7 +21,7 @@ from atoll.observe.metrics import Metrics
 from atoll.web import connection
 from atoll.web.app import WebServer, make_app
 from atoll.web.callers import while_there
-from atoll.web.plain import HEAD_BYTES_MAX, read_head, write_head
+from atoll.web.plain import HEAD_BYTES_MAX, PUT, read_head, write_head
 
 USUAL = [
     b"GET /v1/models HTTP/1.1\r\n",
@@ -135,6 +135,30 @@ async def break_head(request: Request) -> Response:
     return response
 
 
+class Pouring(Response):
+    """Puts pieces until the connection is full, and then sends the rest."""
+
+    put_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        put, pieces = scope[PUT], iter(PIECES)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for one, other in zip(pieces, pieces, strict=True):
+            Pouring.put_bytes += len(one) + len(other)
+            if not put([one, other]):
+                break
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+PIECES = [bytes([number]) * 65536 for number in range(256)] * 4
+
+
+async def pour(request: Request) -> Response:
+    return Pouring()
+
+
 class Waiting(Response):
     has_left: asyncio.Event
 
@@ -152,7 +176,7 @@ async def wait(request: Request) -> Response:
 
 @pytest_asyncio.fixture
 async def address() -> AsyncIterator[Address]:
-    ways = (echo, refuse, stream, lie, break_head, wait)
+    ways = (echo, refuse, stream, lie, break_head, pour, wait)
     routes = [Route(f"/{way.__name__}", way, methods=["GET", "POST"]) for way in ways]
     listener = listen.bind(Address("127.0.0.1", 0), "--http")
     serving = asyncio.create_task(WebServer(make_app(dict, Metrics().registry, routes), listener).run())
@@ -232,6 +256,12 @@ async def test_an_answer_that_goes_wrong_is_no_answer(
     assert "not as long as its head says" in caplog.text
     assert [status for status, _ in await said(address, post("/break_head", b""))] == [500]
     assert "more than one line" in caplog.text
+
+
+async def test_what_is_put_at_once_ends_where_the_reader_is_slow(address: Address) -> None:
+    asked = [post("/pour", b""), post("/echo", b"c", LAST)]
+    assert await said(address, *asked) == [(200, b"".join(PIECES)), (200, b"c")]
+    assert 2 * 65536 <= Pouring.put_bytes < sum(map(len, PIECES)) / 2
 
 
 @pytest.mark.parametrize("size", [1, 3 * 2**20])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Callable,
     Collection,
@@ -19,11 +18,11 @@ from collections.abc import (
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
-    aclosing,
     asynccontextmanager,
     nullcontext,
 )
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -45,6 +44,7 @@ from atoll.router.placing.course import Course
 from atoll.router.placing.decide import Decision, decide
 from atoll.router.placing.eligible import GLOBAL, REGION, scopes_of
 from atoll.router.placing.heard import Heard
+from atoll.router.placing.paced import Paced
 from atoll.router.placing.peers import Peers
 from atoll.router.placing.places import UPSTREAM, Me, TermsOf, own_places, peer_places
 from atoll.router.placing.record import KEPT_MAX, Records
@@ -376,21 +376,7 @@ class Router:
             first = await anext(events, None)
             if first is None:
                 raise LinkError("runtime-broken", "could not answer: there was not a word")
-            async with aclosing(self._counted(place, first, events)) as counted:
-                yield counted
-
-    async def _counted(
-        self, place: Place, first: bytes, rest: AsyncIterator[bytes]
-    ) -> AsyncGenerator[bytes, None]:
-        yield first
-        events, took, clock = 0, 0.0, self._course.clock
-        began = clock()
-        async for event in rest:
-            took += clock() - began
-            events += 1
-            yield event
-            began = clock()
-        self._course.ended(place, events, took)
+            yield Paced(first, events, self._course.clock, partial(self._course.ended, place))
 
 
 def _budgets(asked: Asked, route: Route) -> list[str]:

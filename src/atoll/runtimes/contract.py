@@ -8,7 +8,8 @@ made for, it refuses.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -57,6 +58,17 @@ class Embeddings:
 
     vectors: NDArray[np.float32]
     tokens: int
+
+
+class Pouring(AsyncIterator[bytes]):
+    """Events that can be handed on in the turn of the loop in which they come, without waking a task."""
+
+    @abstractmethod
+    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
+        """Hand on what comes, until it says that it wants no more or there is something else than events.
+
+        What that is, the end or an error, the next step of the iteration says.
+        """
 
 
 class Runtime(Protocol):

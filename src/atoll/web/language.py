@@ -23,7 +23,7 @@ from atoll.router.jobs.queue import JobQueue
 from atoll.router.policy.route import Unreachable
 from atoll.router.service import Router
 from atoll.runtimes.answers import embedded
-from atoll.runtimes.contract import STREAMED
+from atoll.runtimes.contract import STREAMED, Pouring
 from atoll.runtimes.events import content as content_of
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
@@ -31,6 +31,7 @@ from atoll.web.bodies import read_object
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.jobs import Later, answer_later, read_later
 from atoll.web.limits import FREE, Limits, Ticket
+from atoll.web.plain import PUT
 from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_later
 
@@ -247,6 +248,14 @@ class _Answer:
         finally:
             self.ticket.settle()
 
+    def _heard_by(self, take: Callable[[list[bytes]], object]) -> Callable[[list[bytes]], bool]:
+        def hand_on(events: list[bytes]) -> bool:
+            for event in events:
+                self.ticket.hear(event)
+            return take(events) is not False
+
+        return hand_on
+
     def _headers(self) -> dict[str, str]:
         return {**self.source.headers(), **self.ticket.headers()}
 
@@ -269,8 +278,14 @@ class _Answer:
         broken: AtollError | None = None
         for _ in range(WHOLE_TRIES_MAX):
             try:
+                found: list[bytes] = []
+                hand_on = self._heard_by(found.extend)
                 async with self.source.events(asked) as events:
-                    return [self.ticket.hear(event) async for event in events]
+                    async for event in events:
+                        hand_on([event])
+                        if isinstance(events, Pouring):
+                            await events.pour(hand_on)
+                return found
             except AtollError as error:
                 if broken is not None and error.code == "no-place":
                     break  # there is nowhere else
@@ -281,7 +296,7 @@ class _Answer:
         raise broken
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
+        has_begun, put = False, scope.get(PUT)
         asked: Prepared | None = None
         try:
             asked = await self.source.prepared()
@@ -290,11 +305,14 @@ class _Answer:
                 more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
                 await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
                 has_begun = True
+                hand_on = self._heard_by(put) if put is not None else None
                 async for event in events:
                     self.ticket.hear(event)
                     if beside and (content := content_of(event)) is not None:
                         event, beside = _with(event, {**content, **beside}), {}
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+                    if hand_on is not None and not beside and isinstance(events, Pouring):
+                        await events.pour(hand_on)
         except AtollError as error:
             if not has_begun:
                 await (await self._instead(error, asked))(scope, receive, send)

@@ -32,6 +32,12 @@ class Outgoing(asyncio.Transport):
         if self._size >= HELD_BYTES_MAX:
             self.flush()
 
+    def pass_on(self, data: bytes) -> None:
+        """What comes next comes in another turn."""
+        self.flush()
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
     def flush(self) -> None:
         if self._held:
             whole = b"".join(self._held)

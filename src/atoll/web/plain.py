@@ -30,7 +30,7 @@ _BODILESS = (204, 304)
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 log = logging.getLogger(__name__)
 
-WHEN_GONE = "atoll.when_gone"
+WHEN_GONE, PUT = "atoll.when_gone", "atoll.put"
 Field = tuple[bytes, bytes]
 
 
@@ -173,6 +173,14 @@ class Exchange:
             if not self.keep_alive:
                 self._transport.close()
             self._ended()
+
+    def put(self, parts: list[bytes]) -> bool:
+        """More of a body without a length, now; false where the next had better be sent, which waits."""
+        if self.disconnected:
+            return False
+        body = b"".join(parts)
+        self._transport.pass_on(b"%x\r\n%b\r\n" % (len(body), body))
+        return not self._flow.write_paused
 
     def _begin(self, status: int, fields: list[Field]) -> None:
         length = next((value for name, value in fields if name == b"content-length"), None)

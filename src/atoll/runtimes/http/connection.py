@@ -20,6 +20,7 @@ class Connection(asyncio.Protocol):
         self._ended = ended
         self._reply: Reply | None = None
         self._held = b""  # of the body, not read yet
+        self._take: Callable[[bytes], bool] | None = None
         self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -41,7 +42,7 @@ class Connection(asyncio.Protocol):
     async def read(self) -> bytes:
         """What has come of the reply's body; nothing at its end."""
         while not self._held:
-            if self._reply is None or self._reply.is_over:
+            if self._is_over():
                 return b""
             await self._change()
         found, self._held = self._held, b""
@@ -50,6 +51,18 @@ class Connection(asyncio.Protocol):
             self._heard_at = self._loop.time()
             self._transport.resume_reading()
         return found
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Give it what comes of the body as it comes, until it wants no more, or nothing more comes."""
+        self._take = None if self._held else take
+        try:
+            while self._take is not None and self._error is None and not self._is_over():
+                await self._change()
+        finally:
+            self._take = None
+
+    def _is_over(self) -> bool:
+        return self._reply is None or self._reply.is_over
 
     @property
     def is_free(self) -> bool:
@@ -86,12 +99,19 @@ class Connection(asyncio.Protocol):
         except BrokenReply as error:
             self._break(error)
             return
-        if found:
-            self._held = self._held + found if self._held else found
-            if len(self._held) > HELD_BYTES_MAX and not reply.is_over:
-                self._is_paused = True
-                self._transport.pause_reading()
+        if found and self._take is not None:
+            if self._take(found) and not reply.is_over:
+                return
+            self._take = None
+        elif found:
+            self._hold(found)
         self._wake()
+
+    def _hold(self, found: bytes) -> None:
+        self._held = self._held + found if self._held else found
+        if len(self._held) > HELD_BYTES_MAX and not self._is_over():
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from atoll.domain.errors import AtollError, LinkError
 from atoll.runtimes import events, refusals
+from atoll.runtimes.contract import Pouring
 from atoll.runtimes.http.client import Client
 from atoll.runtimes.http.connection import Connection
 
@@ -79,7 +80,7 @@ class Wire:
             self.client.leave(connection)
 
 
-class _Events:
+class _Events(Pouring):
     """The events of a stream, each as soon as it is whole."""
 
     def __init__(self, connection: Connection, is_noise: IsNoise | None) -> None:
@@ -88,9 +89,7 @@ class _Events:
         self._splitter = events.Splitter()
         self._waiting: list[bytes] = []  # the next one is the last
         self._is_over = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
+        self._too_long: events.EventTooLong | None = None
 
     async def __anext__(self) -> bytes:
         if not self._waiting:
@@ -99,20 +98,43 @@ class _Events:
                 raise StopAsyncIteration
         return _checked(self._waiting.pop())
 
+    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
+        def give(found: list[bytes]) -> bool:
+            if any(map(events.is_error, found)):
+                self._waiting = found[::-1]
+                return False
+            return not found or hand_on(found)
+
+        def take(block: bytes) -> bool:
+            try:
+                return give(self._cut(block))
+            except events.EventTooLong as error:
+                self._too_long = error
+                return False
+
+        here, self._waiting = self._waiting[::-1], []
+        if give(here) and not self._is_over:
+            await self._connection.pour(take)
+
     async def fill(self, is_early: bool = False) -> None:
         """Wait for events; there are none at the end."""
         while not self._waiting and not self._is_over:
             try:
+                if self._too_long is not None:
+                    raise self._too_long
                 block = await self._connection.read()
-                found = self._splitter.feed(block) if block else self._splitter.last()
+                self._waiting = self._cut(block)[::-1]
             except PROBLEMS as error:
                 raise _problem(error, is_early) from error
             self._is_over = not block
-            if self._is_noise is not None:
-                found = [event for event in found if not self._is_noise(event)]
-            self._waiting = found[::-1]
         if is_early and self._waiting:
             _checked(self._waiting[-1])
+
+    def _cut(self, block: bytes) -> list[bytes]:
+        found = self._splitter.feed(block) if block else self._splitter.last()
+        if self._is_noise is None:
+            return found
+        return [event for event in found if not self._is_noise(event)]
 
 
 def _checked(event: bytes) -> bytes:

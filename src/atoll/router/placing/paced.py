@@ -1,0 +1,54 @@
+"""The events of an answer, and how long a place was waited for between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from atoll.runtimes.contract import Pouring
+
+
+class Paced(Pouring):
+    """`ended` hears at the end how many events there were after the first, and how many seconds they took."""
+
+    def __init__(
+        self,
+        first: bytes,
+        rest: AsyncIterator[bytes],
+        clock: Callable[[], float],
+        ended: Callable[[int, float], None],
+    ) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+        self._clock = clock
+        self._ended = ended
+        self._events = 0
+        self._seconds = 0.0
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        began = self._clock()
+        try:
+            event = await anext(self._rest)
+        except StopAsyncIteration:
+            self._ended(self._events, self._seconds)
+            raise
+        self._seconds += self._clock() - began
+        self._events += 1
+        return event
+
+    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
+        if self._first is not None or not isinstance(self._rest, Pouring):
+            return
+        began = self._clock()
+
+        def count(events: list[bytes]) -> bool:
+            nonlocal began
+            self._seconds += self._clock() - began
+            self._events += len(events)
+            wants_more = hand_on(events)
+            began = self._clock()
+            return wants_more
+
+        await self._rest.pour(count)
