@@ -152,7 +152,7 @@ class Pouring(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-PIECES = [bytes([number]) * 65536 for number in range(256)] * 4
+PIECES = [bytes([number]) * 65536 for number in range(256)]
 
 
 async def pour(request: Request) -> Response:
