@@ -1,27 +1,30 @@
-"""What do the ways through the runtime and through a node cost, against the engine in one's own process?
+"""What do the ways through the runtime and through a node cost, against the engine alone?
 
-All have the same model and the same settings and take turns: a node asked over HTTP at /v1 on a connection
-that is kept, LlamaRuntime with its child, its socket and its events, and xllamacpp called directly with a
-callback. Without a model file one with random weights is made, of about 50 million parameters.
+All have the same model and the same settings and take turns: a node asked over HTTP at /v1; LlamaRuntime with
+its child, its socket and its events; and xllamacpp in this process, called with a callback, and asked by its
+own server. Engines of the same model differ by some hundredths, by where their memory came to lie, so what
+they say of their own time is told apart. Without a model file one with random weights is made, of about 50
+million parameters.
 
-    python benchmarks/chat_overhead.py [--model FILE] [--tokens 128] [--rounds 9]
+    python benchmarks/chat_overhead.py [--model FILE] [--tokens 128] [--rounds 9] [--first-words 40]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import importlib.util
 import json
 import os
+import socket
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.demo.ports import free_ports
 from atoll.runtimes import events
@@ -34,10 +37,20 @@ from support import nodes, report
 RATE_WANTED, FIRST_MS_WANTED = 0.97, 1.0
 CHAT = "/v1/chat/completions"
 MODEL = "bench"
+FEW_TOKENS = 4
 SECONDS_MAX = 120.0
 WIDTH, LAYERS, SEED = 768, 8, 11
 MODELS = Path(__file__).parent.parent / "tests" / "support" / "fix_models.py"
-Taken = tuple[float, float]  # milliseconds to the first word, tokens per second after it
+HEAD = (
+    f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
+
+
+class Taken(NamedTuple):
+    first_ms: float  # to the first word
+    rate: float  # of tokens after it, per second
+    reading_ms: float  # of the prompt, as the engine says
+    own_rate: float  # as the engine says
 
 
 def make_model(folder: Path) -> Path:
@@ -65,15 +78,18 @@ class Clock:
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.words: list[float] = []
+        self.timings = {"prompt_ms": 0.0, "predicted_per_second": 1.0}
 
     def look(self, content: dict[str, Any]) -> None:
         choices = content.get("choices")
         if choices and choices[0]["delta"].get("content"):
             self.words.append(time.perf_counter())
+        self.timings = content.get("timings", self.timings)
 
     def taken(self) -> Taken:
         rate = (len(self.words) - 1) / (self.words[-1] - self.words[0])
-        return (self.words[0] - self.began) * 1000, rate
+        first_ms = (self.words[0] - self.began) * 1000
+        return Taken(first_ms, rate, self.timings["prompt_ms"], self.timings["predicted_per_second"])
 
 
 async def through(runtime: LlamaRuntime, body: dict[str, Any]) -> Taken:
@@ -97,49 +113,109 @@ def bare(server: Any, body: dict[str, Any]) -> Taken:
     return clock.taken()
 
 
-def over_http(connection: http.client.HTTPConnection, body: dict[str, Any]) -> Taken:
+def over_http(connection: socket.socket, body: dict[str, Any]) -> Taken:
     clock = Clock()
     content = json.dumps({**body, "model": MODEL, "stream": True}).encode()
-    connection.request("POST", CHAT, content, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    if answer.status != 200:
-        raise SystemExit(answer.read().decode())
-    for line in answer:
-        if line.startswith(b"data: {"):
-            clock.look(json.loads(line[6:]))
+    connection.sendall((HEAD % len(content)).encode() + content)
+    with connection.makefile("rb") as answer:
+        if b" 200 " not in (begin := answer.readline()):
+            raise SystemExit((begin + answer.read(2000)).decode())
+        while (line := answer.readline()) != b"0\r\n":  # its last piece
+            if line.startswith(b"data: {"):
+                clock.look(json.loads(line[6:]))
+        answer.readline()
     return clock.taken()
 
 
-async def measure(file: Path, folder: Path, tokens: int, rounds: int) -> dict[str, list[Taken]]:
+def at_server(path: Path, body: dict[str, Any]) -> Taken:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        return over_http(connection, body)
+
+
+def at_node(port: int, body: dict[str, Any]) -> Taken:
+    with socket.create_connection(("127.0.0.1", port), SECONDS_MAX) as connection:
+        return over_http(connection, body)
+
+
+async def measure(
+    file: Path, folder: Path, given: argparse.Namespace
+) -> tuple[dict[str, list[Taken]], dict[str, list[Taken]]]:
+    """Whole answers, and short ones for their first words."""
     os.environ["OMP_WAIT_POLICY"] = "passive"
     import xllamacpp
 
     wants = Wants(context_tokens=1024, parallel=1)
-    told = settings_for_child(file, wants, folder / "bare.sock", os.cpu_count() or 1)
-    server = await asyncio.to_thread(xllamacpp.Server, child.parameters(xllamacpp, told))
+    sockets = [folder / "bare.sock", folder / "server.sock"]
+    told = [settings_for_child(file, wants, path, os.cpu_count() or 1) for path in sockets]
+    # One for each way: of a question that it has heard, an engine reads only the end again.
+    engines = [await asyncio.to_thread(xllamacpp.Server, child.parameters(xllamacpp, one)) for one in told]
     runtime = LlamaRuntime(file, wants, folder=folder, log=folder / "log")
     await runtime.start()
-    found: dict[str, list[Taken]] = {"node": [], "runtime": [], "bare": []}
     with nodes.homes() as homes:
         (port,) = free_ports(1)
         async with nodes.node(homes / "chat", "--http", f"127.0.0.1:{port}") as node:
             room = ("--context", "1024", "--parallel", "1")
             home = ("--home", str(node.home))
             await nodes.command("model", "add", str(file), "--name", MODEL, "--keep", *room, *home)
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS_MAX)
             ways = {
-                "bare": lambda asked: asyncio.to_thread(bare, server, asked),
+                "bare": lambda asked: asyncio.to_thread(bare, engines[0], asked),
+                "server": lambda asked: asyncio.to_thread(at_server, sockets[1], asked),
                 "runtime": lambda asked: through(runtime, asked),
-                "node": lambda asked: asyncio.to_thread(over_http, connection, asked),
+                "node": lambda asked: asyncio.to_thread(at_node, port, asked),
             }
-            for turn in range(rounds + 1):
-                asked = question(turn, tokens)
-                for place in range(len(ways)):  # who comes first takes turns
-                    who = list(ways)[(turn + place) % len(ways)]
-                    found[who].append(await ways[who](asked))
-            connection.close()
+            whole = await by_turns(ways, given.rounds, given.tokens)
+            short = await by_turns(ways, given.first_words, FEW_TOKENS)
     await runtime.stop()
+    return whole, short
+
+
+async def by_turns(
+    ways: Mapping[str, Callable[[dict[str, Any]], Awaitable[Taken]]], rounds: int, tokens: int
+) -> dict[str, list[Taken]]:
+    found: dict[str, list[Taken]] = {who: [] for who in ways}
+    for turn in range(rounds + 1):
+        asked = question(turn, tokens)
+        for place in range(len(ways)):  # who comes first takes turns
+            who = list(ways)[(turn + place) % len(ways)]
+            found[who].append(await ways[who](asked))
     return {who: taken[1:] for who, taken in found.items()}
+
+
+def tell(whole: dict[str, list[Taken]], short: dict[str, list[Taken]]) -> None:
+    for who in whole:
+        rate = report.spread([one.rate for one in whole[who]], ".1f")
+        first = report.spread([one.first_ms for one in short[who]], ".2f")
+        print(f"{who:9} {rate} tokens/s; first word {first} ms")
+    print(f"wanted    {RATE_WANTED} or more of the tokens per second; {FIRST_MS_WANTED:g} ms or less added")
+    for who in ("node", "runtime"):
+        for engine in ("bare", "server"):
+            rates = [middle(one, whole[who], whole[engine]) for one in (by_rate, by_rate_of_the_way)]
+            added = [middle(one, short[who], short[engine]) for one in (by_first, by_first_of_the_way)]
+            print(
+                f"{who:9} beside {engine:6} {rates[0]:.3f} of the tokens per second; "
+                f"{added[0]:+.2f} ms to the first word; of the way alone {rates[1]:.3f}; {added[1]:+.2f} ms"
+            )
+
+
+def middle(compare: Callable[[Taken, Taken], float], ours: list[Taken], theirs: list[Taken]) -> float:
+    return statistics.median(map(compare, ours, theirs))
+
+
+def by_rate(ours: Taken, theirs: Taken) -> float:
+    return ours.rate / theirs.rate
+
+
+def by_rate_of_the_way(ours: Taken, theirs: Taken) -> float:
+    return (ours.rate / ours.own_rate) / (theirs.rate / theirs.own_rate)
+
+
+def by_first(ours: Taken, theirs: Taken) -> float:
+    return ours.first_ms - theirs.first_ms
+
+
+def by_first_of_the_way(ours: Taken, theirs: Taken) -> float:
+    return (ours.first_ms - ours.reading_ms) - (theirs.first_ms - theirs.reading_ms)
 
 
 def main() -> None:
@@ -147,23 +223,17 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--first-words", type=int, default=40)
     given = parser.parse_args()
     print("How much of the engine's speed is left through the runtime, and through a node?")
     print(f"machine   {report.machine()}; load before the run {os.getloadavg()[0]:.1f}")
     print(f"versions  xllamacpp {metadata.version('xllamacpp')}; seed {SEED}")
-    print("baseline  xllamacpp in this process, called with a callback; all by turns", flush=True)
+    print(
+        "baseline  xllamacpp in this process, by a callback and by its own server; all by turns", flush=True
+    )
     with tempfile.TemporaryDirectory(prefix="atoll-") as name:
         file = given.model or make_model(Path(name))
-        found = asyncio.run(measure(file, Path(name), given.tokens, given.rounds))
-    for who, taken in found.items():
-        first, rate = ([one[place] for one in taken] for place in (0, 1))
-        print(f"{who:9} {report.spread(rate, '.1f')} tokens/s; first word {report.spread(first, '.2f')} ms")
-    print(f"wanted    {RATE_WANTED} or more of the tokens per second; {FIRST_MS_WANTED:g} ms or less added")
-    for who in ("node", "runtime"):
-        pairs = list(zip(found[who], found["bare"], strict=True))
-        ratio = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
-        added = statistics.median(ours[0] - theirs[0] for ours, theirs in pairs)
-        print(f"{who:9} {ratio:.3f} of the tokens per second; {added:+.2f} ms to the first word")
+        tell(*asyncio.run(measure(file, Path(name), given)))
 
 
 if __name__ == "__main__":
