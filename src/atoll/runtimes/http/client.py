@@ -11,7 +11,8 @@ from atoll.runtimes.http.connection import Connection
 from atoll.runtimes.http.replies import Reply
 
 CONNECT_SECONDS_MAX = 10.0
-IDLE_SECONDS_MAX, IDLE_MAX = 15.0, 64
+# Many servers close after five seconds of rest: a request that is sent as they do is lost, or done twice.
+IDLE_SECONDS_MAX, IDLE_MAX = 4.0, 64
 NEXT_ADDRESS_SECONDS = 0.25  # until another address of the host is tried beside the first
 PORTS = {"http": 80, "https": 443}
 
