@@ -21,6 +21,8 @@ from atoll.router.place import Kind, Place
 from atoll.router.placing import breaker
 from atoll.router.placing.eligible import why_not
 from atoll.runtimes.echo import EchoRuntime
+from atoll.web import language
+from support.fix_link import eventually
 from support.fix_routing import BODY, CHAT, Site, offered
 
 
@@ -235,6 +237,22 @@ async def test_a_whole_answer_that_breaks_off_is_asked_for_elsewhere(site: Site)
     assert [len(site.one.asks), len(site.two.asks)] == [5, 2]
     status, _, told = await site.post(provider={"only": ["cloud"]})
     assert (status, told["error"]["code"]) == (503, "runtime-broken"), "there is nowhere else"
+
+
+async def test_a_whole_answer_without_an_end_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "ANSWER_BYTES_MAX", 100_000)
+    site.route(models={"cloud": ["one"]}, prefer=["cloud"])
+    site.one.words = 10_000
+    status, _, told = await site.post()
+    assert status == 503
+    assert "no end" in told["error"]["message"]
+    await eventually(lambda: not site.one.open, "the place is free")
+    asked = {**BODY, "model": "ask", "stream": True}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{site.address}{CHAT}", json=asked) as answer,
+    ):
+        assert (await answer.text()).count("one ") == site.one.words
 
 
 async def test_who_leaves_frees_every_place_that_was_asked(site: Site) -> None:

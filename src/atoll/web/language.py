@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from atoll.domain.errors import AtollError, DataError
+from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.router.jobs.queue import JobQueue
 from atoll.router.policy.route import Unreachable
@@ -38,6 +38,7 @@ from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_late
 MESSAGES = "/v1/messages"
 JSON = "application/json"
 WHOLE_TRIES_MAX = 3
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
@@ -229,6 +230,23 @@ class _Own:
         return asking.generate(self.serving, self.model, self.path, prepared.body, prepared.scopes)
 
 
+class _Kept:
+    """The events of an answer that is put together at its end."""
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+        self._room = ANSWER_BYTES_MAX
+
+    def keep(self, events: list[bytes]) -> bool:
+        self.events += events
+        self._room -= sum(map(len, events))
+        return self._room >= 0
+
+    def check(self) -> None:
+        if self._room < 0:
+            raise LinkError("runtime-broken", "could not answer: the answer has no end")
+
+
 @dataclass(frozen=True)
 class _Answer:
     """A response that works for as long as its reader is there."""
@@ -278,14 +296,14 @@ class _Answer:
         broken: AtollError | None = None
         for _ in range(WHOLE_TRIES_MAX):
             try:
-                found: list[bytes] = []
-                hand_on = self._heard_by(found.extend)
+                found = _Kept()
+                hand_on = self._heard_by(found.keep)
                 async with self.source.events(asked) as events:
                     async for event in events:
-                        hand_on([event])
-                        if isinstance(events, Pouring):
+                        if hand_on([event]) and isinstance(events, Pouring):
                             await events.pour(hand_on)
-                return found
+                        found.check()
+                return found.events
             except AtollError as error:
                 if broken is not None and error.code == "no-place":
                     break  # there is nowhere else
