@@ -266,11 +266,11 @@ class _Answer:
         finally:
             self.ticket.settle()
 
-    def _heard_by(self, take: Callable[[list[bytes]], object]) -> Callable[[list[bytes]], bool]:
+    def _heard_by(self, take: Callable[[list[bytes]], bool]) -> Callable[[list[bytes]], bool]:
         def hand_on(events: list[bytes]) -> bool:
             for event in events:
                 self.ticket.hear(event)
-            return take(events) is not False
+            return take(events)
 
         return hand_on
 

@@ -141,11 +141,10 @@ class Ticket:
                 self.settle(0)
                 raise
 
-    def hear(self, event: bytes) -> bytes:
-        """A part of the answer, as it is."""
+    def hear(self, event: bytes) -> None:
+        """A part of the answer."""
         if self._usage is not None:
             self._usage.hear(event)
-        return event
 
     def keep(self) -> None:
         """It is answered later, and counts as the most that it may come to."""

@@ -45,16 +45,9 @@ class Wire:
         finally:
             self.client.leave(connection)
 
-    async def ask(self, path: str, body: bytes) -> Any:
-        """The JSON of one answer."""
-        return await self._whole("POST", path, body)
-
-    async def look(self, path: str) -> Any:
-        """What it says of itself."""
-        return await self._whole("GET", path)
-
-    async def _whole(self, method: str, path: str, body: bytes = b"") -> Any:
-        connection = await self._ask(method, path, body)
+    async def ask(self, path: str, body: bytes | None = None) -> Any:
+        """The JSON of one answer; without a body it is asked what it says of itself."""
+        connection = await self._ask("GET" if body is None else "POST", path, body or b"")
         try:
             return json.loads(await _read(connection, ANSWER_BYTES_MAX))
         except ValueError:

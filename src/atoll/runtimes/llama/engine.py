@@ -65,14 +65,14 @@ class Engine:
         """Whether it answers a question about itself; that on its slots goes through its main loop."""
         try:
             async with asyncio.timeout(seconds):
-                await self.wire.look(path)
+                await self.wire.ask(path)
         except (AtollError, TimeoutError):
             return False
         return True
 
     async def context_tokens(self) -> int:
         """Tokens per request, as the engine has rounded them or the model bounds them."""
-        slots = await self.wire.look("/slots")
+        slots = await self.wire.ask("/slots")
         return int(slots[0]["n_ctx"])
 
     async def close(self) -> None:
