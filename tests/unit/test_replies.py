@@ -109,6 +109,9 @@ def by_us(data: bytes, cuts: list[int]) -> Read:
 @given(replies(), st.lists(st.integers(0, 400), max_size=5))
 @example(STARTS[0] + BODIES[5][0] + b"\r\n" + BODIES[5][1], list(range(400)))
 @example(STARTS[6] + BODIES[6][0] + b"\r\n" + BODIES[6][1], list(range(400)))
+@example(STARTS[0] + b"Content-Length: 5\r\n" + BODIES[3][0] + b"\r\n" + BODIES[3][1], [])
+@example(STARTS[0] + BODIES[3][0] + b"Content-Length: 5\r\n\r\n" + BODIES[3][1], [])
+@example(STARTS[0] + b"Content-Length: 5\r\n" + BODIES[5][0] + b"\r\n" + BODIES[5][1], [])
 def test_a_reply_is_read_as_h11_reads_it(data: bytes, cuts: list[int]) -> None:
     assert by_us(data, cuts) == by_h11(data)
 
@@ -125,6 +128,7 @@ def test_noise_is_no_reply(data: bytes, cuts: list[int]) -> None:
         (b"Content-Length: 2\r\n", b"ok", True),
         (b"Transfer-Encoding: chunked\r\n", b"2\r\nok\r\n0\r\n\r\n", True),
         (b"Content-Length: 2\r\nConnection: close\r\n", b"ok", False),
+        (b"Content-Length: 2\r\nConnection: close\r\nConnection: keep-alive\r\n", b"ok", False),
         (b"Content-Length: 2\r\n", b"ok, and more", False),
         (b"Transfer-Encoding: chunked\r\n", b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n", False),
         (b"X: a\r\n folded\r\nContent-Length: 2\r\n", b"ok", False),

@@ -95,7 +95,7 @@ class Reply:
         way, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
         stay = fields.get(b"connection", b"keep-alive").lower()
         body: _Body
-        if len(set(told)) < len(told) or stay not in (b"keep-alive", b"close") or status in _BODILESS:
+        if len(set(told)) < len(told) or status in _BODILESS:
             return _Careful(self), 0
         if way is None and length is None:
             body, stay = _UntilEnd(), b"close"
