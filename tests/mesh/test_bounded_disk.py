@@ -41,19 +41,42 @@ async def written(mesh: Mesh, node: MeshNode) -> int:
     return int((await mesh.sql(node, "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint"))[0][0])
 
 
-async def until_small(mesh: Mesh, node: MeshNode, what: str, query: str, bound: int) -> None:
-    """What has been freed shows once vacuum and a checkpoint have been there."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        await mesh.sql(node, "checkpoint")
-        size = int((await mesh.sql(node, query))[0][0] or 0)
-        if size <= bound:
-            print(f"{what} of {node.name}: {size:,}")
-            return
-        assert time.monotonic() < deadline, f"{what} of {node.name}: {size:,} of {bound:,}"
-        for other in mesh.live():
-            await mesh.app(other, "insert into pulse (word) values ('tick')")
-        await asyncio.sleep(0.5)
+class Readings:
+    """One node writes, another one deletes all but the latest two batches."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.batches = 0
+
+    async def write(self) -> None:
+        one, two = self.mesh.nodes[:2]
+        first = self.batches * ROWS
+        self.batches += 1
+        await self.mesh.app(
+            one,
+            "insert into reading select n, repeat(md5(n::text), 128) from generate_series(%s::int, %s) n",
+            first,
+            first + ROWS - 1,
+        )
+        # Those who stay keep up: months of writing are not written in a minute.
+        await self.mesh.until(two, "select exists (select from reading where id = %s)", first + ROWS - 1)
+        await self.mesh.app(two, "delete from reading where id < %s", first - ROWS)
+
+    async def until_small(self, node: MeshNode, what: str, query: str, bound: int) -> None:
+        """What has been freed shows once vacuum and a checkpoint have been there, and a file grows shorter once what lies
+        at its end has gone: writing goes on."""
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            await self.mesh.sql(node, "checkpoint")
+            size = int((await self.mesh.sql(node, query))[0][0] or 0)
+            if size <= bound:
+                print(f"{what} of {node.name}: {size:,}")
+                return
+            assert time.monotonic() < deadline, f"{what} of {node.name}: {size:,} of {bound:,}"
+            await self.write()
+            for other in self.mesh.live():
+                await self.mesh.app(other, "insert into pulse (word) values ('tick')")
+            await asyncio.sleep(0.5)
 
 
 async def test_the_disk_stays_bounded_while_somebody_is_away(make_mesh: MeshMaker) -> None:
@@ -66,29 +89,20 @@ async def test_the_disk_stays_bounded_while_somebody_is_away(make_mesh: MeshMake
         await budget(mesh, node)
     await mesh.kill(away)
     began = await written(mesh, one)
-    for cycle in range(CYCLES):
-        await mesh.app(
-            one,
-            "insert into reading select n, repeat(md5(n::text), 128) from generate_series(%s::int, %s) n",
-            cycle * ROWS,
-            (cycle + 1) * ROWS - 1,
-        )
-        # Those who stay keep up: months of writing are not written in a minute.
-        last = "select exists (select from reading where id = %s)"
-        await mesh.until(two, last, (cycle + 1) * ROWS - 1)
-        first = (cycle - 1) * ROWS
-        await mesh.app(two, "delete from reading where id < %s", first)
+    readings = Readings(mesh)
+    while readings.batches < CYCLES:
+        await readings.write()
     for node in (one, two):
         await mesh.until(node, "select atoll.is_absent(3)")
     print(f"WAL written: {await written(mesh, one) - began:,}")
     for node in (one, two):
-        await until_small(mesh, node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)
-        await until_small(mesh, node, "log", "select pg_table_size('atoll.change')", 4 * LOG_BYTES)
+        await readings.until_small(node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)
+        await readings.until_small(node, "log", "select pg_table_size('atoll.change')", 4 * LOG_BYTES)
         # The latest may wait for a mark; of the many before them nothing is left.
         buried = f"select count(*) - {2 * ROWS} from {SIDE}"
-        await until_small(mesh, node, "tombstones", buried, CYCLES * ROWS // 4)
+        await readings.until_small(node, "tombstones", buried, CYCLES * ROWS // 4)
         sizes = f"select pg_total_relation_size('reading') + pg_total_relation_size('{SIDE}')"
-        await until_small(mesh, node, "table and sidecar", sizes, CYCLES * ROWS * 4096 // 3)
+        await readings.until_small(node, "table and sidecar", sizes, CYCLES * ROWS * 4096 // 3)
     for node in (one, two):
         await mesh.sql(node, "update atoll.setting set value = '1 hour' where name = 'absence_max'")
     await mesh.up(away)
@@ -96,6 +110,6 @@ async def test_the_disk_stays_bounded_while_somebody_is_away(make_mesh: MeshMake
     for node in mesh.nodes:
         await mesh.until(node, "select not atoll.is_absent(3)")
     await mesh.catch_up()
-    assert await mesh.same("select count(*), min(id) from reading") == [(2 * ROWS, (CYCLES - 2) * ROWS)]
+    assert await mesh.same("select count(*), min(id) from reading") == [(2 * ROWS, (readings.batches - 2) * ROWS)]
     for node in mesh.nodes:
-        await until_small(mesh, node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)
+        await readings.until_small(node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)
