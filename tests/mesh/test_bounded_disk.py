@@ -63,8 +63,10 @@ class Readings:
         await self.mesh.app(two, "delete from reading where id < %s", first - ROWS)
 
     async def until_small(self, node: MeshNode, what: str, query: str, bound: int) -> None:
-        """What has been freed shows once vacuum and a checkpoint have been there, and a file grows shorter once what lies
-        at its end has gone: writing goes on."""
+        """What has been freed shows once vacuum and a checkpoint have been there.
+
+        A file grows shorter once what lies at its end has gone: writing goes on.
+        """
         deadline = time.monotonic() + DEADLINE
         while True:
             await self.mesh.sql(node, "checkpoint")
@@ -110,6 +112,8 @@ async def test_the_disk_stays_bounded_while_somebody_is_away(make_mesh: MeshMake
     for node in mesh.nodes:
         await mesh.until(node, "select not atoll.is_absent(3)")
     await mesh.catch_up()
-    assert await mesh.same("select count(*), min(id) from reading") == [(2 * ROWS, (readings.batches - 2) * ROWS)]
+    assert await mesh.same("select count(*), min(id) from reading") == [
+        (2 * ROWS, (readings.batches - 2) * ROWS)
+    ]
     for node in mesh.nodes:
         await readings.until_small(node, "WAL", "select sum(size) from pg_ls_waldir()", 3 * WAL_BYTES)

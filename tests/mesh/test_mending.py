@@ -139,6 +139,25 @@ async def test_a_subscription_that_somebody_broke_is_mended(mesh: Mesh) -> None:
     await load.verify()
 
 
+FORGET_THE_END_OF_THE_COPY = """
+select set_config('allow_system_table_mods', 'on', false);
+update pg_subscription_rel set srsubstate = 'f'
+  from pg_subscription s where s.oid = srsubid and subname = 'atoll_from_1'
+"""
+
+
+async def test_a_copy_whose_slot_is_gone_is_begun_anew(mesh: Mesh) -> None:
+    """As a power cut leaves it: the peer has dropped the slot, and that the copy has ended was not flushed."""
+    two = mesh.nodes[1]
+    async with Load(mesh, make_seed()) as load:
+        await load.written(30)
+        await mesh.sql(two, FORGET_THE_END_OF_THE_COPY)
+        await mesh.until(two, "select count(*) = 2 and bool_and(srsubstate = 'r') from pg_subscription_rel")
+        await load.written(30)
+    await mesh.settle()
+    await load.verify()
+
+
 async def test_a_publication_that_somebody_broke_is_mended_and_nothing_is_lost(mesh: Mesh) -> None:
     one = mesh.nodes[0]
     async with Load(mesh, make_seed()) as load:

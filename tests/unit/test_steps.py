@@ -19,6 +19,7 @@ NONE = PeerSide("none", missed=False)
 MAKING = PeerSide("making", missed=False)
 LOST = PeerSide("lost", missed=False)
 MISSED = PeerSide("kept", missed=True)
+COPY_LOST = PeerSide("kept", missed=False, lost_copy=True)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ MISSED = PeerSide("kept", missed=True)
         pytest.param(True, GOOD, MAKING, Step.NONE, id="a slot in the making is no reason to begin anew"),
         pytest.param(True, GOOD, MISSED, Step.SEED, id="changes that were missed are asked for as a copy"),
         pytest.param(True, COPYING, MISSED, Step.NONE, id="a copy waits for the first one to end"),
+        pytest.param(True, COPYING, COPY_LOST, Step.BEGIN_ANEW, id="a copy whose slot is gone is begun anew"),
         pytest.param(True, OFF, None, Step.ENABLE, id="what somebody switched off is switched on"),
         pytest.param(True, HALF_DROPPED, None, Step.DROP, id="a drop that was broken off is ended"),
         pytest.param(True, MOVED, None, Step.REDIRECT, id="a moved home is dialled at its new place"),

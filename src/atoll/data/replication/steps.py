@@ -34,6 +34,8 @@ class Subscription:
     is_running: bool
     has_slot: bool = True
     """Without one a drop was broken off in the middle: nothing can be made of it any more."""
+    copy_slot: str | None = None
+    """The slot at the peer that its copied log is brought up to date from."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class PeerSide:
     """It deleted changes that we had not seen."""
     wants_us: bool = True
     """It does not while it uses another upstream."""
+    lost_copy: bool = False
+    """The slot that the copy needs is gone: PostgreSQL would ask for it for ever."""
 
 
 def choose_step(*, is_member: bool, conninfo: str, have: Subscription | None, told: PeerSide | None) -> Step:
@@ -65,7 +69,7 @@ def choose_step(*, is_member: bool, conninfo: str, have: Subscription | None, to
         return Step.DROP if have else Step.NONE
     if have is None:
         return Step.SUBSCRIBE if told.slot == "kept" else Step.NONE
-    if told.slot in ("none", "lost"):
+    if told.slot in ("none", "lost") or told.lost_copy:
         return Step.BEGIN_ANEW
     if told.missed and have.is_copied:
         return Step.SEED

@@ -207,6 +207,8 @@ begin
     return jsonb_build_object(
         'slot', coalesce(slot, 'none'),
         'missed', (select missed from atoll.progress p where p.peer = prepare_for.peer),
+        'lost_copy', told->>'copy_slot' is not null
+            and not exists (select from pg_replication_slots where slot_name = told->>'copy_slot' and wal_status <> 'lost'),
         'absent', atoll.absent_since(peer));
 end $$;
 

@@ -29,7 +29,9 @@ select atoll.drop_dead_slots();
 select substr(s.subname, 12)::integer, s.subenabled, atoll.dials(s.oid),
        (select bool_and(r.srsubstate = 'r') from pg_subscription_rel r where r.srsubid = s.oid) is true,
        exists (select from pg_stat_subscription t where t.subid = s.oid and t.relid is null and t.pid is not null),
-       s.subslotname is not null
+       s.subslotname is not null,
+       (select format('pg_%s_sync_%s_%s', r.srsubid, r.srrelid, c.system_identifier)
+          from pg_subscription_rel r, pg_control_system() c where r.srsubid = s.oid and r.srsubstate = 'f')
   from pg_subscription s
  where s.subname ~ '^atoll_from_[0-9]+$' and s.subdbid = (select oid from pg_database where datname = current_database());
 
