@@ -147,7 +147,7 @@ update pg_subscription_rel set srsubstate = 'f'
 
 
 async def test_a_copy_whose_slot_is_gone_is_begun_anew(mesh: Mesh) -> None:
-    """As a power cut leaves it: the peer has dropped the slot, and that the copy has ended was not flushed."""
+    """As a power cut leaves it: the peer has dropped the slot, and that the copy ended was not flushed."""
     two = mesh.nodes[1]
     async with Load(mesh, make_seed()) as load:
         await load.written(30)

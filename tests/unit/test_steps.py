@@ -51,6 +51,6 @@ def test_the_next_step_is_chosen(
 
 
 @pytest.mark.parametrize("have", [None, GOOD, COPYING, OFF, MOVED])
-@pytest.mark.parametrize("told", [None, KEPT, NONE, MAKING, LOST, MISSED])
+@pytest.mark.parametrize("told", [None, KEPT, NONE, MAKING, LOST, MISSED, COPY_LOST])
 def test_a_member_is_never_dropped(have: Subscription | None, told: PeerSide | None) -> None:
     assert choose_step(is_member=True, conninfo=HERE, have=have, told=told) is not Step.DROP
