@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from atoll.domain.errors import DataError, LinkError
+from atoll.web.plain import WHOLE
 
 BODY_BYTES_MAX = 16 * 1024**2
 BODY_SECONDS_MAX = 60.0
@@ -21,6 +22,17 @@ async def read_body(request: Request, bytes_max: int, code: str, what: str) -> b
     Of one that is, the rest is read and forgotten, up to as much again: a caller that is still sending would
     see the connection break, and not the reason.
     """
+    take_whole = request.scope.get(WHOLE)
+    body = take_whole() if take_whole is not None else None
+    if body is None:
+        body = await _read(request, bytes_max)
+    if body is None or len(body) > bytes_max:
+        raise DataError(code, f"{what} has {bytes_max // 1024} kB at most")
+    return body
+
+
+async def _read(request: Request, bytes_max: int) -> bytes | None:
+    """As it comes; nothing where it is too long."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -37,9 +49,7 @@ async def read_body(request: Request, bytes_max: int, code: str, what: str) -> b
         raise LinkError("connection-lost", "the asker hung up") from error
     except TimeoutError as error:
         raise LinkError("connection-lost", "the request did not come to its end in time") from error
-    if size > bytes_max:
-        raise DataError(code, f"{what} has {bytes_max // 1024} kB at most")
-    return b"".join(parts)
+    return b"".join(parts) if size <= bytes_max else None
 
 
 async def read_object(request: Request) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from atoll.web.outgoing import Outgoing
-from atoll.web.plain import PUT, WHEN_GONE, Exchange, Head, read_head, scope_of
+from atoll.web.plain import PUT, WHEN_GONE, WHOLE, Exchange, Head, read_head, scope_of
 
 HEAD_SECONDS_MAX = 30.0
 IDLE_SECONDS_MAX = 5.0
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
         exchange = Exchange(self._outgoing, self.flow, always, head.length, self.on_response_complete)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]
         scope = scope_of(head, self._around)
-        scope[WHEN_GONE], scope[PUT] = exchange.when_gone, exchange.put
+        scope[WHEN_GONE], scope[PUT], scope[WHOLE] = exchange.when_gone, exchange.put, exchange.whole
         self._keep(exchange.take(data[head.end :]))
         task = self.loop.create_task(exchange.run(self.app, scope))
         task.add_done_callback(self.tasks.discard)

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from atoll.domain.errors import AtollError, DataError
 from atoll.router.jobs.queue import DEADLINE_SECONDS, TRIES, JobQueue, Told
 from atoll.web.callers import failure
+from atoll.web.fields import fields
 from atoll.web.keys import APP
 
 WAIT_SECONDS_MAX = 60.0
@@ -45,7 +46,7 @@ def read_later(request: Request, body: dict[str, Any]) -> Later | None:
     """Takes `queue` out of the body; nothing where the caller wants an answer now."""
     given = body.pop("queue", None)
     preferred = {
-        name.lower(): value for name, value in PREFERENCES.findall(request.headers.get("prefer", ""))
+        name.lower(): value for name, value in PREFERENCES.findall(fields(request).get("prefer", ""))
     }
     if given is None or given is False:
         if "respond-async" not in preferred:

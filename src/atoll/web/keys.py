@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from atoll.domain.errors import PolicyDenied
+from atoll.web.fields import fields
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 APP = "role app"  # who shows that role's password; no key can be called so
+HOSTS_KEPT_MAX = 64
 Hashes = Callable[[], Mapping[str, str]]
 
 
@@ -47,13 +50,14 @@ def hash_key(key: str) -> str:
 
 
 def _key_of(request: Request) -> str:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    told = fields(request)
+    scheme, _, given = told.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else told.get("x-api-key", "")
 
 
 def _check_origin(request: Request) -> None:
-    origin = request.headers.get("origin")
-    named = [f"//{request.headers.get('host', '')}"] + ([origin] if origin is not None else [])
+    told = fields(request)
+    named = [f"//{told.get('host', '')}", *([told["origin"]] if "origin" in told else [])]
     for place in named:
         if _host_of(place) not in LOOPBACK:
             raise PolicyDenied(
@@ -64,6 +68,7 @@ def _check_origin(request: Request) -> None:
             )
 
 
+@lru_cache(HOSTS_KEPT_MAX)
 def _host_of(place: str) -> str | None:
     try:
         return urlsplit(place).hostname

@@ -30,7 +30,7 @@ _BODILESS = (204, 304)
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 log = logging.getLogger(__name__)
 
-WHEN_GONE, PUT = "atoll.when_gone", "atoll.put"
+WHEN_GONE, PUT, WHOLE = "atoll.when_gone", "atoll.put", "atoll.whole"
 Field = tuple[bytes, bytes]
 
 
@@ -148,6 +148,13 @@ class Exchange:
             self.message_event.clear()
             await self.message_event.wait()
         return {"type": "http.disconnect"}
+
+    def whole(self) -> bytes | None:
+        """The body of the request, where all of it has come and none of it was read yet."""
+        if self._left or self._is_read or self.disconnected or len(self._body) > HIGH_WATER_LIMIT:
+            return None
+        body, self._body, self._is_read = self._body, b"", True
+        return body
 
     async def send(self, message: Message) -> None:
         if self._flow.write_paused and not self.disconnected:

@@ -25,17 +25,18 @@ from atoll.router.policy.route import Unreachable
 from atoll.router.service import Router
 from atoll.web.bodies import read_object
 from atoll.web.callers import check_login, failure
+from atoll.web.fields import fields
 from atoll.web.retrieving import Prepared, Retriever
 
 HEADER, PROVISIONAL = "x-atoll-decision", "x-atoll-provisional"
-NOT_LATER = ("x-atoll-place", "x-atoll-max-cost", "x-atoll-deadline")
+NOT_LATER = frozenset(("x-atoll-place", "x-atoll-max-cost", "x-atoll-deadline"))
 Check = Callable[[Request], object]
 T = TypeVar("T")
 
 
 def asked_in(request: Request, skill: Skill, model: str, body: Mapping[str, Any], caller: object) -> Asked:
     name = caller if isinstance(caller, str) else None
-    return read_asked(request.scope["path"], skill, model, body, request.headers, name)
+    return read_asked(request.scope["path"], skill, model, body, fields(request), name)
 
 
 def scopes_later(
@@ -46,19 +47,18 @@ def scopes_later(
         return frozenset()
     if not router.has(model):
         return router.scopes_of_key(caller)
-    for header in NOT_LATER:
-        if header in request.headers:
-            raise DataError(
-                "request-malformed",
-                f"a request that is queued cannot have the header {header}",
-                hint="Say it in the body: provider, or deadline_seconds of queue.",
-            )
+    if not may_wait(request):
+        raise DataError(
+            "request-malformed",
+            f"a request that is queued cannot have the header {min(NOT_LATER & fields(request).keys())}",
+            hint="Say it in the body: provider, or deadline_seconds of queue.",
+        )
     return router.scopes(asked_in(request, skill, model, body, caller))
 
 
 def may_wait(request: Request) -> bool:
     """Is all that it says of its places said in its body?"""
-    return not any(header in request.headers for header in NOT_LATER)
+    return NOT_LATER.isdisjoint(fields(request))
 
 
 def headers_of(trip: Trip | None) -> dict[str, str]:
