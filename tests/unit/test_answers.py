@@ -35,7 +35,7 @@ BODY: dict[str, Any] = {
 def wording(
     policy: Policy = ALIKE, quoted: Quoted | None = None, path: str = CHAT, **changed: Any
 ) -> Wording:
-    asked = replace(Asked("ask", path, Skill.GENERATE), **changed.pop("asked", {}))
+    asked = Asked("ask", path, Skill.GENERATE)._replace(**changed.pop("asked", {}))
     body = {name: value for name, value in {**BODY, **changed}.items() if value is not None}
     return read_wording(asked, changed.pop("route", ROUTE), policy, body, quoted)
 

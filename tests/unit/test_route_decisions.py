@@ -123,7 +123,7 @@ def test_what_may_not_leave_stays_whatever_else_is_said(request: Asked, route: R
 @settings(max_examples=40, deadline=None)
 @given(requests, routes, st.lists(places(), max_size=6))
 def test_hints_only_narrow(request: Asked, route: Route, found: list[Place]) -> None:
-    bare = replace(request, hints=Hints(), max_cost=None)
+    bare = request._replace(hints=Hints(), max_cost=None)
     may = decide(bare, route, found).order
     assert all(one in may for one in decide(request, route, found).order)
 
@@ -158,7 +158,7 @@ def test_the_routes_preference_counts_before_speed_and_hints_before_neither() ->
 
 
 def test_what_is_no_text_is_expected_when_it_came_the_last_times() -> None:
-    request = replace(asked(), skill=Skill.INFER)
+    request = asked()._replace(skill=Skill.INFER)
     new = place(Kind.PEER, name="jade", feel=Feel(0.02))
     slow = place(Kind.PEER, name="reef", feel=Feel(0.02, 0, first_seconds=0.3))
     quick = place(Kind.PEER, name="cove", feel=Feel(0.04, 4, first_seconds=0.005))
@@ -178,8 +178,8 @@ def test_without_a_bound_on_the_answer_a_cost_has_none() -> None:
     cloud = place(Kind.CLOUD, price=Price(1.0, 10.0))
     capped = asked(max_cost=0.01)
     assert why_not(capped, ROUTE, cloud) == ("without max_tokens nobody knows what it would cost",)
-    assert why_not(replace(capped, tokens_out=500), ROUTE, cloud) == ()
-    assert "may cost more" in why_not(replace(capped, tokens_out=5000), ROUTE, cloud)[0]
+    assert why_not(capped._replace(tokens_out=500), ROUTE, cloud) == ()
+    assert "may cost more" in why_not(capped._replace(tokens_out=5000), ROUTE, cloud)[0]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_where_its_beginning_was_read_a_request_is_expected_to_be_sooner() -> No
     assert not warmth.of("reef", 3 + FORGOTTEN_SECONDS), "an engine does not keep it for ever"
     long = asked(bytes_in=3000, marks=talk("rules 10", "Hm?"))
     one, other = (place(Kind.PEER, name=name, feel=Feel(0.0, 0, 50.0, 100.0)) for name in ("jade", "reef"))
-    warm = replace(other, feel=replace(other.feel, warm=held))
+    warm = other._replace(feel=other.feel._replace(warm=held))
     assert expected_seconds(long, warm) < expected_seconds(long, one) - 5
     assert decide(long, ROUTE, [one, warm]).order[0].name == "reef"
 

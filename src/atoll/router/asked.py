@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.domain.errors import DataError
 from atoll.domain.models import Skill
@@ -41,8 +41,7 @@ class Hints:
 NO_HINTS = Hints()
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     model: str  # as the caller wrote it
     path: str
     skill: Skill

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from atoll.domain.models import Skill
 
@@ -41,8 +42,7 @@ class Price:
 FREE = Price(0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class Feel:
+class Feel(NamedTuple):
     """How a place answers, as measured; None is not known."""
 
     round_trip_seconds: float | None = None
@@ -53,8 +53,7 @@ class Feel:
     warm: frozenset[int] = frozenset()  # marks of what it has read lately
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     kind: Kind
     node: int | None  # whose it is, or who asks it for us
     name: str  # here, the node's, or the upstream model's

@@ -18,10 +18,8 @@ from collections.abc import (
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
-    asynccontextmanager,
     nullcontext,
 )
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -154,7 +152,7 @@ class Router:
         self, asked: Asked, route: Route, scopes: Scopes, body: Body, provisional: bool
     ) -> Answering[AsyncIterator[bytes]]:
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
-            return lambda place, left: self._events(asked.path, sent, place, left, scopes)
+            return lambda place, left, stack: self._events(asked.path, sent, place, left, scopes, stack)
 
         sent = {name: value for name, value in body.items() if name != "provider"}
         if route.cascade is not None:
@@ -168,13 +166,11 @@ class Router:
         if route.cascade is not None:
             cascade.check(route.cascade, Skill.EMBED)
 
-        @asynccontextmanager
-        async def ask(place: Place, left: float) -> AsyncIterator[Embeddings]:
+        async def ask(place: Place, left: float, stack: AsyncExitStack) -> Embeddings:
             if place.kind is Kind.HERE:
-                yield await asking.embed(self._serving, place.model, texts)
-            else:
-                async with self._runtime(place, left, scopes) as runtime:
-                    yield await runtime.embed(texts)
+                return await asking.embed(self._serving, place.model, texts)
+            runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
+            return await runtime.embed(texts)
 
         return self._chain(asked, route, ask)
 
@@ -188,10 +184,9 @@ class Router:
         asked, route, scopes = self._whose(asked, provisional)
 
         def ask(given: Mapping[str, Array], names: Sequence[str] = ()) -> Open[dict[str, Array]]:
-            @asynccontextmanager
-            async def open_at(place: Place, left: float) -> AsyncIterator[dict[str, Array]]:
-                async with self._runtime(place, left, scopes) as runtime:
-                    yield await runtime.infer(given, names)
+            async def open_at(place: Place, left: float, stack: AsyncExitStack) -> dict[str, Array]:
+                runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
+                return await runtime.infer(given, names)
 
             return open_at
 
@@ -282,7 +277,7 @@ class Router:
         route = (route.provisional() or route) if provisional else route
         if key is not None:
             budget = key.budget if self._pays_for_clouds(key.budget) else None
-            asked = replace(asked, scopes=asked.scopes | key.scopes, budget=budget)
+            asked = asked._replace(scopes=asked.scopes | key.scopes, budget=budget)
         return asked, route, scopes_of(asked, route)
 
     def _pays_for_clouds(self, budget: str | None) -> bool:
@@ -321,10 +316,10 @@ class Router:
             found += peer_places(self._peers.offers(), route)
         known = [self._course.known(place) for place in found]
         if self._heard.has_expired(route.policy_expires_seconds, self._course.clock()):
-            known = [replace(place, is_stale=place.kind is not Kind.HERE) for place in known]
+            known = [place._replace(is_stale=place.kind is not Kind.HERE) for place in known]
         if not any(self._budgets is None or self._budgets.is_spent(name) for name in _budgets(asked, route)):
             return known
-        return [replace(place, is_funded=place.kind is not Kind.CLOUD) for place in known]
+        return [place._replace(is_funded=place.kind is not Kind.CLOUD) for place in known]
 
     async def _reserve(self, asked: Asked, route: Route, place: Place) -> Sequence[Reservation]:
         """What a place may cost, out of the budgets of route and key; one's own nodes cost nothing."""
@@ -361,22 +356,20 @@ class Router:
             raise LinkError("runtime-broken", "could not ask another node: there are no links")
         return nullcontext(self._peers.runtime(place.node, base, scopes, left))
 
-    @asynccontextmanager
     async def _events(
-        self, path: str, body: Body, place: Place, left: float, scopes: Scopes
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with AsyncExitStack() as stack:
-            answer: Opening[AsyncIterator[bytes]]
-            if place.kind is Kind.HERE:
-                answer = asking.generate(self._serving, place.model, path, body, scopes)
-            else:
-                runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
-                answer = runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
-            events = await stack.enter_async_context(answer)
-            first = await anext(events, None)
-            if first is None:
-                raise LinkError("runtime-broken", "could not answer: there was not a word")
-            yield Paced(first, events, self._course.clock, partial(self._course.ended, place))
+        self, path: str, body: Body, place: Place, left: float, scopes: Scopes, stack: AsyncExitStack
+    ) -> AsyncIterator[bytes]:
+        answer: Opening[AsyncIterator[bytes]]
+        if place.kind is Kind.HERE:
+            answer = asking.generate(self._serving, place.model, path, body, scopes)
+        else:
+            runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
+            answer = runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
+        events = await stack.enter_async_context(answer)
+        first = await anext(events, None)
+        if first is None:
+            raise LinkError("runtime-broken", "could not answer: there was not a word")
+        return Paced(first, events, self._course.clock, partial(self._course.ended, place))
 
 
 def _budgets(asked: Asked, route: Route) -> list[str]:

@@ -84,7 +84,7 @@ async def enter(
     except AtollError as error:
         if router.unreachable(asked, error) is not Unreachable.HERE:
             raise
-        again = make(replace(asked, deadline_seconds=max(0.0, ends_at - loop.time())), True)
+        again = make(asked._replace(deadline_seconds=max(0.0, ends_at - loop.time())), True)
         try:
             found = await stack.enter_async_context(again.answer())
         except AtollError:
@@ -135,7 +135,7 @@ class Routed:
         if caps != (None, None) or not asked.hints.allow_fallbacks:
             return False
         hints = replace(asked.hints, ignore=(*asked.hints.ignore, place.label))
-        self._asked = replace(asked, hints=hints)
+        self._asked = asked._replace(hints=hints)
         return True
 
     async def prepared(self) -> Prepared:
@@ -151,10 +151,10 @@ class Routed:
         if self._ends_at is None:
             self._ends_at = loop.time() + self._router.seconds(asked)
         else:
-            asked = replace(asked, deadline_seconds=max(0.0, self._ends_at - loop.time()))
+            asked = asked._replace(deadline_seconds=max(0.0, self._ends_at - loop.time()))
         if prepared.scopes:
             size, _ = weigh(prepared.body)
-            asked = replace(asked, scopes=asked.scopes | prepared.scopes, bytes_in=size)
+            asked = asked._replace(scopes=asked.scopes | prepared.scopes, bytes_in=size)
         async with AsyncExitStack() as stack:
             yield await enter(
                 self._router,
@@ -230,8 +230,7 @@ def _wished(told: Mapping[str, Any]) -> Asked:
     given = {header: str(told[name]) for header, name in hints.items() if told.get(name) is not None}
     body = {"provider": told.get("provider"), "max_tokens": told.get("tokens_out")}
     asked = read_asked("", skill, told.get("route") or "", body, given)
-    return replace(
-        asked,
+    return asked._replace(
         needs=needs,
         scopes=scopes,
         caller=told.get("key"),

@@ -80,7 +80,7 @@ class Cascaded(ABC, Generic[T]):
     def _chain(self, turn: int, open_at: Open[Any]) -> Chain[Any]:
         """For the first models, or for the others, with what is left of time and cap."""
         left = self._left()
-        asked = replace(self._less(), deadline_seconds=left + GRACE_SECONDS)
+        asked = self._less()._replace(deadline_seconds=left + GRACE_SECONDS)
         route = replace(self._turns[turn], deadline_seconds=left + GRACE_SECONDS)
         made = Chain(
             asked,
@@ -89,7 +89,7 @@ class Cascaded(ABC, Generic[T]):
             self._course,
             self._parts,
             self._pay,
-            lambda place, seconds: open_at(place, min(seconds, self._left())),
+            lambda place, seconds, stack: open_at(place, min(seconds, self._left()), stack),
         )
         made.trip.tries = self.trip.tries
         self._chains[turn].append(made)

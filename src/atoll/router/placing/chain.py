@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -31,7 +30,7 @@ LATE_SECONDS = 0.005  # two clocks do not strike at the same moment
 LACKING = ("model-unknown", "model-unusable", "skill-missing")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Open = Callable[[Place, float], AbstractAsyncContextManager[T]]
+Open = Callable[[Place, float, AsyncExitStack], Awaitable[T]]
 Look = Callable[[], Sequence[Place]]
 Pay = Callable[[Place], Awaitable[Sequence[Reservation]]]
 MAYBE_BILLED = ("runtime-slow", "deadline-passed")  # of what failed before its first word
@@ -46,7 +45,7 @@ class Answering(Protocol[T_co]):
 
 
 class Chain(Generic[T]):
-    """One request. `open_at` asks a place, given the seconds left, and is entered at its first word."""
+    """One request. `open_at` asks a place, with the seconds left, up to its first word; the stack ends it."""
 
     def __init__(
         self,
@@ -157,7 +156,7 @@ class Chain(Generic[T]):
             async with AsyncExitStack() as stack:
                 try:
                     async with self._patience(left, has_others):
-                        found = await stack.enter_async_context(self._open_at(place, left))
+                        found = await self._open_at(place, left, stack)
                 except TimeoutError:
                     raise LinkError("runtime-slow", "could not begin in time") from None
                 self.trip.tried(place, course.clock() - began, None)
@@ -201,7 +200,7 @@ def seconds_of(asked: Asked, route: Route) -> float:
 def with_less(asked: Asked, route: Route, spent: float) -> Asked:
     """The request with what is left of its cap, and of the route's."""
     cap = min((one for one in (asked.max_cost, route.max_cost) if one is not None), default=math.inf)
-    return replace(asked, max_cost=max(0.0, cap - spent))
+    return asked._replace(max_cost=max(0.0, cap - spent))
 
 
 def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> AtollError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from atoll.domain.errors import ConfigError, LinkError
 from atoll.router.place import Feel, Kind, Place
@@ -30,7 +29,7 @@ class Course:
         said = Feel(self._trip(place), feel.queue, feel.tokens_per_second, warm=warm)
         breaker = self._breakers.get(key)
         is_up = place.is_up and (breaker is None or breaker.lets_in(now))
-        return replace(place, feel=self._feels.of(key, now, said), is_up=is_up)
+        return place._replace(feel=self._feels.of(key, now, said), is_up=is_up)
 
     def begun(self, place: Place) -> None:
         self._set(place, self._of(place).begun(self.clock()))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from atoll.router.asked import Asked
 from atoll.router.place import Place
@@ -13,8 +12,7 @@ from atoll.router.placing.score import cost, expected_seconds, score
 from atoll.router.policy.route import Route, Unreachable
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     asked: Asked
     route: Route
     order: tuple[Place, ...]

@@ -6,8 +6,8 @@ What is forbidden stays forbidden; what is unfit would need another request; wha
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from atoll.router.asked import Asked
 from atoll.router.place import Kind, Place
@@ -16,8 +16,7 @@ from atoll.router.policy.route import Route
 GLOBAL, LOCAL, REGION, NODE = "global", "local", "region:", "node:"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     forbidden: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
     away: tuple[str, ...] = ()
