@@ -423,9 +423,9 @@ async def test_no_try_ever_goes_where_it_may_not(site: Site, monkeypatch: pytest
         asked_of: list[Place] = []
         open_at = chain._open_at
 
-        def watched(where: Place, left: float, open_at: Any = open_at, seen: Any = asked_of) -> Any:
+        def watched(where: Place, *more: Any, open_at: Any = open_at, seen: Any = asked_of) -> Any:
             seen.append(where)
-            return open_at(where, left)
+            return open_at(where, *more)
 
         monkeypatch.setattr(chain, "_open_at", watched)
         try:

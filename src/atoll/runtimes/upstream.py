@@ -7,22 +7,20 @@ sent where is decided above.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.domain.models import Skill
 from atoll.runtimes import refusals, vectors
+from atoll.runtimes.bodies import write
 from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http.client import Client
 from atoll.runtimes.http.wire import Wire
 
 TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 128
-BODY_BYTES_MAX = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class UpstreamRuntime:
         body = {**ask.body, "model": ask.adapter or self._address.model, "stream": True}
         if not ask.body.get("stream") and ask.path in STREAMED[:2]:
             body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
-        text = _text(body)
+        text = write(body)
         async with self._gate.place(), self._open().stream(ask.path, text) as found:
             yield found
 
@@ -98,7 +96,7 @@ class UpstreamRuntime:
         raise _lacks(Skill.INFER)
 
     async def _embed(self, texts: Sequence[str]) -> Embeddings:
-        body = _text({"model": self._address.model, "input": list(texts), "encoding_format": "float"})
+        body = write({"model": self._address.model, "input": list(texts), "encoding_format": "float"})
         async with self._gate.place():
             return vectors.of_answer(await self._open().ask("/v1/embeddings", body), len(texts))
 
@@ -115,16 +113,6 @@ class UpstreamRuntime:
         if self._wire is None or self._stopped.is_set():
             raise LinkError("runtime-broken", "could not answer: the upstream is not in use")
         return self._wire
-
-
-def _text(body: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(body, allow_nan=False).encode()
-    except (ValueError, TypeError, RecursionError):
-        raise DataError("request-refused", "cannot answer the request: it is not JSON") from None
-    if len(text) > BODY_BYTES_MAX:
-        raise DataError("request-refused", "cannot answer the request: it is too long")
-    return text
 
 
 def _lacks(skill: Skill) -> DataError:

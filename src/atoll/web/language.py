@@ -36,7 +36,6 @@ from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_later
 
 MESSAGES = "/v1/messages"
-JSON = "application/json"
 WHOLE_TRIES_MAX = 3
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -277,6 +276,10 @@ class _Answer:
     def _headers(self) -> dict[str, str]:
         return {**self.source.headers(), **self.ticket.headers()}
 
+    async def _begin(self, send: Send, head: list[tuple[bytes, bytes]]) -> None:
+        more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
+        await send({"type": "http.response.start", "status": 200, "headers": head + more})
+
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         from atoll.runtimes.answers import gather
 
@@ -285,11 +288,13 @@ class _Answer:
             asked = await self.source.prepared()
             found = gather(self.path, await self._all(asked))
             self.ticket.settle()
-            told = {**found, "model": self.model, **asked.beside, **self.source.said()}
-            response: Response = Response(_written(told), headers=self._headers(), media_type=JSON)
+            body = _written({**found, "model": self.model, **asked.beside, **self.source.said()})
         except AtollError as error:
-            response = await self._instead(error, asked)
-        await response(scope, receive, send)
+            await (await self._instead(error, asked))(scope, receive, send)
+            return
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await self._begin(send, head)
+        await send({"type": "http.response.body", "body": body})
 
     async def _all(self, asked: Prepared) -> list[bytes]:
         """What breaks off is forgotten, and asked for elsewhere: the caller has heard none of it."""
@@ -320,8 +325,7 @@ class _Answer:
             asked = await self.source.prepared()
             async with self.source.events(asked) as events:
                 beside = {**asked.beside, **self.source.said()}
-                more = [(name.encode(), value.encode()) for name, value in self._headers().items()]
-                await send({"type": "http.response.start", "status": 200, "headers": HEAD + more})
+                await self._begin(send, HEAD)
                 has_begun = True
                 hand_on = self._heard_by(put) if put is not None else None
                 async for event in events:

@@ -7,10 +7,10 @@ whose absence would change the answer are refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from atoll.runtimes.bodies import write_json
 from atoll.runtimes.contract import Ask
 from atoll.runtimes.llama import calls, fields, schemas
 from atoll.runtimes.llama.fields import Bounds, refused
@@ -111,8 +111,8 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
         body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
     body |= _adapters(ask, bounds)
     try:
-        text = json.dumps(body, allow_nan=False).encode()
-    except (ValueError, TypeError):
+        text = write_json(body)
+    except ValueError:
         raise refused("the request is not JSON", "Numbers have to be finite.") from None
     if len(text) > BYTES_MAX:
         raise refused("the request is too long", f"It may have {BYTES_MAX // 1024**2} MB.")

@@ -6,18 +6,16 @@ The peer judges by itself whether it may answer. Which node to ask is decided ab
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from atoll.domain.errors import DataError, LinkError
+from atoll.runtimes.bodies import write
 from atoll.runtimes.contract import Array, Ask, Embeddings, Facts
 from atoll.runtimes.peer.messages import Kind, encode, encode_head, pieces, read_head
 from atoll.runtimes.peer.pool import Answer, Pool
-
-BODY_BYTES_MAX = 32 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,12 @@ class PeerRuntime:
     async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
         bounds = Bounds(ask.scopes | self._bounds.scopes, ask.deadline_seconds)
         head = {"path": ask.path, "adapter": ask.adapter, "hops": ask.hops}
-        request = self._request("generate", head, _text(ask.body), bounds)
+        request = self._request("generate", head, write(dict(ask.body)), bounds)
         async with self._asked(request) as answer:
             yield self._events(await answer.next(), answer)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        head, found = await self._arrays(self._request("embed", {}, _text(list(texts))))
+        head, found = await self._arrays(self._request("embed", {}, write(list(texts))))
         vectors, tokens = found.get("vectors"), head.get("tokens")
         if vectors is None or vectors.shape[:1] != (len(texts),) or type(tokens) is not int:
             raise self._strange("another number of vectors than there are texts")
@@ -128,13 +126,3 @@ class PeerRuntime:
     def _strange(self, what: str) -> LinkError:
         why = f'node "{self._pool.name}" sent an answer that cannot be read'
         return LinkError("runtime-broken", why, detail=f"There was {what}.")
-
-
-def _text(body: Any) -> bytes:
-    try:
-        text = json.dumps(body if isinstance(body, list) else dict(body), allow_nan=False).encode()
-    except (ValueError, TypeError, RecursionError):
-        raise DataError("request-refused", "cannot answer the request: it is not JSON") from None
-    if len(text) > BODY_BYTES_MAX:
-        raise DataError("request-refused", "cannot answer the request: it is too long")
-    return text
