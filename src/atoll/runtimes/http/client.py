@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from atoll.runtimes.http.connection import Connection
@@ -30,6 +31,7 @@ class Client:
         found = urlsplit(base)
         self._host = found.hostname or ""
         self._port = found.port or PORTS[found.scheme]
+        self._next_address_seconds = NEXT_ADDRESS_SECONDS if _is_name(self._host) else None
         self._is_secret = found.scheme == "https"
         self._socket = socket
         self._silence_seconds = silence_seconds
@@ -101,7 +103,7 @@ class Client:
         if self._is_secret and self._secrets is None:
             self._secrets = await asyncio.to_thread(ssl.create_default_context)
         _, found = await loop.create_connection(
-            make, self._host, self._port, ssl=self._secrets, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS
+            make, self._host, self._port, ssl=self._secrets, happy_eyeballs_delay=self._next_address_seconds
         )
         return found
 
@@ -109,3 +111,12 @@ class Client:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+def _is_name(host: str) -> bool:
+    """There may be several addresses behind it. Their race may lose a socket where it is broken off."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return False
