@@ -38,8 +38,8 @@ class Weighty(EchoRuntime):
 class Harbour:
     """A serving that runs, and every runtime that it has opened."""
 
-    def __init__(self) -> None:
-        self.serving = Serving(MEMORY_MAX)
+    def __init__(self, **bounds: Any) -> None:
+        self.serving = Serving(MEMORY_MAX, **bounds)
         self.opened: list[EchoRuntime] = []
 
     def wanted(
@@ -220,6 +220,49 @@ async def test_what_is_not_wanted_any_more_is_unloaded_and_unknown(harbour: Harb
         await harbour.opened[0].ended()
     with pytest.raises(DataError, match="no model"):
         await harbour.say()
+
+
+async def test_who_waits_for_room_gets_it_when_the_model_that_has_it_has_answered(harbour: Harbour) -> None:
+    other = replace(harbour.wanted(memory=700), model="other")
+    await harbour.serving.desire([harbour.wanted(memory=700), other])
+    async with harbour.serving.use("echo"):
+        waiting = asyncio.create_task(_use(harbour, "other"))
+        while harbour.serving.word("other").asking == 0:  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    async with asyncio.timeout(10):
+        await waiting
+    assert [word.state for word in harbour.serving.models()] == [State.EMPTY, State.READY]
+
+
+async def test_what_is_not_wanted_any_more_is_unloaded_once_it_has_answered(harbour: Harbour) -> None:
+    await harbour.serving.desire([harbour.wanted()])
+    async with harbour.serving.use("echo"):
+        await harbour.serving.desire([])
+        await asyncio.sleep(0.1)
+        assert harbour.serving.taken_bytes()
+    async with asyncio.timeout(10):
+        await harbour.opened[0].ended()
+
+
+async def test_a_model_that_answered_for_longer_than_it_may_rest_rests_before_it_goes() -> None:
+    harbour = Harbour(idle_seconds_max=0.2)
+    running = asyncio.create_task(harbour.serving.run())
+    await harbour.serving.desire([harbour.wanted()])
+    async with harbour.serving.use("echo"):
+        await asyncio.sleep(0.5)
+        assert harbour.serving.taken_bytes()
+    async with asyncio.timeout(10):
+        await harbour.opened[0].ended()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def _use(harbour: Harbour, model: str) -> None:
+    async with harbour.serving.use(model):
+        pass
 
 
 async def test_who_asks_for_a_name_that_there_is_not_is_told_the_nearest(harbour: Harbour) -> None:

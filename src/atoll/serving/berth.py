@@ -164,8 +164,13 @@ class Berth:
     # Who asks
 
     @asynccontextmanager
-    async def use(self, wake: Callable[[], None], adapter: str | None = None) -> AsyncIterator[Runtime]:
-        """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own."""
+    async def use(
+        self, wake: Callable[[], None], rest: Callable[[], None], adapter: str | None = None
+    ) -> AsyncIterator[Runtime]:
+        """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own.
+
+        `wake` is called where it has to be loaded, `rest` when nobody asks any more.
+        """
         if not (self.loaded and self.loaded.has(adapter)) and self.asking >= WAITING_MAX:
             raise LinkError(
                 "runtime-crowded",
@@ -182,13 +187,13 @@ class Berth:
                 yield loaded.runtime
             finally:
                 loaded.callers -= 1
-                if not loaded.callers:
-                    await self._tell()
+                if not loaded.callers and not (loaded is self.loaded and self.state is State.READY):
+                    await self._tell()  # it leaves, once it is empty
         finally:
             self.asking -= 1
             self._used_at = self._clock()
             if not self.asking:
-                wake()
+                rest()
 
     async def _until_ready(self, adapter: str | None) -> Loaded:
         def is_settled() -> bool:
@@ -198,6 +203,8 @@ class Berth:
             waits = adapter in self.wanted.adapters and not (self.loaded and self.loaded.has(adapter))
             return self.state is State.READY and (not waits or self.is_refused)
 
+        if self.state is State.READY and self.wanted and self.loaded and self.loaded.has(adapter):
+            return self.loaded
         try:
             if not is_settled():
                 async with asyncio.timeout(READY_SECONDS_MAX), self._changed:

@@ -97,6 +97,13 @@ def next_step(
     return None
 
 
+def waits_for_rest(berths: Sequence[Berth]) -> bool:
+    """Could a step be due as soon as a model has answered all its callers?"""
+    return any(
+        not one.is_wanted or (one.state is State.EMPTY and (one.asking or one.is_kept)) for one in berths
+    )
+
+
 def taken_bytes(berths: Sequence[Berth]) -> int:
     return sum(berth.memory_bytes for berth in berths if berth.state in IN_MEMORY)
 

@@ -57,6 +57,7 @@ class Serving:
         self._berths: dict[str, Berth] = {}
         self._lent_bytes = self._loans = 0
         self._woken = asyncio.Event()
+        self._waits_for_rest = False
 
     def models(self) -> list[Word]:
         """Every model that this node is to have."""
@@ -128,7 +129,7 @@ class Serving:
                 if known
                 else f"Add one: atoll model add FILE --adapter-of {model}",
             )
-        return berth.use(self._woken.set, adapter)
+        return berth.use(self._woken.set, self._rested, adapter)
 
     async def until_another(self, model: str, runtime: Runtime, seconds: float) -> bool:
         """Wait until it was noticed that a runtime broke: whoever asks again then gets the next one."""
@@ -160,6 +161,7 @@ class Serving:
                     self._woken.clear()
                     while (step := self._next_step()) is not None:
                         await self._take(step, group)
+                    self._waits_for_rest = decide.waits_for_rest(self._facts())
                     try:
                         async with asyncio.timeout(self._seconds_to_look()):
                             await self._woken.wait()
@@ -170,14 +172,25 @@ class Serving:
             await asyncio.gather(*(one.stop() for one in loaded), return_exceptions=True)
 
     def _next_step(self) -> Step | None:
-        facts = [berth.facts() for berth in self._berths.values()]
-        return decide.next_step(facts, self._memory_max_bytes, self._idle_seconds_max, self._lent_bytes)
+        return decide.next_step(
+            self._facts(), self._memory_max_bytes, self._idle_seconds_max, self._lent_bytes
+        )
+
+    def _facts(self) -> list[decide.Berth]:
+        return [berth.facts() for berth in self._berths.values()]
+
+    def _rested(self) -> None:
+        """A model has answered all its callers."""
+        if self._waits_for_rest:
+            self._woken.set()
 
     def _seconds_to_look(self) -> float | None:
         """When something may be due without anybody saying so; never, where nothing is loaded or paused."""
-        facts = [berth.facts() for berth in self._berths.values()]
+        facts, longest = self._facts(), self._idle_seconds_max
         pauses = [one.pause_seconds for one in facts if 0 < one.pause_seconds < math.inf]
-        rests = [self._idle_seconds_max - one.idle_seconds for one in facts if one.state is State.READY]
+        rests = [
+            longest if one.asking else longest - one.idle_seconds for one in facts if one.state is State.READY
+        ]
         soon = min([*pauses, *(rest for rest in rests if rest > 0)], default=None)
         return None if soon is None else min(soon + 0.01, LOOK_SECONDS_MAX)
 
