@@ -79,7 +79,8 @@ def read_asked(
     scopes: frozenset[str] = frozenset(),
 ) -> Asked:
     """Of a request over HTTP; the names of headers are small."""
-    wishes = {word.strip() for word in headers.get("cache-control", "").lower().split(",", WORDS_MAX)}
+    told = headers.get("cache-control")
+    wishes = {word.strip() for word in told.lower().split(",", WORDS_MAX)} if told else set()
     size, images = weigh({name: value for name, value in body.items() if name != "provider"})
     return Asked(
         model,
@@ -122,7 +123,7 @@ def weigh(body: Any) -> tuple[int, int]:
         one = waiting.pop()
         if isinstance(one, str):
             size += len(one) if one.isascii() else len(one.encode(errors="replace"))
-        elif isinstance(one, Mapping):
+        elif isinstance(one, dict):
             images += one.get("type") in ("image_url", "input_image", "image")
             waiting += [value for name, value in one.items() if name not in OPAQUE]
         elif isinstance(one, list | tuple):

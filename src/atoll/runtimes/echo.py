@@ -67,7 +67,7 @@ class EchoRuntime:
         if len(said) > self._context_tokens:
             raise _refused(f"{len(said):,} words are more than the {self._context_tokens:,} that it reads")
         self._check_alive()
-        async with self._gate.place(), aclosing(self._speak(ask, said)) as spoken:
+        async with self._gate, aclosing(self._speak(ask, said)) as spoken:
             yield _after(await anext(spoken), spoken)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:

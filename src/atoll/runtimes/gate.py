@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from atoll.domain.errors import LinkError
 
 
 class Gate:
-    """Lets callers in by turns."""
+    """Lets callers in by turns: each waits for a place, and holds it for as long as its block runs."""
 
     def __init__(self, at_once: int, waiting_max: int, seconds_max: float) -> None:
         self._places = asyncio.Semaphore(at_once)
@@ -22,17 +20,14 @@ class Gate:
     def waiting(self) -> int:
         return self._waiting
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Wait for a place, and hold it for as long as the block runs."""
+    async def __aenter__(self) -> None:
         if self._places.locked():
             await self._wait()
         else:
             await self._places.acquire()
-        try:
-            yield
-        finally:
-            self._places.release()
+
+    async def __aexit__(self, *problem: object) -> None:
+        self._places.release()
 
     async def _wait(self) -> None:
         if self._waiting >= self._waiting_max:

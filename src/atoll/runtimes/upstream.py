@@ -82,7 +82,7 @@ class UpstreamRuntime:
         if not ask.body.get("stream") and ask.path in STREAMED[:2]:
             body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
         text = write(body)
-        async with self._gate.place(), self._open().stream(ask.path, text) as found:
+        async with self._gate, self._open().stream(ask.path, text) as found:
             yield found
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
@@ -97,7 +97,7 @@ class UpstreamRuntime:
 
     async def _embed(self, texts: Sequence[str]) -> Embeddings:
         body = write({"model": self._address.model, "input": list(texts), "encoding_format": "float"})
-        async with self._gate.place():
+        async with self._gate:
             return vectors.of_answer(await self._open().ask("/v1/embeddings", body), len(texts))
 
     def _explain(self, status: int, body: str, retry_after: str | None) -> AtollError:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +63,10 @@ class Loaded:
 
 
 class Berth:
-    def __init__(self, wanted: Wanted, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, wanted: Wanted, clock: Callable[[], float], wake: Callable[[], None], rest: Callable[[], None]
+    ) -> None:
+        """`wake` is called where it has to be loaded for somebody, `rest` when nobody asks any more."""
         self.model = wanted.model
         self.wanted: Wanted | None = wanted
         self.loaded: Loaded | None = None
@@ -74,6 +76,8 @@ class Berth:
         self.is_replacing = False  # its next version is being loaded beside it
         self.asking = 0
         self._clock = clock
+        self._wake = wake
+        self._rest = rest
         self._tries = 0
         self._not_before = 0.0
         self._used_at = clock()
@@ -163,14 +167,11 @@ class Berth:
 
     # Who asks
 
-    @asynccontextmanager
-    async def use(
-        self, wake: Callable[[], None], rest: Callable[[], None], adapter: str | None = None
-    ) -> AsyncIterator[Runtime]:
-        """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own.
+    def use(self, adapter: str | None = None) -> AbstractAsyncContextManager[Runtime]:
+        """The runtime, once it is loaded. How many it answers at once, and who waits for that, is its own."""
+        return _Use(self, adapter)
 
-        `wake` is called where it has to be loaded, `rest` when nobody asks any more.
-        """
+    async def come(self, adapter: str | None) -> Loaded:
         if not (self.loaded and self.loaded.has(adapter)) and self.asking >= WAITING_MAX:
             raise LinkError(
                 "runtime-crowded",
@@ -179,21 +180,26 @@ class Berth:
             )
         self.asking += 1
         if self.state is not State.READY:
-            wake()
+            self._wake()
         try:
             loaded = await self._until_ready(adapter)
-            loaded.callers += 1
-            try:
-                yield loaded.runtime
-            finally:
-                loaded.callers -= 1
-                if not loaded.callers and not (loaded is self.loaded and self.state is State.READY):
-                    await self._tell()  # it leaves, once it is empty
-        finally:
-            self.asking -= 1
-            self._used_at = self._clock()
-            if not self.asking:
-                rest()
+        except BaseException:
+            self._leave()
+            raise
+        loaded.callers += 1
+        return loaded
+
+    async def go(self, loaded: Loaded) -> None:
+        loaded.callers -= 1
+        self._leave()
+        if not loaded.callers and not (loaded is self.loaded and self.state is State.READY):
+            await self._tell()  # it leaves, once it is empty
+
+    def _leave(self) -> None:
+        self.asking -= 1
+        self._used_at = self._clock()
+        if not self.asking:
+            self._rest()
 
     async def _until_ready(self, adapter: str | None) -> Loaded:
         def is_settled() -> bool:
@@ -231,3 +237,20 @@ class Berth:
     async def _tell(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+class _Use:
+    """What is loaded in a berth, for the time of a request."""
+
+    def __init__(self, berth: Berth, adapter: str | None) -> None:
+        self._berth = berth
+        self._adapter = adapter
+        self._loaded: Loaded | None = None
+
+    async def __aenter__(self) -> Runtime:
+        self._loaded = await self._berth.come(self._adapter)
+        return self._loaded.runtime
+
+    async def __aexit__(self, *problem: object) -> None:
+        assert self._loaded is not None
+        await self._berth.go(self._loaded)

@@ -129,7 +129,7 @@ class Serving:
                 if known
                 else f"Add one: atoll model add FILE --adapter-of {model}",
             )
-        return berth.use(self._woken.set, self._rested, adapter)
+        return berth.use(adapter)
 
     async def until_another(self, model: str, runtime: Runtime, seconds: float) -> bool:
         """Wait until it was noticed that a runtime broke: whoever asks again then gets the next one."""
@@ -148,7 +148,7 @@ class Serving:
             if model in self._berths:
                 await self._berths[model].want(one)
             else:
-                self._berths[model] = Berth(one, self._clock)
+                self._berths[model] = Berth(one, self._clock, self._woken.set, self._rested)
         for model in self._berths.keys() - named.keys():
             await self._berths[model].want(None)
         self._tell()

@@ -17,7 +17,7 @@ from atoll.router.answers.memory import Answer
 from atoll.router.answers.wording import Quoted, read_wording
 from atoll.router.asked import Asked
 from atoll.router.place import Place
-from atoll.router.placing.chain import Answering, seconds_of, settled
+from atoll.router.placing.chain import Answering, Settled, seconds_of
 from atoll.router.placing.eligible import narrowest, scopes_of
 from atoll.router.placing.record import Records, Trip
 from atoll.router.policy.again import Policy
@@ -72,7 +72,7 @@ class Again:
             return
         answer, likeness = found
         self._count("same" if likeness is None else "alike")
-        async with settled(self.trip, seconds_of(self._asked, self._route), self._records):
+        async with Settled(self.trip, seconds_of(self._asked, self._route), self._records):
             self.trip.again = {
                 "model": answer.model,
                 "version": answer.version,

@@ -16,7 +16,7 @@ from atoll.domain.errors import DataError
 from atoll.router.asked import Asked
 from atoll.router.cascades import cascading
 from atoll.router.cascades.examples import Example, Offer, learnt, rows_as_examples
-from atoll.router.placing.chain import Chain, Look, Open, Pay, nobody, seconds_of, settled, with_less
+from atoll.router.placing.chain import Chain, Look, Open, Pay, Settled, nobody, seconds_of, with_less
 from atoll.router.placing.course import Course
 from atoll.router.placing.decide import decide
 from atoll.router.placing.eligible import narrowest, scopes_of
@@ -67,7 +67,7 @@ class Cascaded(ABC, Generic[T]):
 
     @asynccontextmanager
     async def answer(self) -> AsyncIterator[T]:
-        async with settled(self.trip, self._seconds, self._records):
+        async with Settled(self.trip, self._seconds, self._records):
             if not self.trip.decision.order:
                 raise nobody(self.trip.decision, (), self._course)
             async with self._said() as found:

@@ -7,7 +7,7 @@ alone until then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 FAILURES_MAX = 3
 PAUSE_SECONDS_FIRST = 2.0
@@ -15,8 +15,7 @@ PAUSE_SECONDS_MAX = 60.0
 TRY_SECONDS_MAX = 60.0  # after which another may try, whatever became of the first
 
 
-@dataclass(frozen=True)
-class Breaker:
+class Breaker(NamedTuple):
     failures: int = 0  # in a row
     open_until: float = 0.0
     trying_until: float = 0.0  # while one request finds out
@@ -32,7 +31,7 @@ class Breaker:
 
     def begun(self, now: float) -> Breaker:
         is_trial = self.failures >= FAILURES_MAX
-        return replace(self, trying_until=now + TRY_SECONDS_MAX) if is_trial else self
+        return self._replace(trying_until=now + TRY_SECONDS_MAX) if is_trial else self
 
     def came(self) -> Breaker:
         """It has begun to answer, so others may come; a break before the end is one failure more."""
@@ -44,7 +43,7 @@ class Breaker:
     def failed(self, now: float) -> Breaker:
         failures = self.failures + 1
         if failures < FAILURES_MAX:
-            return replace(self, failures=failures)
+            return self._replace(failures=failures)
         pause = min(PAUSE_SECONDS_FIRST * 2.0 ** min(failures - FAILURES_MAX, 16), PAUSE_SECONDS_MAX)
         return Breaker(failures, open_until=now + pause, busy_until=self.busy_until)
 
@@ -54,7 +53,7 @@ class Breaker:
 
     def left(self) -> Breaker:
         """Whoever tried went away before anything was known."""
-        return replace(self, trying_until=0.0)
+        return self._replace(trying_until=0.0)
 
 
 CALM = Breaker()

@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
+from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
@@ -75,7 +76,7 @@ class Chain(Generic[T]):
     @asynccontextmanager
     async def answer(self) -> AsyncIterator[T]:
         """What the first place says that begins. Whoever leaves the block frees the engine."""
-        async with settled(self.trip, self._seconds, self._records), AsyncExitStack() as stack:
+        async with Settled(self.trip, self._seconds, self._records), AsyncExitStack() as stack:
             self.trip.place, found = await self._first(stack)
             yield found
 
@@ -246,26 +247,36 @@ def _late(seconds: float) -> LinkError:
     )
 
 
-@asynccontextmanager
-async def settled(trip: Trip, seconds: float, records: Records) -> AsyncIterator[None]:
+class Settled:
     """One deadline for a request; and how it ends is told."""
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            yield
-        trip.end = "answered"
-    except TimeoutError:
-        trip.end = "broken"
-        if limit.expired():
-            raise _late(seconds) from None
-        raise
-    except AtollError:
-        trip.end = "refused" if trip.place is None else "broken"
-        raise
-    except BaseException:
-        trip.end = "left"
-        raise
-    finally:
-        records.count(trip)
+
+    def __init__(self, trip: Trip, seconds: float, records: Records) -> None:
+        self._trip = trip
+        self._seconds = seconds
+        self._records = records
+        self._limit = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._trip.end = self._end(problem)
+        try:
+            await self._limit.__aexit__(kind, problem, trace)
+        except TimeoutError:
+            self._trip.end = "broken"
+            raise _late(self._seconds) from None
+        finally:
+            self._records.count(self._trip)
+
+    def _end(self, problem: BaseException | None) -> str:
+        if problem is None:
+            return "answered"
+        if isinstance(problem, AtollError) and self._trip.place is None:
+            return "refused"
+        return "broken" if isinstance(problem, AtollError | TimeoutError) else "left"
 
 
 class _Held(Generic[T]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,22 +32,15 @@ class Wire:
     client: Client
     explain: Explain = refusals.explain
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self, path: str, body: bytes, is_noise: IsNoise | None = None
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Events from the first that matters; entering waits for it."""
-        connection = await self._ask("POST", path, body)
-        try:
-            found = _Events(connection, is_noise)
-            await found.fill(is_early=True)
-            yield found
-        finally:
-            self.client.leave(connection)
+        return _Stream(self, path, body, is_noise)
 
     async def ask(self, path: str, body: bytes | None = None) -> Any:
         """The JSON of one answer; without a body it is asked what it says of itself."""
-        connection = await self._ask("GET" if body is None else "POST", path, body or b"")
+        connection = await self.open("GET" if body is None else "POST", path, body or b"")
         try:
             return json.loads(await _read(connection, ANSWER_BYTES_MAX))
         except ValueError:
@@ -55,7 +48,7 @@ class Wire:
         finally:
             self.client.leave(connection)
 
-    async def _ask(self, method: str, path: str, body: bytes) -> Connection:
+    async def open(self, method: str, path: str, body: bytes) -> Connection:
         # Whoever sends on to another place does not decide where questions go: that is a refusal, too.
         try:
             connection, reply = await self.client.ask(method, path, body)
@@ -71,6 +64,28 @@ class Wire:
             )
         finally:
             self.client.leave(connection)
+
+
+class _Stream:
+    def __init__(self, wire: Wire, path: str, body: bytes, is_noise: IsNoise | None) -> None:
+        self._wire = wire
+        self._asked = path, body
+        self._is_noise = is_noise
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._connection = await self._wire.open("POST", *self._asked)
+        try:
+            found = _Events(self._connection, self._is_noise)
+            await found.fill(is_early=True)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return found
+
+    async def __aexit__(self, *problem: object) -> None:
+        assert self._connection is not None
+        self._wire.client.leave(self._connection)
 
 
 class _Events(Pouring):

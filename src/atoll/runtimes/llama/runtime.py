@@ -84,7 +84,7 @@ class LlamaRuntime:
             raise _lacks("generate")
         body = bodies.engine_body(ask, self._bounds)
         self._wire()
-        async with self._gate.place(), self._wire().stream(ask.path, body, _is_noise) as found:
+        async with self._gate, self._wire().stream(ask.path, body, _is_noise) as found:
             if not calls.insists(ask.path, ask.body):
                 yield found
                 return
@@ -106,7 +106,7 @@ class LlamaRuntime:
         """Few at a time: the engine does not notice when somebody leaves one of these."""
         body = json.dumps({"input": list(texts), "encoding_format": "base64"}).encode()
         self._wire()
-        async with self._gate.place():
+        async with self._gate:
             return vectors.of_answer(await self._wire().ask("/v1/embeddings", body), len(texts))
 
     def _wire(self) -> Wire:

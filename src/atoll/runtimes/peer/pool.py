@@ -74,7 +74,7 @@ class Pool:
     @asynccontextmanager
     async def ask(self, request: Sequence[bytes]) -> AsyncIterator[Answer]:
         """Send these messages; entered when the first of the answer is there."""
-        async with self._gate.place():
+        async with self._gate:
             answer = await self._begin(request)
             try:
                 yield answer
