@@ -1,8 +1,9 @@
 """What does it cost to have a node between a program and a model's server, and what LiteLLM's proxy?
 
 Both stand before the same server, which answers at once from this machine; callers ask it directly, a node by
-the name of a model and by that of a route, and LiteLLM, in rounds in which each comes first in turn. LiteLLM
-goes into an environment of its own below build/, has one worker as a node has, and neither database, logs nor
+the name of a model and by that of a route, and LiteLLM, in rounds in which each comes first in turn. So does a
+relay that hands bytes on and looks at none, which is the least that can stand there in asyncio. LiteLLM goes
+into an environment of its own below build/, has one worker as a node has, and neither database, logs nor
 callbacks; where it cannot be installed the run goes on without it. A node is PostgreSQL and replication,
 too: their processor time and memory are told apart.
 
@@ -24,13 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idle_node import memory_bytes
-from support import nodes, others, report, upstream
+from support import nodes, others, relay, report, upstream
 from support.callers import Heard, Question, ask
 
 LITELLM = "litellm[proxy]==1.106.12"
 ADDED_MS_WANTED, CPU_MS_WANTED, CHUNK_MS_WANTED, MEGABYTES_WANTED = 0.5, 0.3, 0.02, 80.0
 READY_SECONDS_MAX = 90.0
 WORDS = 128
+RELAY = "relay"
 NODE_WAYS = {"node, by model": "far", "node, by route": "led"}
 LITELLM_SETTINGS = {
     "LITELLM_MODE": "PRODUCTION",
@@ -153,6 +155,11 @@ async def compare(folder: Path, given: argparse.Namespace) -> tuple[Found, dict[
         group = stack.enter_context(others.process(command, folder / "upstream.log"))
         await until_ready(behind, upstream.NAME)
         ways = {"direct": Way(behind, upstream.NAME, (group,))}
+        port = others.free_port()
+        command = [sys.executable, relay.__file__, str(port), str(behind)]
+        group = stack.enter_context(others.process(command, folder / "relay.log"))
+        await until_ready(port, upstream.NAME)
+        ways[RELAY] = Way(port, upstream.NAME, (group,))
         ways |= await stack.enter_async_context(the_node(folder, behind))
         if not given.without_litellm:
             ways |= await stack.enter_async_context(litellm(folder, behind))
@@ -211,8 +218,9 @@ def judge(found: Found, memory: Mapping[str, tuple[float, float]]) -> None:
             short = (
                 "" if wanted is None else f"  wanted {wanted:g} at most{'' if own <= wanted else '  SHORT'}"
             )
+            least = f"  relay {values[RELAY]:.3f}"
             times = f"  LiteLLM {values['LiteLLM'] / own:.1f} x" if "LiteLLM" in values else ""
-            print(f"{what:26} {name}  {own:.3f} {unit}{short}{times}")
+            print(f"{what:26} {name}  {own:.3f} {unit}{short}{least}{times}")
     for load in list(LOADS)[:3]:
         if "LiteLLM" in found[load]:
             ratios = [

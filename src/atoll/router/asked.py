@@ -24,6 +24,8 @@ WORDS_MAX = 32
 SORTS = ("price", "latency", "throughput")
 PROVIDER = ("order", "only", "ignore", "allow_fallbacks", "max_price", "sort")
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+NEEDING = frozenset(("response_format", "text", "tools", "logprobs", "top_logprobs"))
+NOTHING: frozenset[Need] = frozenset()
 OPAQUE = ("image_url", "input_audio", "source", "image", "data")  # parts of a body that are no text
 
 
@@ -103,6 +105,8 @@ def read_asked(
 
 
 def needs_of(body: Mapping[str, Any], images: int) -> frozenset[Need]:
+    if not images and NEEDING.isdisjoint(body):
+        return NOTHING
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, Mapping) else None
     text = body.get("text")

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
 from atoll.runtimes.contract import Facts, Runtime
@@ -26,8 +26,7 @@ LOANS_MAX = 8
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """How one model is, for those who ask."""
 
     model: str
