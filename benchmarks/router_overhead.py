@@ -1,8 +1,8 @@
 """What does it cost to have a node between a program and a model's server, and what LiteLLM's proxy?
 
 Both stand before the same server, which answers at once from this machine; callers ask it directly, a node by
-the name of a model and by that of a route, and LiteLLM, in rounds in which each comes first in turn. So does a
-relay that hands bytes on and looks at none, which is the least that can stand there in asyncio. LiteLLM goes
+the name of a model and by that of a route, and LiteLLM, in rounds in which each comes first in turn. So do
+they ask a relay that hands bytes on and looks at none, the least that asyncio can put there. LiteLLM goes
 into an environment of its own below build/, has one worker as a node has, and neither database, logs nor
 callbacks; where it cannot be installed the run goes on without it. A node is PostgreSQL and replication,
 too: their processor time and memory are told apart.
