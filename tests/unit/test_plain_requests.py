@@ -14,14 +14,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 
+from atoll.domain.errors import DataError
 from atoll.node import listen
 from atoll.node.values import Address
 from atoll.observe.metrics import Metrics
 from atoll.web import connection
 from atoll.web.app import WebServer, make_app
+from atoll.web.bodies import load, read_body
 from atoll.web.callers import while_there
-from atoll.web.plain import HEAD_BYTES_MAX, PUT, read_head, write_head
+from atoll.web.fields import fields
+from atoll.web.plain import HEAD_BYTES_MAX, PUT, Exchange, read_head, write_head
 
 USUAL = [
     b"GET /v1/models HTTP/1.1\r\n",
@@ -109,8 +113,43 @@ def test_a_field_of_an_answer_has_one_line() -> None:
             write_head(200, [(b"a", value)])
 
 
+async def test_a_body_is_taken_whole_once_and_only_when_all_of_it_is_there() -> None:
+    exchange = Exchange(None, FlowControl(None), [], 3, lambda: None)  # type: ignore[arg-type]
+    exchange.take(b"ab")
+    assert exchange.whole() is None
+    exchange.take(b"c")
+    assert (exchange.whole(), exchange.whole()) == (b"abc", None)
+
+
+def test_of_a_field_that_stands_twice_the_first_counts() -> None:
+    told = [(b"x-api-key", b"one"), (b"accept", b"\xe9"), (b"x-api-key", b"two")]
+    request = Request({"type": "http", "headers": told})
+    assert fields(request) == {"x-api-key": "one", "accept": "\xe9"}
+    assert fields(request) is fields(request)
+
+
+def test_json_has_so_many_levels_and_no_more() -> None:
+    for wide in (b"[0]", b"[[],{},[]]"):
+        inside = wide + b"]" * 62
+        assert load(b"[" * 62 + inside)
+        with pytest.raises(ValueError, match="levels"):
+            load(b"[" * 64 + inside + b"]]")
+    assert len(load(b"[" + b"[]," * 200 + b"{}]")) == 201
+
+
 async def echo(request: Request) -> Response:
     return PlainTextResponse(await request.body())
+
+
+async def read(request: Request) -> Response:
+    return PlainTextResponse(await read_body(request, 4 * 2**20, "request-too-large", "a request"))
+
+
+async def read_little(request: Request) -> Response:
+    try:
+        return PlainTextResponse(await read_body(request, 8, "request-too-large", "a request"))
+    except DataError as error:
+        return PlainTextResponse(error.code, 413)
 
 
 async def refuse(request: Request) -> Response:
@@ -176,7 +215,7 @@ async def wait(request: Request) -> Response:
 
 @pytest_asyncio.fixture
 async def address() -> AsyncIterator[Address]:
-    ways = (echo, refuse, stream, lie, break_head, pour, wait)
+    ways = (echo, read, read_little, refuse, stream, lie, break_head, pour, wait)
     routes = [Route(f"/{way.__name__}", way, methods=["GET", "POST"]) for way in ways]
     listener = listen.bind(Address("127.0.0.1", 0), "--http")
     serving = asyncio.create_task(WebServer(make_app(dict, Metrics().registry, routes), listener).run())
@@ -229,23 +268,33 @@ async def said(address: Address, *pieces: bytes) -> list[tuple[int, bytes]]:
         client.start_next_cycle()
 
 
-async def test_common_and_odd_requests_share_a_connection(address: Address) -> None:
-    asked = [post("/echo", b"a"), chunked("/echo", b"b"), post("/stream", b""), post("/echo", b"c", LAST)]
+@pytest.mark.parametrize("way", ["/echo", "/read"])
+async def test_common_and_odd_requests_share_a_connection(address: Address, way: str) -> None:
+    asked = [post(way, b"a"), chunked(way, b"b"), post("/stream", b""), post(way, b"c", LAST)]
     answers = [(200, b"a"), (200, b"b"), (200, b"one two"), (200, b"c")]
     assert await said(address, *asked) == answers
     assert await said(address, b"".join(asked)) == answers, "in one piece"
     assert await said(address, *(bytes([one]) for one in b"".join(asked[2:]))) == answers[2:], "byte by byte"
 
 
+@pytest.mark.parametrize("way", ["/echo", "/read"])
 @pytest.mark.parametrize("size", [10, 3 * 2**20])
-async def test_a_body_comes_in_pieces_or_is_passed_over(address: Address, size: int) -> None:
+async def test_a_body_comes_in_pieces_or_is_passed_over(address: Address, size: int, way: str) -> None:
     body = bytes(range(256)) * (size // 256) + b"end"
-    whole, last = post("/echo", body), post("/echo", b"c", LAST)
+    whole, last = post(way, body), post(way, b"c", LAST)
     pieces = [whole[:70], whole[70 : 70 + size // 2], whole[70 + size // 2 :] + last]
     assert await said(address, *pieces) == [(200, body), (200, b"c")]
     whole = post("/refuse", body)
     pieces = [whole[:90], whole[90 : 90 + size // 2], whole[90 + size // 2 :] + last]
     assert await said(address, *pieces) == [(413, b"no"), (200, b"c")]
+
+
+async def test_a_body_that_is_too_long_is_refused_however_it_comes(address: Address) -> None:
+    whole, last = post("/read_little", b"123456789"), post("/read_little", b"12345678", LAST)
+    answers = [(413, b"request-too-large"), (200, b"12345678")]
+    assert await said(address, whole + last) == answers
+    assert await said(address, whole[:-3], whole[-3:], last) == answers
+    assert await said(address, chunked("/read_little", b"123456789"), last) == answers
 
 
 async def test_an_answer_that_goes_wrong_is_no_answer(
