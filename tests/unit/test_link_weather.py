@@ -161,8 +161,10 @@ async def test_a_cut_in_the_middle_of_an_accept_leaves_nothing_open(steps: int) 
     assert [str(warning.message) for warning in left] == []
 
 
-async def test_a_throttle_gives_bit_by_bit() -> None:
+@pytest.mark.parametrize("is_open_before", [False, True])
+async def test_a_throttle_gives_bit_by_bit(is_open_before: bool) -> None:
     async def say_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
         writer.write(bytes(4000))
         await writer.drain()
         writer.close()
@@ -170,12 +172,16 @@ async def test_a_throttle_gives_bit_by_bit() -> None:
     async with await asyncio.start_server(say_much, "127.0.0.1", 0) as server:
         weather = Weather("127.0.0.1", server.sockets[0].getsockname()[1])
         await weather.start()
-        await weather.throttle(10_000)
+        if not is_open_before:
+            await weather.throttle(10_000)
         with socket.socket() as caller:
             caller.setblocking(False)
             host, _, port = weather.address.partition(":")
             loop = asyncio.get_running_loop()
             await loop.sock_connect(caller, (host, int(port)))
+            await asyncio.sleep(0.1)
+            await weather.throttle(10_000)
+            await loop.sock_sendall(caller, b"!")
             pieces = []
             while piece := await loop.sock_recv(caller, 4000):
                 pieces.append(len(piece))

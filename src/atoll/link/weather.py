@@ -173,19 +173,14 @@ class _Direction:
 
     async def _take(self) -> None:
         clock = asyncio.get_running_loop().time
-        while chunk := await self._reader.read(self._step_bytes()):
-            sky = self._sky()
-            if sky.state == "silent":
-                continue
-            await self._queue.put((clock() + sky.delay_seconds, chunk))
-            if sky.bytes_per_second:
-                await asyncio.sleep(len(chunk) / sky.bytes_per_second)
+        while block := await self._reader.read(CHUNK_BYTES):
+            while block and (sky := self._sky()).state != "silent":
+                step = _step_bytes(sky)
+                chunk, block = block[:step], block[step:]
+                await self._queue.put((clock() + sky.delay_seconds, chunk))
+                if sky.bytes_per_second:
+                    await asyncio.sleep(len(chunk) / sky.bytes_per_second)
         await self._queue.put((0.0, b""))
-
-    def _step_bytes(self) -> int:
-        """A narrow line gives what it carries bit by bit, not in a lump."""
-        rate = self._sky().bytes_per_second
-        return min(CHUNK_BYTES, max(1, int(rate * STEP_SECONDS))) if rate else CHUNK_BYTES
 
     async def _deliver(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -201,6 +196,12 @@ class _Direction:
             await self._writer.drain()
         with contextlib.suppress(OSError):
             self._writer.write_eof()
+
+
+def _step_bytes(sky: Sky) -> int:
+    """A narrow line gives what it carries bit by bit, not in a lump."""
+    rate = sky.bytes_per_second
+    return min(CHUNK_BYTES, max(1, int(rate * STEP_SECONDS))) if rate else CHUNK_BYTES
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
