@@ -75,7 +75,6 @@ class Models:
         self._keys: Keys = NO_KEYS
         self._changed = asyncio.Event()
         self._wanted_now = self._catalog.wanted((), (), {})[0]
-        self._terms_now: dict[str, Terms] = {}  # of those that were asked for
         self._read: Any = None
         self._asked: set[str] = set()  # by those who wait until what they wrote is gone by
         self._problems: dict[str, Problem] = {}
@@ -218,18 +217,15 @@ class Models:
 
     def _terms(self, model: str) -> Terms:
         """What rows say of a model here."""
-        if model not in self._terms_now:
-            wanted = self._wanted_now.get(model)
-            if wanted is None:
-                return Terms()
-            self._terms_now[model] = read_terms(wanted.variant, wanted.said.context_tokens, wanted.options)
-        return self._terms_now[model]
+        wanted = self._wanted_now.get(model)
+        if wanted is None:
+            return Terms()
+        return read_terms(wanted.variant, wanted.said.context_tokens, wanted.options)
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(
             self._catalog.wanted, rows, adapters, self._wanted_now
         )
-        self._terms_now.clear()
         await self.serving.desire(self._wanted_now.values())
         self._changed.set()
 

@@ -24,8 +24,6 @@ WORDS_MAX = 32
 SORTS = ("price", "latency", "throughput")
 PROVIDER = ("order", "only", "ignore", "allow_fallbacks", "max_price", "sort")
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-NEEDING = frozenset(("response_format", "text", "tools", "logprobs", "top_logprobs"))
-NOTHING: frozenset[Need] = frozenset()
 OPAQUE = ("image_url", "input_audio", "source", "image", "data")  # parts of a body that are no text
 
 
@@ -81,8 +79,7 @@ def read_asked(
     scopes: frozenset[str] = frozenset(),
 ) -> Asked:
     """Of a request over HTTP; the names of headers are small."""
-    told = headers.get("cache-control")
-    wishes = {word.strip() for word in told.lower().split(",", WORDS_MAX)} if told else set()
+    wishes = {word.strip() for word in headers.get("cache-control", "").lower().split(",", WORDS_MAX)}
     size, images = weigh({name: value for name, value in body.items() if name != "provider"})
     return Asked(
         model,
@@ -105,8 +102,6 @@ def read_asked(
 
 
 def needs_of(body: Mapping[str, Any], images: int) -> frozenset[Need]:
-    if not images and NEEDING.isdisjoint(body):
-        return NOTHING
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, Mapping) else None
     text = body.get("text")
@@ -127,7 +122,7 @@ def weigh(body: Any) -> tuple[int, int]:
         one = waiting.pop()
         if isinstance(one, str):
             size += len(one) if one.isascii() else len(one.encode(errors="replace"))
-        elif isinstance(one, dict):
+        elif isinstance(one, Mapping):
             images += one.get("type") in ("image_url", "input_image", "image")
             waiting += [value for name, value in one.items() if name not in OPAQUE]
         elif isinstance(one, list | tuple):

@@ -209,8 +209,6 @@ class Berth:
             waits = adapter in self.wanted.adapters and not (self.loaded and self.loaded.has(adapter))
             return self.state is State.READY and (not waits or self.is_refused)
 
-        if self.state is State.READY and self.wanted and self.loaded and self.loaded.has(adapter):
-            return self.loaded
         try:
             if not is_settled():
                 async with asyncio.timeout(READY_SECONDS_MAX), self._changed:

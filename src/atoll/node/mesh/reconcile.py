@@ -301,14 +301,14 @@ class Reconcile:
         # A copy that is not taken over row by row would bring back what has been forgotten, here or there.
         may_join = not since and not self._returning.is_on and number not in self._returning.absent
         missed = bool(answer.get("missed")) and may_join
-        lost = bool(answer.get("lost_copy")) and await self._still_needs(have)
+        lost = have is not None and bool(answer.get("lost_copy")) and await self._still_needs(have)
         return PeerSide(answer.get("slot", "none"), missed, bool(answer.get("wants_us", True)), lost)
 
-    async def _still_needs(self, have: Subscription | None) -> bool:
+    async def _still_needs(self, have: Subscription) -> bool:
         """Whether a copy is where it was: one that has ended meanwhile has dropped its slot itself."""
         async with await self._postgres.connect() as connection:
             now = await subscriptions.read(connection)
-        return have is not None and have.peer in now and now[have.peer].copy_slot == have.copy_slot
+        return have.peer in now and now[have.peer].copy_slot == have.copy_slot
 
     def _say_problem(self, number: int, problem: str) -> None:
         if self._problems.get(number) != problem:

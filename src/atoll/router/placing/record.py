@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,6 @@ from atoll.router.placing.decide import Decision
 
 KEPT_MAX = 256
 ERROR_LETTERS_MAX = 200
-NAME_BYTES, NAMES_DRAWN = 8, 64
-
-
-def _names() -> Iterator[str]:
-    """None can be guessed. Drawn together: each draw asks the kernel."""
-    while True:
-        drawn = secrets.token_hex(NAME_BYTES * NAMES_DRAWN)
-        yield from (drawn[at : at + 2 * NAME_BYTES] for at in range(0, len(drawn), 2 * NAME_BYTES))
-
-
-NAMES = _names()
 
 
 @dataclass
@@ -32,7 +21,7 @@ class Trip:
     """One request: what was decided first, where it was tried, and who answered."""
 
     decision: Decision
-    id: str = field(default_factory=lambda: next(NAMES))
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
     at: float = field(default_factory=time.time)
     tries: list[dict[str, Any]] = field(default_factory=list)
     place: Place | None = None
