@@ -42,6 +42,7 @@ from atoll.router.jobs.worker import JobWorker
 from atoll.router.placing.places import Terms
 from atoll.router.policy.key import NO_KEYS, Keys, from_row
 from atoll.router.service import Router
+from atoll.serving.berth import Wanted
 from atoll.serving.decide import State
 from atoll.serving.embedding import Embedder
 from atoll.serving.service import Serving, Word
@@ -50,6 +51,7 @@ from atoll.sql.sessions import heard
 from atoll.web.keys import APP, hash_key
 from atoll.web.limits import Limits
 
+NO_TERMS = Terms()
 MODELS, OFFERS = "atoll_models", "atoll_offers"
 OFFERS_SECONDS, OFFERS_PAUSE_SECONDS = 5.0, 0.2
 LOOK_SECONDS = 60.0
@@ -75,6 +77,7 @@ class Models:
         self._keys: Keys = NO_KEYS
         self._changed = asyncio.Event()
         self._wanted_now = self._catalog.wanted((), (), {})[0]
+        self._terms_now = _terms_of(self._wanted_now)
         self._read: Any = None
         self._asked: set[str] = set()  # by those who wait until what they wrote is gone by
         self._problems: dict[str, Problem] = {}
@@ -217,15 +220,13 @@ class Models:
 
     def _terms(self, model: str) -> Terms:
         """What rows say of a model here."""
-        wanted = self._wanted_now.get(model)
-        if wanted is None:
-            return Terms()
-        return read_terms(wanted.variant, wanted.said.context_tokens, wanted.options)
+        return self._terms_now.get(model, NO_TERMS)
 
     async def _want(self, rows: Rows, adapters: Rows) -> None:
         self._wanted_now, self._problems = await asyncio.to_thread(
             self._catalog.wanted, rows, adapters, self._wanted_now
         )
+        self._terms_now = _terms_of(self._wanted_now)
         await self.serving.desire(self._wanted_now.values())
         self._changed.set()
 
@@ -274,6 +275,13 @@ class Models:
                 log.debug("could not say how models are: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)
                 self._changed.set()
+
+
+def _terms_of(wanted: Mapping[str, Wanted]) -> dict[str, Terms]:
+    """Looked up with every request that is routed, so read only once."""
+    return {
+        name: read_terms(one.variant, one.said.context_tokens, one.options) for name, one in wanted.items()
+    }
 
 
 def _adapter_state(word: Word, name: str, version: str) -> str:

@@ -25,6 +25,8 @@ SORTS = ("price", "latency", "throughput")
 PROVIDER = ("order", "only", "ignore", "allow_fallbacks", "max_price", "sort")
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 OPAQUE = ("image_url", "input_audio", "source", "image", "data")  # parts of a body that are no text
+BESIDE = (*OPAQUE, "provider")
+IMAGES = ("image_url", "input_image", "image")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read_asked(
 ) -> Asked:
     """Of a request over HTTP; the names of headers are small."""
     wishes = {word.strip() for word in headers.get("cache-control", "").lower().split(",", WORDS_MAX)}
-    size, images = weigh({name: value for name, value in body.items() if name != "provider"})
+    size, images = weigh(body)
     return Asked(
         model,
         path,
@@ -106,27 +108,30 @@ def needs_of(body: Mapping[str, Any], images: int) -> frozenset[Need]:
     kind = form.get("type") if isinstance(form, Mapping) else None
     text = body.get("text")
     has_form = isinstance(text, Mapping) and isinstance(text.get("format"), Mapping)
-    found = {
-        Need.TOOLS: bool(body.get("tools")),
-        Need.SCHEMA: kind not in (None, "text") or has_form,
-        Need.LOGPROBS: bool(body.get("logprobs") or body.get("top_logprobs")),
-        Need.IMAGE: images > 0,
-    }
-    return frozenset(need for need, is_needed in found.items() if is_needed)
+    found = []
+    if body.get("tools"):
+        found.append(Need.TOOLS)
+    if kind not in (None, "text") or has_form:
+        found.append(Need.SCHEMA)
+    if body.get("logprobs") or body.get("top_logprobs"):
+        found.append(Need.LOGPROBS)
+    if images:
+        found.append(Need.IMAGE)
+    return frozenset(found)
 
 
-def weigh(body: Any) -> tuple[int, int]:
-    """Bytes of text and number of images in a body."""
-    size, images, waiting = 0, 0, [body]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            size += len(one) if one.isascii() else len(one.encode(errors="replace"))
-        elif isinstance(one, Mapping):
-            images += one.get("type") in ("image_url", "input_image", "image")
-            waiting += [value for name, value in one.items() if name not in OPAQUE]
-        elif isinstance(one, list | tuple):
-            waiting += one
+def weigh(body: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes of text and number of images in a body, as JSON has them; its hints are not counted."""
+    size, images = 0, 0
+    parts: list[Any] = [value for name, value in body.items() if name not in BESIDE]
+    for part in parts:  # which grow by what is in them
+        if isinstance(part, str):
+            size += len(part) if part.isascii() else len(part.encode(errors="replace"))
+        elif isinstance(part, dict):
+            images += part.get("type") in IMAGES
+            parts += [value for name, value in part.items() if name not in OPAQUE]
+        elif isinstance(part, list):
+            parts += part
     return size, images
 
 
@@ -140,7 +145,7 @@ class Weight:
 
 
 def weigh_tokens(body: Mapping[str, Any]) -> Weight:
-    size, images = weigh({name: value for name, value in body.items() if name != "provider"})
+    size, images = weigh(body)
     asked = Asked("", "", Skill.GENERATE, bytes_in=size, images=images)
     return Weight(asked.tokens_in, asked.tokens_in_least, _limit(body))
 

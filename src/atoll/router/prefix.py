@@ -20,7 +20,7 @@ Mark = tuple[int, int]  # a hash of this process, and the bytes of text before i
 def read_marks(body: Mapping[str, Any]) -> tuple[Mark, ...]:
     """Of a conversation; other requests have none."""
     messages = body.get("messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
+    if not isinstance(messages, list):
         return ()
     mark, size = hash((_text(body.get("tools")), _text(body.get("system")))), 0
     marks = []
@@ -33,7 +33,7 @@ def read_marks(body: Mapping[str, Any]) -> tuple[Mark, ...]:
 
 def _text(value: Any) -> str:
     """Enough to tell two values apart, without the cost of JSON."""
-    if isinstance(value, Mapping) and isinstance(content := value.get("content"), str) and len(value) == 2:
+    if isinstance(value, dict) and len(value) == 2 and isinstance(content := value.get("content"), str):
         return f"{value.get('role')} {content}"
     return "" if value is None else repr(value)
 
@@ -64,7 +64,8 @@ class Warmth:
         requests = self._places.get(place)
         if not requests:
             return frozenset()
-        return frozenset().union(*(held for at, held in requests.values() if now - at <= SECONDS_MAX))
+        found = [held for at, held in requests.values() if now - at <= SECONDS_MAX]
+        return found[0] if len(found) == 1 else frozenset().union(*found)
 
 
 def share_read(marks: Sequence[Mark], warm: frozenset[int]) -> float:

@@ -15,11 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    nullcontext,
-)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,7 +33,8 @@ from atoll.router.budgets.lease import TOKENS, Reservation, charge
 from atoll.router.cascades.examples import Examples
 from atoll.router.cascades.request import CascadedTensors, CascadedText
 from atoll.router.place import Kind, Place
-from atoll.router.placing.chain import Answering, Chain, Look, Open, Pay, seconds_of
+from atoll.router.placing.attempt import Open, Pay
+from atoll.router.placing.chain import Answering, Chain, Look, seconds_of
 from atoll.router.placing.course import Course
 from atoll.router.placing.decide import Decision, decide
 from atoll.router.placing.eligible import GLOBAL, REGION, scopes_of
@@ -50,6 +47,7 @@ from atoll.router.policy import cascade
 from atoll.router.policy.key import NO_KEYS, Keys, find_key
 from atoll.router.policy.route import Route, Unreachable, from_row
 from atoll.runtimes.contract import Array, Ask, Embeddings, Runtime
+from atoll.runtimes.within import Within
 from atoll.serving import asking
 from atoll.serving.service import Serving
 
@@ -152,7 +150,7 @@ class Router:
         self, asked: Asked, route: Route, scopes: Scopes, body: Body, provisional: bool
     ) -> Answering[AsyncIterator[bytes]]:
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
-            return lambda place, left, stack: self._events(asked.path, sent, place, left, scopes, stack)
+            return lambda place, left: self._events(asked.path, sent, place, left, scopes)
 
         sent = {name: value for name, value in body.items() if name != "provider"}
         if route.cascade is not None:
@@ -166,11 +164,13 @@ class Router:
         if route.cascade is not None:
             cascade.check(route.cascade, Skill.EMBED)
 
-        async def ask(place: Place, left: float, stack: AsyncExitStack) -> Embeddings:
+        @asynccontextmanager
+        async def ask(place: Place, left: float) -> AsyncIterator[Embeddings]:
             if place.kind is Kind.HERE:
-                return await asking.embed(self._serving, place.model, texts)
-            runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
-            return await runtime.embed(texts)
+                yield await asking.embed(self._serving, place.model, texts)
+                return
+            async with self._runtime(place, left, scopes) as runtime:
+                yield await runtime.embed(texts)
 
         return self._chain(asked, route, ask)
 
@@ -184,9 +184,10 @@ class Router:
         asked, route, scopes = self._whose(asked, provisional)
 
         def ask(given: Mapping[str, Array], names: Sequence[str] = ()) -> Open[dict[str, Array]]:
-            async def open_at(place: Place, left: float, stack: AsyncExitStack) -> dict[str, Array]:
-                runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
-                return await runtime.infer(given, names)
+            @asynccontextmanager
+            async def open_at(place: Place, left: float) -> AsyncIterator[dict[str, Array]]:
+                async with self._runtime(place, left, scopes) as runtime:
+                    yield await runtime.infer(given, names)
 
             return open_at
 
@@ -356,22 +357,21 @@ class Router:
             raise LinkError("runtime-broken", "could not ask another node: there are no links")
         return nullcontext(self._peers.runtime(place.node, base, scopes, left))
 
-    async def _events(
-        self, path: str, body: Body, place: Place, left: float, scopes: Scopes, stack: AsyncExitStack
-    ) -> AsyncIterator[bytes]:
+    def _events(
+        self, path: str, body: Body, place: Place, left: float, scopes: Scopes
+    ) -> Opening[AsyncIterator[bytes]]:
         answer: Opening[AsyncIterator[bytes]]
         if place.kind is Kind.HERE:
             answer = asking.generate(self._serving, place.model, path, body, scopes)
         else:
-            runtime = await stack.enter_async_context(self._runtime(place, left, scopes))
-            answer = runtime.generate(Ask(path, body, asking.split(place.model)[1], scopes, left))
-        events = await stack.enter_async_context(answer)
-        first = await anext(events, None)
-        if first is None:
-            raise LinkError("runtime-broken", "could not answer: there was not a word")
-        return Paced(first, events, self._course.clock, partial(self._course.ended, place))
+            ask = Ask(path, body, asking.split(place.model)[1], scopes, left)
+            answer = Within(self._runtime(place, left, scopes), lambda runtime: runtime.generate(ask))
+        ended = partial(self._course.ended, place)
+        return Within(answer, lambda events: Paced(events, self._course.clock, ended))
 
 
 def _budgets(asked: Asked, route: Route) -> list[str]:
     """All that have to pay; one that is named twice pays once."""
+    if route.budget is None and asked.budget is None:
+        return []
     return sorted({name for name in (route.budget, asked.budget) if name is not None})

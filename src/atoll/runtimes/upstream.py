@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from atoll.domain.errors import AtollError, ConfigError, DataError, LinkError
@@ -19,6 +19,7 @@ from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 from atoll.runtimes.http.client import Client
 from atoll.runtimes.http.wire import Wire
+from atoll.runtimes.within import Within
 
 TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 128
 
@@ -72,8 +73,7 @@ class UpstreamRuntime:
         await self._stopped.wait()
         return "it was unloaded"
 
-    @asynccontextmanager
-    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
+    def generate(self, ask: Ask) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         self._check(Skill.GENERATE)
         if ask.path not in STREAMED:
             raise DataError("request-refused", f"cannot answer the request: no such path {ask.path}")
@@ -82,8 +82,7 @@ class UpstreamRuntime:
         if not ask.body.get("stream") and ask.path in STREAMED[:2]:
             body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
         text = write(body)
-        async with self._gate, self._open().stream(ask.path, text) as found:
-            yield found
+        return Within(self._gate, lambda _: self._open().stream(ask.path, text))
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         self._check(Skill.EMBED)

@@ -8,11 +8,13 @@ first word a request stays where it is.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
 
 from atoll.domain.errors import AtollError, DataError, LinkError
-from atoll.runtimes.contract import Ask, Embeddings
+from atoll.runtimes.contract import Ask, Embeddings, Runtime
+from atoll.runtimes.within import Within
 from atoll.serving.service import Serving
 
 TRIES_MAX = 2
@@ -26,33 +28,47 @@ def split(model: str) -> tuple[str, str | None]:
     return base, adapter or None
 
 
-@asynccontextmanager
-async def generate(
+def generate(
     serving: Serving,
     model: str,
     path: str,
     body: Mapping[str, Any],
     scopes: frozenset[str] = frozenset(),
-) -> AsyncIterator[AsyncIterator[bytes]]:
+) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
     """The events of an answer, from the first word on."""
     base, adapter = split(model)
-    ask = Ask(path, body, adapter, scopes)
-    async with AsyncExitStack() as stack:
+    return _Asking(serving, base, Ask(path, body, adapter, scopes))
+
+
+class _Asking:
+    def __init__(self, serving: Serving, model: str, ask: Ask) -> None:
+        self._serving = serving
+        self._model = model
+        self._ask = ask
+        self._runtime: Runtime | None = None
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
         for tries_left in reversed(range(TRIES_MAX)):
-            attempt, runtime = AsyncExitStack(), None
+            self._runtime = None
             try:
-                runtime = await attempt.enter_async_context(serving.use(base, adapter=adapter))
-                events = await attempt.enter_async_context(runtime.generate(ask))
+                self._open = Within(self._serving.use(self._model, adapter=self._ask.adapter), self._answer)
+                return await self._open.__aenter__()
             except BaseException as error:
-                await attempt.aclose()
+                runtime = self._runtime
                 if not (tries_left and runtime is not None and _may_ask_again(error)):
                     raise
-                if not await serving.until_another(base, runtime, NOTICE_SECONDS_MAX):
+                if not await self._serving.until_another(self._model, runtime, NOTICE_SECONDS_MAX):
                     raise
-                continue
-            stack.push_async_exit(attempt)
-            break
-        yield events
+        raise AssertionError("the last try returns or raises")
+
+    def _answer(self, runtime: Runtime) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        self._runtime = runtime
+        return runtime.generate(self._ask)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.__aexit__(kind, problem, trace)
 
 
 async def embed(serving: Serving, model: str, texts: list[str]) -> Embeddings:

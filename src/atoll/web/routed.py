@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -67,30 +68,48 @@ def headers_of(trip: Trip | None) -> dict[str, str]:
     return {HEADER: trip.header, **({PROVISIONAL: "true"} if trip.is_provisional else {})}
 
 
-async def enter(
-    router: Router,
-    asked: Asked,
-    make: Callable[[Asked, bool], Answering[T]],
-    note: Callable[[Trip], None],
-    stack: AsyncExitStack,
-) -> T:
+class Entered(Generic[T]):
     """An answer from where the route leads; where nobody there can be reached, this node's, if it says so."""
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + router.seconds(asked)
-    chain = make(asked, False)
-    note(chain.trip)
-    try:
-        return await stack.enter_async_context(chain.answer())
-    except AtollError as error:
-        if router.unreachable(asked, error) is not Unreachable.HERE:
-            raise
-        again = make(asked._replace(deadline_seconds=max(0.0, ends_at - loop.time())), True)
+
+    def __init__(
+        self,
+        router: Router,
+        asked: Asked,
+        make: Callable[[Asked, bool], Answering[T]],
+        note: Callable[[Trip], None],
+    ) -> None:
+        self._router = router
+        self._asked = asked
+        self._make = make
+        self._note = note
+
+    async def __aenter__(self) -> T:
+        began = time.monotonic()
+        chain = self._make(self._asked, False)
+        self._note(chain.trip)
+        self._answer = chain.answer()
         try:
-            found = await stack.enter_async_context(again.answer())
+            return await self._answer.__aenter__()
+        except AtollError as error:
+            if self._router.unreachable(self._asked, error) is not Unreachable.HERE:
+                raise
+            return await self._instead(error, began + self._router.seconds(self._asked))
+
+    async def _instead(self, error: AtollError, ends_at: float) -> T:
+        left = max(0.0, ends_at - time.monotonic())
+        chain = self._make(self._asked._replace(deadline_seconds=left), True)
+        self._answer = chain.answer()
+        try:
+            found = await self._answer.__aenter__()
         except AtollError:
             raise error from None  # it says what was wrong with the places that were wanted
-        note(again.trip)
+        self._note(chain.trip)
         return found
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._answer.__aexit__(kind, problem, trace)
 
 
 class Routed:
@@ -111,7 +130,7 @@ class Routed:
         self._asked = asked
         self._body = body
         self._trip: Trip | None = None
-        self._ends_at: float | None = None
+        self._began: float | None = None
 
     def headers(self) -> dict[str, str]:
         return headers_of(self._trip)
@@ -145,26 +164,21 @@ class Routed:
         check = router.encoder_check(asked.caller, router.scopes(asked))
         return await self._retriever.prepare(self._body, router.context_tokens(asked), check)
 
-    @asynccontextmanager
-    async def events(self, prepared: Prepared) -> AsyncIterator[AsyncIterator[bytes]]:
-        asked, loop = self._asked, asyncio.get_running_loop()
-        if self._ends_at is None:
-            self._ends_at = loop.time() + self._router.seconds(asked)
+    def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        asked, now = self._asked, time.monotonic()
+        if self._began is None:
+            self._began = now
         else:
-            asked = asked._replace(deadline_seconds=max(0.0, self._ends_at - loop.time()))
+            left = self._began + self._router.seconds(asked) - now
+            asked = asked._replace(deadline_seconds=max(0.0, left))
         if prepared.scopes:
             size, _ = weigh(prepared.body)
             asked = asked._replace(scopes=asked.scopes | prepared.scopes, bytes_in=size)
-        async with AsyncExitStack() as stack:
-            yield await enter(
-                self._router,
-                asked,
-                lambda one, provisional: self._router.generate(
-                    one, prepared.body, prepared.quoted, provisional
-                ),
-                self._note,
-                stack,
-            )
+
+        def make(one: Asked, provisional: bool) -> Answering[AsyncIterator[bytes]]:
+            return self._router.generate(one, prepared.body, prepared.quoted, provisional)
+
+        return Entered(self._router, asked, make, self._note)
 
     def _note(self, trip: Trip) -> None:
         self._trip = trip

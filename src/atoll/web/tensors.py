@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from typing import Any, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -28,7 +27,7 @@ from atoll.runtimes.room import Room
 from atoll.serving.service import Serving, Word
 from atoll.web.callers import retry_headers, status_of, while_there
 from atoll.web.limits import FREE, Limits, Ticket
-from atoll.web.routed import asked_in, enter, headers_of
+from atoll.web.routed import Entered, asked_in, headers_of
 
 BODY_BYTES_MAX = 64 * 1024**2
 BODIES_BYTES_MAX = 256 * 1024**2
@@ -38,9 +37,7 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
 NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
-Routed = Callable[
-    [Mapping[str, Array], list[str], Callable[[Trip], None], AsyncExitStack], Awaitable[dict[str, Array]]
-]
+Routed = Callable[[Mapping[str, Array], list[str], Callable[[Trip], None]], Entered[dict[str, Array]]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -88,16 +85,13 @@ def tensor_routes(
         except AtollError as error:
             return refusal(error, ticket.headers())
 
-        async def routed(
-            inputs: Mapping[str, Array],
-            wanted: list[str],
-            note: Callable[[Trip], None],
-            stack: AsyncExitStack,
-        ) -> dict[str, Array]:
+        def routed(
+            inputs: Mapping[str, Array], wanted: list[str], note: Callable[[Trip], None]
+        ) -> Entered[dict[str, Array]]:
             def make(one: Asked, provisional: bool) -> Answering[dict[str, Array]]:
                 return router.infer(one, inputs, wanted, provisional)
 
-            return await enter(router, asked, make, note, stack)
+            return Entered(router, asked, make, note)
 
         return cast("Response", _Answer(serving, room, ticket, routed))
 
@@ -181,8 +175,8 @@ class _Answer:
         if self._routed is None or version is not None:
             async with self._serving.use(name, version) as runtime:
                 return await runtime.infer(inputs, wanted)
-        async with AsyncExitStack() as stack:
-            return await self._routed(inputs, wanted, self._note, stack)
+        async with self._routed(inputs, wanted, self._note) as outputs:
+            return outputs
 
     def _note(self, trip: Trip) -> None:
         self._trip = trip

@@ -16,7 +16,8 @@ from atoll.domain.errors import DataError
 from atoll.router.asked import Asked
 from atoll.router.cascades import cascading
 from atoll.router.cascades.examples import Example, Offer, learnt, rows_as_examples
-from atoll.router.placing.chain import Chain, Look, Open, Pay, Settled, nobody, seconds_of, with_less
+from atoll.router.placing.attempt import Open, Pay
+from atoll.router.placing.chain import Chain, Look, Settled, nobody, seconds_of, with_less
 from atoll.router.placing.course import Course
 from atoll.router.placing.decide import decide
 from atoll.router.placing.eligible import narrowest, scopes_of
@@ -89,7 +90,7 @@ class Cascaded(ABC, Generic[T]):
             self._course,
             self._parts,
             self._pay,
-            lambda place, seconds, stack: open_at(place, min(seconds, self._left()), stack),
+            lambda place, seconds: open_at(place, min(seconds, self._left())),
         )
         made.trip.tries = self.trip.tries
         self._chains[turn].append(made)

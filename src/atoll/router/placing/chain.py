@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from atoll.domain.errors import AtollError, DataError, LinkError, PolicyDenied
 from atoll.router.asked import Asked
-from atoll.router.budgets.lease import Reservation
 from atoll.router.place import Place
+from atoll.router.placing.attempt import Attempt, Open, Pay, is_late, late
 from atoll.router.placing.course import Course
 from atoll.router.placing.decide import Decision, decide
+from atoll.router.placing.hedge import Hedged
 from atoll.router.placing.record import Records, Trip
-from atoll.router.placing.score import cost
 from atoll.router.policy.route import Route
+from atoll.runtimes.within import Within
 
 TRIES_MAX = 8
-LATE_SECONDS = 0.005  # two clocks do not strike at the same moment
 # Errors of the caller stay errors wherever they are asked; these say that the place does not have the model.
 LACKING = ("model-unknown", "model-unusable", "skill-missing")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Open = Callable[[Place, float, AsyncExitStack], Awaitable[T]]
 Look = Callable[[], Sequence[Place]]
-Pay = Callable[[Place], Awaitable[Sequence[Reservation]]]
-MAYBE_BILLED = ("runtime-slow", "deadline-passed")  # of what failed before its first word
 
 
 class Answering(Protocol[T_co]):
@@ -46,7 +42,7 @@ class Answering(Protocol[T_co]):
 
 
 class Chain(Generic[T]):
-    """One request. `open_at` asks a place, with the seconds left, up to its first word; the stack ends it."""
+    """One request. What `open_at` gives asks a place, up to its first word, when it is entered."""
 
     def __init__(
         self,
@@ -65,132 +61,81 @@ class Chain(Generic[T]):
         self._open_at = open_at
         self._seconds = seconds_of(asked, route)
         self._ends_at = course.clock() + self._seconds
-        self._spent = 0.0
-        self._seen: set[object] = set()
+        self._attempts: dict[object, Attempt[T]] = {}  # by the place's key
         self._errors: list[AtollError] = []
         self._records = records
         self._pay = pay
         self.trip = Trip(decide(asked, route, look()))
         records.keep(self.trip)
 
-    @asynccontextmanager
-    async def answer(self) -> AsyncIterator[T]:
+    def answer(self) -> AbstractAsyncContextManager[T]:
         """What the first place says that begins. Whoever leaves the block frees the engine."""
-        async with Settled(self.trip, self._seconds, self._records), AsyncExitStack() as stack:
-            self.trip.place, found = await self._first(stack)
-            yield found
+        return Within(Settled(self.trip, self._seconds, self._records), lambda _: self)
+
+    async def __aenter__(self) -> T:
+        while order := self._order():
+            opening = self._open(order)
+            try:
+                found = await opening.__aenter__()
+            except AtollError as error:
+                self._judge(error)
+            else:
+                self._opened, self.trip.place = opening, opening.place
+                return found
+            if is_late(self._course, self._ends_at):
+                raise late(self._seconds)
+        raise nobody(self._decide(), self._errors, self._course)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opened.__aexit__(kind, problem, trace)
 
     @property
     def spent(self) -> float:
         """What it may have cost so far."""
-        return self._spent
-
-    async def _first(self, stack: AsyncExitStack) -> tuple[Place, T]:
-        while order := self._order():
-            found = await self._try(order[0], len(order) > 1, stack)
-            if found is not None:
-                return found
-            if self._is_late():
-                raise _late(self._seconds)
-        raise nobody(self._decide(), self._errors, self._course)
+        return sum(attempt.cost for attempt in self._attempts.values())
 
     def _order(self) -> list[Place]:
         """Where it may go now: with what is left of the cap, and without places that were tried."""
-        if (self._seen and not self._asked.hints.allow_fallbacks) or len(self._seen) >= TRIES_MAX:
+        tried = self._attempts
+        if (tried and not self._asked.hints.allow_fallbacks) or len(tried) >= TRIES_MAX:
             return []
-        return [place for place in self._decide().order if place.key not in self._seen]
+        return [place for place in self._decide().order if place.key not in tried]
 
     def _decide(self) -> Decision:
         asked, route = self._asked, self._route
-        if not self._seen:
+        if not self._attempts:
             return self.trip.decision  # which was made as the request came
-        if not self._spent:
-            return decide(asked, route, self._look())
-        return decide(with_less(asked, route, self._spent), route, self._look())
+        if spent := self.spent:
+            asked = with_less(asked, route, spent)
+        return decide(asked, route, self._look())
 
-    async def _try(self, place: Place, has_others: bool, stack: AsyncExitStack) -> tuple[Place, T] | None:
-        """Ask a place, and where the route hedges a second; nothing where they failed."""
+    def _open(self, order: Sequence[Place]) -> Attempt[T] | Hedged[T]:
         hedge = self._route.hedge_after_seconds
-        if hedge is None or not has_others:
-            try:
-                return place, await stack.enter_async_context(self._attempt(place, has_others))
-            except AtollError as error:
-                self._judge(error)
-                return None
-        return await self._hedged(place, hedge, stack)
+        attempt = self._attempt(order)
+        if hedge is None or len(order) == 1:
+            return attempt
+        return Hedged(attempt, hedge, self._find_other, self._judge)
 
-    async def _hedged(self, place: Place, hedge: float, stack: AsyncExitStack) -> tuple[Place, T] | None:
-        asking = [_Held(place, self._attempt(place, True))]
-        stack.push_async_exit(partial(_let_go, asking))
-        await asyncio.wait({asking[0].opened}, timeout=hedge)
-        if not asking[0].opened.done() and (order := self._order()):
-            asking.append(_Held(order[0], self._attempt(order[0], len(order) > 1)))
-        waiting = {held.opened for held in asking}
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for held in (held for held in asking if held.opened in done):
-                error = held.opened.exception()
-                if error is None:
-                    for other in asking:
-                        other.give_up(unless=held)
-                    return held.place, held.opened.result()
-                if not isinstance(error, AtollError):
-                    raise error
-                self._judge(error)
-        return None
+    def _find_other(self) -> Attempt[T] | None:
+        order = self._order()
+        return self._attempt(order) if order else None
 
-    @asynccontextmanager
-    async def _attempt(self, place: Place, has_others: bool) -> AsyncIterator[T]:
-        course, began = self._course, self._course.clock()
-        self._seen.add(place.key)
-        left = self._ends_at - began
-        try:
-            paid = await self._pay(place)
-        except AtollError as error:
-            self.trip.tried(place, course.clock() - began, error)
-            raise
-        self._spent += (price := cost(self._asked, place))
-        course.begun(place)
-        problem: BaseException | None = None
-        found: T | None = None
-        try:
-            async with AsyncExitStack() as stack:
-                try:
-                    async with self._patience(left, has_others):
-                        found = await self._open_at(place, left, stack)
-                except TimeoutError:
-                    raise LinkError("runtime-slow", "could not begin in time") from None
-                self.trip.tried(place, course.clock() - began, None)
-                course.came(place, course.clock() - began, self._asked.tokens_in, self._asked.marks)
-                yield found
-        except BaseException as error:
-            problem = error
-            if found is None:
-                if isinstance(error, asyncio.CancelledError) and self._is_late():
-                    problem = _late(left)
-                self.trip.tried(place, course.clock() - began, problem)
-                if getattr(error, "code", None) == "runtime-crowded":
-                    self._spent -= price  # it was not even begun
-            raise
-        finally:
-            for one in paid:
-                one.settle(0 if found is None and not _may_be_billed(problem) else one.cost)
-            course.over(place, problem)
-
-    def _patience(self, left: float, has_others: bool) -> AbstractAsyncContextManager[object]:
-        """Until the first word; where another place could still answer, that gets its time, too."""
+    def _attempt(self, order: Sequence[Place]) -> Attempt[T]:
+        """Of the first. Where another place could still answer, that gets its time, too."""
+        left = self._ends_at - self._course.clock()
+        usual = left / 2 if len(order) > 1 else left
         own = self._route.first_token_seconds
-        usual = left / 2 if has_others else left
-        seconds = usual if own is None else own
-        return asyncio.timeout(seconds) if seconds < left else nullcontext()  # which has its deadline anyway
+        whole = (self._open_at, self._pay, self._course, self.trip)
+        made = Attempt(self._asked, order[0], *whole, self._ends_at, usual if own is None else own)
+        self._attempts[made.place.key] = made
+        return made
 
     def _judge(self, error: AtollError) -> None:
         if isinstance(error, DataError) and error.code not in LACKING:
             raise error
         self._errors.append(error)
-
-    def _is_late(self) -> bool:
-        return self._course.clock() >= self._ends_at - LATE_SECONDS
 
 
 def seconds_of(asked: Asked, route: Route) -> float:
@@ -234,19 +179,6 @@ def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> 
 HINT = "See why: atoll route explain %s"
 
 
-def _may_be_billed(problem: BaseException | None) -> bool:
-    """Whoever refuses or breaks off before the first word sends no bill; whoever was left alone may."""
-    return not isinstance(problem, AtollError) or problem.code in MAYBE_BILLED
-
-
-def _late(seconds: float) -> LinkError:
-    return LinkError(
-        "deadline-passed",
-        f"could not answer within {seconds:g} seconds",
-        hint="Allow more time, or ask for less.",
-    )
-
-
 class Settled:
     """One deadline for a request; and how it ends is told."""
 
@@ -254,22 +186,28 @@ class Settled:
         self._trip = trip
         self._seconds = seconds
         self._records = records
-        self._limit = asyncio.timeout(seconds)
+        self._is_late = False
 
     async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
+        """As asyncio's own time-out, which costs a request as much as asking a place does."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancels = task, task.cancelling()
+        self._timer = task.get_loop().call_later(self._seconds, self._strike)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._trip.end = self._end(problem)
-        try:
-            await self._limit.__aexit__(kind, problem, trace)
-        except TimeoutError:
-            self._trip.end = "broken"
-            raise _late(self._seconds) from None
-        finally:
-            self._records.count(self._trip)
+        self._timer.cancel()
+        is_ours = self._is_late and self._task.uncancel() <= self._cancels and kind is asyncio.CancelledError
+        self._trip.end = "broken" if is_ours else self._end(problem)
+        self._records.count(self._trip)
+        if is_ours:
+            raise late(self._seconds) from None
+
+    def _strike(self) -> None:
+        self._is_late = True
+        self._task.cancel()
 
     def _end(self, problem: BaseException | None) -> str:
         if problem is None:
@@ -277,53 +215,3 @@ class Settled:
         if isinstance(problem, AtollError) and self._trip.place is None:
             return "refused"
         return "broken" if isinstance(problem, AtollError | TimeoutError) else "left"
-
-
-class _Held(Generic[T]):
-    """An attempt in a task of its own, held open until it is let go."""
-
-    def __init__(self, place: Place, attempt: AbstractAsyncContextManager[T]) -> None:
-        self.place = place
-        self.opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
-        self._leave = asyncio.Event()
-        self._problem: BaseException | None = None
-        self._task = asyncio.create_task(self._hold(attempt))
-
-    async def _hold(self, attempt: AbstractAsyncContextManager[T]) -> None:
-        try:
-            async with attempt as found:
-                self.opened.set_result(found)
-                await self._leave.wait()
-                if self._problem is not None:
-                    raise self._problem
-        except BaseException as error:
-            if not self.opened.done():
-                self.opened.set_exception(error) if isinstance(error, Exception) else self.opened.cancel()
-            if not isinstance(error, AtollError):
-                raise
-
-    def give_up(self, unless: _Held[T] | None = None, problem: BaseException | None = None) -> None:
-        """End it without waiting for that: whoever was first is not to wait for the others' ends."""
-        if unless is self or self._leave.is_set():
-            return
-        is_open = self.opened.done() and not self.opened.cancelled() and self.opened.exception() is None
-        if is_open:
-            self._problem = problem
-            self._leave.set()
-        else:
-            self._task.cancel()
-
-    async def over(self) -> None:
-        self.give_up()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def _let_go(
-    asking: Sequence[_Held[T]], kind: object, problem: BaseException | None, trace: object
-) -> None:
-    """What broke the answer that was taken broke its attempt: the place is judged by it."""
-    for held in asking:
-        held.give_up(problem=problem)
-    for held in asking:
-        await held.over()

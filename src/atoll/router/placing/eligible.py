@@ -130,4 +130,4 @@ def _budget(asked: Asked, route: Route, place: Place) -> list[str]:
 
 
 def is_named(place: Place, words: Collection[str]) -> bool:
-    return not {str(place.kind), place.name, place.label}.isdisjoint(words)
+    return bool(words) and not {str(place.kind), place.name, place.label}.isdisjoint(words)

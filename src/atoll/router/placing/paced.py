@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
+from atoll.domain.errors import LinkError
 from atoll.runtimes.contract import Pouring
 
 
 class Paced(Pouring):
-    """`ended` hears at the end how many events there were after the first, and how many seconds they took."""
+    """Entering it waits for the first event.
+
+    `ended` hears at the end how many events there were after the first, and how many seconds they took.
+    """
 
     def __init__(
-        self,
-        first: bytes,
-        rest: AsyncIterator[bytes],
-        clock: Callable[[], float],
-        ended: Callable[[int, float], None],
+        self, rest: AsyncIterator[bytes], clock: Callable[[], float], ended: Callable[[int, float], None]
     ) -> None:
-        self._first: bytes | None = first
+        self._first: bytes | None = None
         self._rest = rest
         self._clock = clock
         self._ended = ended
         self._events = 0
         self._seconds = 0.0
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._first = await anext(self._rest, None)
+        if self._first is None:
+            raise LinkError("runtime-broken", "could not answer: there was not a word")
+        return self
+
+    async def __aexit__(self, *problem: object) -> None:
+        """Whoever gave the events ends them."""
 
     async def __anext__(self) -> bytes:
         if self._first is not None:

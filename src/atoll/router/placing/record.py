@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,17 @@ from atoll.router.placing.decide import Decision
 
 KEPT_MAX = 256
 ERROR_LETTERS_MAX = 200
+ID_BYTES, DRAWN = 8, 256
+
+
+def _draw() -> Iterator[str]:
+    """Names that nobody guesses, many at a time: to ask the kernel for each costs more than the name."""
+    while True:
+        drawn = os.urandom(DRAWN * ID_BYTES).hex()
+        yield from (drawn[at : at + 2 * ID_BYTES] for at in range(0, len(drawn), 2 * ID_BYTES))
+
+
+_ids = _draw()
 
 
 @dataclass
@@ -21,7 +32,7 @@ class Trip:
     """One request: what was decided first, where it was tried, and who answered."""
 
     decision: Decision
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: next(_ids))
     at: float = field(default_factory=time.time)
     tries: list[dict[str, Any]] = field(default_factory=list)
     place: Place | None = None

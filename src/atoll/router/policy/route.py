@@ -83,7 +83,10 @@ class Route:
     def rank(self, place: Place) -> int | None:
         """How early the place comes in what is preferred; None where the route does not lead there."""
         words = (place.kind, place.label)
-        return next((number for number, word in enumerate(self.prefer) if word in words), None)
+        for number, word in enumerate(self.prefer):
+            if word in words:
+                return number
+        return None
 
 
 def from_row(row: Mapping[str, Any]) -> Route:

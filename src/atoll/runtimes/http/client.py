@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -49,6 +50,7 @@ class Client:
         self._secrets: ssl.SSLContext | None = None
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
+        self._preparing: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[Connection, Reply]:
@@ -69,9 +71,23 @@ class Client:
         else:
             connection.close()
 
+    def prepare(self) -> None:
+        """Where each request takes a connection of its own, the next one's is opened before it comes."""
+        if self._socket is not None and not (self._idle or self._preparing or self._is_closed):
+            self._preparing = asyncio.create_task(self._prepare())
+
+    async def _prepare(self) -> None:
+        with contextlib.suppress(OSError):  # whoever asks next finds out
+            connection = await self._open()
+            connection.rest(IDLE_SECONDS_MAX)
+            self._idle.append(connection)
+        self._preparing = None
+
     def close(self) -> None:
         """Requests that are under way break off."""
         self._is_closed = True
+        if self._preparing is not None:
+            self._preparing.cancel()
         for connection in list(self._connections):
             connection.close()
 

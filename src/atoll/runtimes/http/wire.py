@@ -86,6 +86,7 @@ class _Stream:
     async def __aexit__(self, *problem: object) -> None:
         assert self._connection is not None
         self._wire.client.leave(self._connection)
+        self._wire.client.prepare()
 
 
 class _Events(Pouring):

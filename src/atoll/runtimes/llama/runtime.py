@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 
 from atoll.domain.errors import AtollError, DataError, LinkError
@@ -22,6 +22,7 @@ from atoll.runtimes.llama import bodies, calls, course
 from atoll.runtimes.llama.engine import Engine, weights_size
 from atoll.runtimes.llama.fields import Bounds
 from atoll.runtimes.llama.wants import Patience, Wants, check
+from atoll.runtimes.within import Within
 
 TEXTS_MAX, TEXTS_PER_REQUEST = 2048, 16
 EXIT_SECONDS_MAX = 1.0
@@ -78,18 +79,15 @@ class LlamaRuntime:
         await self._has_ended.wait()
         return self._end or ""
 
-    @asynccontextmanager
-    async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
+    def generate(self, ask: Ask) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         if self._wants.skill is not Skill.GENERATE:
             raise _lacks("generate")
         body = bodies.engine_body(ask, self._bounds)
         self._wire()
-        async with self._gate, self._wire().stream(ask.path, body, _is_noise) as found:
-            if not calls.insists(ask.path, ask.body):
-                yield found
-                return
-            async with aclosing(calls.as_calls(found)) as told:
-                yield told
+        answer = Within(self._gate, lambda _: self._wire().stream(ask.path, body, _is_noise))
+        if not calls.insists(ask.path, ask.body):
+            return answer
+        return Within(answer, lambda found: aclosing(calls.as_calls(found)))
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         if self._wants.skill is not Skill.EMBED:
