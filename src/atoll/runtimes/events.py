@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
@@ -32,11 +31,16 @@ class Splitter:
         if text.endswith(b"\n\n") and text.find(b"\n\n") == len(text) - 2 and b"\r" not in text:
             self._rest = b""
             return [text]  # as nearly all blocks are
-        found, begin = [], 0
-        for end in _ends(text):
-            found.append(text[begin:end])
-            begin = end
-        self._rest = text[begin:].lstrip(b"\r\n") if begin else text
+        if b"\r" in text:
+            found, begin = [], 0
+            for end in _END.finditer(text):
+                found.append(text[begin : end.end()])
+                begin = end.end()
+            rest = text[begin:]
+        else:
+            *whole, rest = text.split(b"\n\n")
+            found = [event + b"\n\n" for event in whole]
+        self._rest = rest.lstrip(b"\r\n") if found else rest
         if len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLong
         return found
@@ -47,39 +51,33 @@ class Splitter:
         return [rest + b"\n\n"] if rest else []
 
 
-def _ends(text: bytes) -> Iterator[int]:
-    if b"\r" in text:
-        yield from (end.end() for end in _END.finditer(text))
-        return
-    at = -1
-    while (at := text.find(b"\n\n", at + 1)) >= 0:
-        at += 1
-        yield at + 1
-
-
 def is_error(event: bytes) -> bool:
     return event.startswith(b"event: error") or b'"error"' in event[:16]
 
 
 def data(event: bytes) -> str:
     """The text that an event carries."""
+    return _carried(event).decode(errors="replace")
+
+
+def _carried(event: bytes) -> bytes:
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
-        return event[6:-2].decode(errors="replace")  # as nearly all of them are
-    return b"\n".join(_FIELD.findall(event)).decode(errors="replace")
+        return event[6:-2]  # as nearly all of them are
+    return b"\n".join(_FIELD.findall(event))
 
 
 def content(event: bytes) -> dict[str, Any] | None:
     """The JSON object that an event carries, if it is one."""
     import orjson
 
-    text = data(event)
-    if text == DONE:
+    text = _carried(event)
+    if text == DONE.encode():
         return None
     try:
         found = orjson.loads(text)
     except ValueError:
         try:
-            found = json.loads(text)  # some engines write NaN
+            found = json.loads(text.decode(errors="replace"))  # some engines write NaN
         except ValueError:
             return None
     return found if isinstance(found, dict) else None

@@ -22,7 +22,7 @@ from atoll.domain.models import Skill
 from atoll.router.jobs.queue import JobQueue
 from atoll.router.policy.route import Unreachable
 from atoll.router.service import Router
-from atoll.runtimes.answers import embedded
+from atoll.runtimes.answers import embedded, gather
 from atoll.runtimes.contract import STREAMED, Pouring
 from atoll.runtimes.events import content as content_of
 from atoll.serving import asking
@@ -281,8 +281,6 @@ class _Answer:
         await send({"type": "http.response.start", "status": 200, "headers": head + more})
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from atoll.runtimes.answers import gather
-
         asked: Prepared | None = None
         try:
             asked = await self.source.prepared()
