@@ -118,6 +118,54 @@ async def test_a_connection_that_has_ended_meanwhile_is_not_used() -> None:
             assert server.connections == number
 
 
+async def test_where_each_request_takes_its_own_connection_the_next_is_there_before_it(
+    tmp_path: Path,
+) -> None:
+    server, path = Server(says(CLOSING)), tmp_path / "socket"
+    client = Client("http://engine", 30.0, socket=str(path))
+    async with await asyncio.start_unix_server(server.serve, path):
+        assert await said(client) == b"ok"
+        assert server.connections == 1
+        client.prepare()
+        client.prepare()
+        await eventually(lambda: server.connections == 2, "one is opened, though nobody asks")
+        assert await said(client) == b"ok"
+        assert server.connections == 2
+        client.prepare()
+        await eventually(lambda: server.connections == 3, "one for the next")
+        (waiting,) = client._idle
+        waiting.close()  # as a server does that has waited long enough
+        await eventually(lambda: not client._idle, "it is not kept")
+        assert await said(client) == b"ok"
+        assert server.connections == 4
+        client.prepare()
+        preparing = client._preparing
+        assert preparing is not None
+        client.close()
+        await eventually(preparing.cancelled, "nobody waits for it")
+        await eventually(lambda: server.open == 0 and not client._connections, "nothing stays open")
+        client.prepare()
+        await asyncio.sleep(0.05)
+        assert not client._connections, "it is not asked any more"
+
+
+async def test_a_connection_that_cannot_be_made_ready_is_nobodys_trouble(tmp_path: Path) -> None:
+    client = Client("http://engine", 30.0, socket=str(tmp_path / "nobody"))
+    client.prepare()
+    await eventually(lambda: client._preparing is None, "it was tried")
+    with pytest.raises(OSError, match="No such file"):
+        await client.ask("GET", "/health")
+
+
+async def test_what_can_be_used_again_is_not_made_ready() -> None:
+    async with running(says(OK)) as server, asking(server) as client:
+        client.prepare()
+        assert await said(client) == b"ok"
+        client.prepare()
+        assert client._preparing is None
+        assert server.connections == 1
+
+
 async def test_what_nobody_asked_for_ends_a_connection() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)

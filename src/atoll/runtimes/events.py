@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
-DONE = "[DONE]"
+DONE = b"[DONE]"
 _END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 
@@ -71,7 +71,7 @@ def content(event: bytes) -> dict[str, Any] | None:
     import orjson
 
     text = _carried(event)
-    if text == DONE.encode():
+    if text == DONE:
         return None
     try:
         found = orjson.loads(text)

@@ -223,7 +223,8 @@ class _Own:
         """With the scopes that its key has, if it may be asked."""
         if self.router is None:
             return found
-        return replace(found, scopes=self.router.check_direct(self.model, self.caller, found.scopes))
+        scopes = self.router.check_direct(self.model, self.caller, found.scopes)
+        return replace(found, scopes=scopes) if scopes != found.scopes else found
 
     def events(self, prepared: Prepared) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return asking.generate(self.serving, self.model, self.path, prepared.body, prepared.scopes)

@@ -32,20 +32,24 @@ class Course:
         return place._replace(feel=self._feels.of(key, now, said), is_up=is_up)
 
     def begun(self, place: Place) -> None:
-        self._set(place, self._of(place).begun(self.clock()))
+        if (breaker := self._breakers.get(place.key)) is not None:
+            self._set(place, breaker.begun(self.clock()))
 
     def came(self, place: Place, seconds: float, tokens_in: int, marks: Sequence[Mark] = ()) -> None:
         """Its first word."""
         now, key = self.clock(), place.key
         unread = round(tokens_in * (1 - share_read(marks, self._warmth.of(key, now))))
         self._warmth.read(key, marks, now)
-        self._set(place, self._of(place).came())
+        if (breaker := self._breakers.get(key)) is not None:
+            self._set(place, breaker.came())
         self._feels.began(key, now, seconds, unread, self._trip(place))
 
     def ended(self, place: Place, events: int, seconds: float) -> None:
         self._feels.ended(place.key, self.clock(), events, seconds)
 
     def over(self, place: Place, problem: BaseException | None) -> None:
+        if problem is None and place.key not in self._breakers:
+            return
         breaker = self._of(place)
         if isinstance(problem, LinkError) and problem.code == "runtime-crowded":
             self._set(place, breaker.busy(self.clock(), problem.retry_after_seconds or 0.0))

@@ -73,7 +73,7 @@ class Client:
 
     def prepare(self) -> None:
         """Where each request takes a connection of its own, the next one's is opened before it comes."""
-        if self._socket is not None and not (self._idle or self._preparing or self._is_closed):
+        if self._socket is not None and not (self._idle or self._preparing):
             self._preparing = asyncio.create_task(self._prepare())
 
     async def _prepare(self) -> None:
