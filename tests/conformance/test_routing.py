@@ -372,6 +372,13 @@ async def test_rows_are_not_quoted_to_somebody_elses_model_without_a_route(site:
             site.router.check_direct("one", None, {"global", scope})
 
 
+@pytest.mark.parametrize(("named", "hint"), [("aks", 'the route "ask"'), ("owm", '"own"')])
+async def test_who_mistypes_a_name_is_told_what_may_be_meant(site: Site, named: str, hint: str) -> None:
+    status, _, told = await site.post(model=named)
+    assert (status, told["error"]["code"]) == (404, "model-unknown")
+    assert f"Did you mean {hint}?" in told["error"]["message"]
+
+
 async def test_counters_are_those_of_routes_that_there_are(site: Site) -> None:
     await site.say()
     samples = [one for family in site.router.numbers() for one in family.samples]

@@ -6,6 +6,7 @@ its business.
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import (
     AsyncIterator,
@@ -202,6 +203,8 @@ class Router:
         base, key = asking.split(model)[0], find_key(self._keys, caller)
         scopes = frozenset(scopes) | self.scopes_of_key(caller)
         word = self._serving.word(base)
+        if word is None:
+            self._check_name(model)
         if word is None or word.variant != UPSTREAM:
             return scopes
         region = self._terms_of(base).region
@@ -220,6 +223,17 @@ class Router:
                 hint=f"Ask a route that leads there: atoll route set NAME --model cloud={model}",
             )
         return scopes
+
+    def _check_name(self, model: str) -> None:
+        """Of a route that is meant, where one is: of models alone, their runtimes tell."""
+        names = [*self._routes, *(word.model for word in self._serving.models())]
+        near = difflib.get_close_matches(model, names, n=1)
+        if near and near[0] in self._routes:
+            raise DataError(
+                "model-unknown",
+                f'this node has no model or route "{model}"',
+                hint=f'Did you mean the route "{near[0]}"?',
+            )
 
     def encoder_check(self, caller: object, scopes: Collection[str] = ()) -> Callable[[str], object]:
         """Refuses a model that may not be told what a request with these scopes says."""
