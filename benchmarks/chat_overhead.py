@@ -1,10 +1,11 @@
 """What do the ways through the runtime and through a node cost, against the engine alone?
 
 All have the same model and the same settings and take turns: a node asked over HTTP at /v1; LlamaRuntime with
-its child, its socket and its events; and xllamacpp in this process, called with a callback, and asked by its
-own server. Engines of the same model differ by some hundredths, by where their memory came to lie, so what
-they say of their own time is told apart. Without a model file one with random weights is made, of about 50
-million parameters.
+its child, its socket and its events; and xllamacpp in this process, called with a callback, asked by its own
+server, and by that through a relay, which hands bytes on and is the least that a process in between costs.
+Engines of the same model differ by some hundredths, by where their memory came to lie, so what they say of
+their own time is told apart. Without a model file one with random weights is made, of about 50 million
+parameters.
 
     python benchmarks/chat_overhead.py [--model FILE] [--tokens 128] [--rounds 9] [--first-words 40]
 """
@@ -32,7 +33,7 @@ from atoll.runtimes.contract import Ask
 from atoll.runtimes.llama import child
 from atoll.runtimes.llama.runtime import LlamaRuntime
 from atoll.runtimes.llama.wants import Wants, settings_for_child
-from support import nodes, report
+from support import nodes, others, relay, report
 
 RATE_WANTED, FIRST_MS_WANTED = 0.97, 1.0
 CHAT = "/v1/chat/completions"
@@ -133,7 +134,7 @@ def at_server(path: Path, body: dict[str, Any]) -> Taken:
         return over_http(connection, body)
 
 
-def at_node(port: int, body: dict[str, Any]) -> Taken:
+def at_port(port: int, body: dict[str, Any]) -> Taken:
     with socket.create_connection(("127.0.0.1", port), SECONDS_MAX) as connection:
         return over_http(connection, body)
 
@@ -146,14 +147,15 @@ async def measure(
     import xllamacpp
 
     wants = Wants(context_tokens=1024, parallel=1)
-    sockets = [folder / "bare.sock", folder / "server.sock"]
+    sockets = [folder / name for name in ("bare.sock", "server.sock", "relayed.sock")]
     told = [settings_for_child(file, wants, path, os.cpu_count() or 1) for path in sockets]
     # One for each way: of a question that it has heard, an engine reads only the end again.
     engines = [await asyncio.to_thread(xllamacpp.Server, child.parameters(xllamacpp, one)) for one in told]
     runtime = LlamaRuntime(file, wants, folder=folder, log=folder / "log")
     await runtime.start()
-    with nodes.homes() as homes:
-        (port,) = free_ports(1)
+    port, relayed = free_ports(2)
+    behind = [sys.executable, relay.__file__, str(relayed), str(sockets[2])]
+    with nodes.homes() as homes, others.process(behind, folder / "relay.log"):
         async with nodes.node(homes / "chat", "--http", f"127.0.0.1:{port}") as node:
             room = ("--context", "1024", "--parallel", "1")
             home = ("--home", str(node.home))
@@ -161,8 +163,9 @@ async def measure(
             ways = {
                 "bare": lambda asked: asyncio.to_thread(bare, engines[0], asked),
                 "server": lambda asked: asyncio.to_thread(at_server, sockets[1], asked),
+                "relay": lambda asked: asyncio.to_thread(at_port, relayed, asked),
                 "runtime": lambda asked: through(runtime, asked),
-                "node": lambda asked: asyncio.to_thread(at_node, port, asked),
+                "node": lambda asked: asyncio.to_thread(at_port, port, asked),
             }
             whole = await by_turns(ways, given.rounds, given.tokens)
             short = await by_turns(ways, given.first_words, FEW_TOKENS)
@@ -188,7 +191,7 @@ def tell(whole: dict[str, list[Taken]], short: dict[str, list[Taken]]) -> None:
         first = report.spread([one.first_ms for one in short[who]], ".2f")
         print(f"{who:9} {rate} tokens/s; first word {first} ms")
     print(f"wanted    {RATE_WANTED} or more of the tokens per second; {FIRST_MS_WANTED:g} ms or less added")
-    for who in ("node", "runtime"):
+    for who in ("node", "runtime", "relay"):
         for engine in ("bare", "server"):
             rates = [middle(one, whole[who], whole[engine]) for one in (by_rate, by_rate_of_the_way)]
             added = [middle(one, short[who], short[engine]) for one in (by_first, by_first_of_the_way)]

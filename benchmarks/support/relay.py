@@ -1,6 +1,6 @@
 """The least that may stand between two programs: hands on the bytes of each connection, and looks at none.
 
-python relay.py PORT BEHIND
+python relay.py PORT BEHIND, where BEHIND is another port or the path of a socket
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class End(asyncio.Protocol):
 
 
 class Front(End):
-    def __init__(self, behind: int) -> None:
+    def __init__(self, behind: str) -> None:
         super().__init__()
         self.behind = behind
 
@@ -42,16 +42,20 @@ class Front(End):
         self.dialling = asyncio.create_task(self.dial())
 
     async def dial(self) -> None:
-        _, back = await asyncio.get_running_loop().create_connection(End, "127.0.0.1", self.behind)
+        loop = asyncio.get_running_loop()
+        if self.behind.isdigit():
+            _, back = await loop.create_connection(End, "127.0.0.1", int(self.behind))
+        else:
+            _, back = await loop.create_unix_connection(End, self.behind)
         self.other, back.other = back, self
         for data in self.early:
             self.data_received(data)
 
 
-async def main(port: int, behind: int) -> None:
+async def main(port: int, behind: str) -> None:
     server = await asyncio.get_running_loop().create_server(lambda: Front(behind), "127.0.0.1", port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
