@@ -153,7 +153,9 @@ class Router:
         def ask(sent: Body) -> Open[AsyncIterator[bytes]]:
             return lambda place, left: self._events(asked.path, sent, place, left, scopes)
 
-        sent = {name: value for name, value in body.items() if name != "provider"}
+        sent = body
+        if "provider" in body:
+            sent = {name: value for name, value in body.items() if name != "provider"}
         if route.cascade is not None:
             return CascadedText(
                 sent, ask, asked, route, route.cascade, *self._means(asked, route), self._offer

@@ -52,7 +52,8 @@ class Splitter:
 
 
 def is_error(event: bytes) -> bool:
-    return event.startswith(b"event: error") or b'"error"' in event[:16]
+    head = event[:16]
+    return b"error" in head and (head.startswith(b"event: error") or b'"error"' in head)
 
 
 def data(event: bytes) -> str:

@@ -266,14 +266,6 @@ class _Answer:
         finally:
             self.ticket.settle()
 
-    def _heard_by(self, take: Callable[[list[bytes]], bool]) -> Callable[[list[bytes]], bool]:
-        def hand_on(events: list[bytes]) -> bool:
-            for event in events:
-                self.ticket.hear(event)
-            return take(events)
-
-        return hand_on
-
     def _headers(self) -> dict[str, str]:
         return {**self.source.headers(), **self.ticket.headers()}
 
@@ -301,7 +293,7 @@ class _Answer:
         for _ in range(WHOLE_TRIES_MAX):
             try:
                 found = _Kept()
-                hand_on = self._heard_by(found.keep)
+                hand_on = self.ticket.hearing(found.keep)
                 async with self.source.events(asked) as events:
                     async for event in events:
                         if hand_on([event]) and isinstance(events, Pouring):
@@ -326,7 +318,7 @@ class _Answer:
                 beside = {**asked.beside, **self.source.said()}
                 await self._begin(send, HEAD)
                 has_begun = True
-                hand_on = self._heard_by(put) if put is not None else None
+                hand_on = self.ticket.hearing(put) if put is not None else None
                 async for event in events:
                     self.ticket.hear(event)
                     if beside and (content := content_of(event)) is not None:

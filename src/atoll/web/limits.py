@@ -146,6 +146,19 @@ class Ticket:
         if self._usage is not None:
             self._usage.hear(event)
 
+    def hearing(self, take: Callable[[list[bytes]], bool]) -> Callable[[list[bytes]], bool]:
+        """The same function, and what it is given is heard, where that counts."""
+        usage = self._usage
+        if usage is None:
+            return take
+
+        def hand_on(events: list[bytes]) -> bool:
+            for event in events:
+                usage.hear(event)
+            return take(events)
+
+        return hand_on
+
     def keep(self) -> None:
         """It is answered later, and counts as the most that it may come to."""
         self._is_kept = True

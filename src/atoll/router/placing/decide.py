@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from atoll.router.asked import Asked
 from atoll.router.place import Place
-from atoll.router.placing.eligible import Verdict, judge, scopes_of
+from atoll.router.placing.eligible import ADMITTED, Verdict, judge, scopes_of
 from atoll.router.placing.score import cost, expected_seconds, score
 from atoll.router.policy.route import Route, Unreachable
 
@@ -58,13 +58,19 @@ class Decision(NamedTuple):
 
 
 def decide(asked: Asked, route: Route, places: Sequence[Place]) -> Decision:
-    judged = [(place, judge(asked, route, place)) for place in places]
-    may = [place for place, verdict in judged if not verdict.all]
+    may: list[Place] = []
+    out: list[tuple[Place, Verdict]] = []
+    for place in places:
+        verdict = judge(asked, route, place)
+        if verdict is ADMITTED:
+            may.append(place)
+        else:
+            out.append((place, verdict))
     if len(may) > 1:
         may.sort(
             key=lambda place: (_turn(route, place), score(asked, route, place), place.label, place.model)
         )
-    return Decision(asked, route, tuple(may), tuple((p, verdict) for p, verdict in judged if verdict.all))
+    return Decision(asked, route, tuple(may), tuple(out))
 
 
 def _turn(route: Route, place: Place) -> int:

@@ -26,17 +26,20 @@ class Verdict(NamedTuple):
         return self.forbidden + self.unfit + self.away
 
 
+ADMITTED = Verdict()
+
+
 def why_not(asked: Asked, route: Route, place: Place) -> tuple[str, ...]:
     """Every reason against it; none where the place may answer."""
     return judge(asked, route, place).all
 
 
 def judge(asked: Asked, route: Route, place: Place) -> Verdict:
-    return Verdict(
-        tuple(_forbidden(asked, route, place)),
-        tuple(_unfit(asked, route, place)),
-        tuple(_away(place)),
-    )
+    """ADMITTED, or all that is against it."""
+    forbidden, unfit, away = _forbidden(asked, route, place), _unfit(asked, route, place), _away(place)
+    if forbidden or unfit or away:
+        return Verdict(tuple(forbidden), tuple(unfit), tuple(away))
+    return ADMITTED
 
 
 def _away(place: Place) -> list[str]:

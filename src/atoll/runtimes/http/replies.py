@@ -138,12 +138,12 @@ class _Pieces:
         if self._held:
             data, self._held = self._held + data, b""
         found: list[bytes] = []
-        at = 0
-        while at < len(data) and not self.is_over:
-            if self._left:
-                found.append(data[at : at + self._left])
-                at += len(found[-1])
-                self._left -= len(found[-1])
+        at, end = 0, len(data)
+        while at < end and not self.is_over:
+            if left := min(self._left, end - at):
+                found.append(data[at : at + left])
+                at += left
+                self._left -= left
                 continue
             match = self._next.match(data, at)
             if match is None:
@@ -151,7 +151,7 @@ class _Pieces:
                 break
             at = match.end()
             self._enter(match)
-        self.has_rest = self.is_over and at < len(data)
+        self.has_rest = self.is_over and at < end
         return found[0] if len(found) == 1 else b"".join(found)
 
     def _enter(self, match: re.Match[bytes]) -> None:
