@@ -30,9 +30,9 @@ class Keys:
 
     def check(self, request: Request) -> str | None:
         """Who asks, as far as a key says so."""
-        key = _key_of(request)
-        if key:
-            name = self._hashes().get(hash_key(key))
+        key, hashes = _key_of(request), self._hashes()
+        if key and hashes:
+            name = hashes.get(hash_key(key))
             if name is not None:
                 return name
         if self._is_needed:
@@ -57,18 +57,24 @@ def _key_of(request: Request) -> str:
 
 def _check_origin(request: Request) -> None:
     told = fields(request)
-    named = [f"//{told.get('host', '')}", *([told["origin"]] if "origin" in told else [])]
-    for place in named:
-        if _host_of(place) not in LOOPBACK:
-            raise PolicyDenied(
-                "origin-foreign",
-                f'without a key, requests may not come from "{place.removeprefix("//")}"',
-                detail="A page in a browser could otherwise ask the models of this machine.",
-                hint="Send an API key: atoll key add NAME",
-            )
+    foreign = _foreign(told.get("host", ""), told.get("origin"))
+    if foreign is not None:
+        raise PolicyDenied(
+            "origin-foreign",
+            f'without a key, requests may not come from "{foreign}"',
+            detail="A page in a browser could otherwise ask the models of this machine.",
+            hint="Send an API key: atoll key add NAME",
+        )
 
 
 @lru_cache(HOSTS_KEPT_MAX)
+def _foreign(host: str, origin: str | None) -> str | None:
+    """Which of them is not this machine."""
+    if _host_of(f"//{host}") not in LOOPBACK:
+        return host
+    return origin if origin is not None and _host_of(origin) not in LOOPBACK else None
+
+
 def _host_of(place: str) -> str | None:
     try:
         return urlsplit(place).hostname
