@@ -227,7 +227,7 @@ class Router:
         return scopes
 
     def _check_name(self, model: str) -> None:
-        """Of a route that is meant, where one is: of models alone, their runtimes tell."""
+        """Whoever mistypes the name of a route is told so; one of a model is looked for by Serving."""
         names = [*self._routes, *(word.model for word in self._serving.models())]
         near = difflib.get_close_matches(model, names, n=1)
         if near and near[0] in self._routes:

@@ -82,9 +82,7 @@ class Attempt(Generic[T]):
 
     async def _first_word(self) -> T:
         left = self._ends_at - self._began
-        limit: AbstractAsyncContextManager[object] = (
-            nullcontext()
-        )  # where the request has its deadline anyway
+        limit: AbstractAsyncContextManager[object] = nullcontext()  # then that of the request
         if self._patience < left:
             limit = asyncio.timeout(self._patience)
         self._opened = self._open_at(self.place, left)
