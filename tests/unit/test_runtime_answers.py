@@ -49,6 +49,32 @@ def test_words_of_a_caller_are_no_error() -> None:
     assert not events.is_error(lines(delta(content='"error"'))[0])
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b'data: {"a": 1}\n\n',
+                b'data: {"a": "\xc3\xa9", "b": [1, {"c": null}]}\r\n\r\n',
+                b'event: message_stop\ndata: {"type": "message_stop"}\n\n',
+                b'data: {"a":\ndata: 2}\n\n',
+                b'data: {"a": NaN}\n\n',
+                b'data: {"a": "\xff"}\n\n',
+                b'data: {"a"\n\n',
+                b"data: [1, 2]\n\n",
+                b"data: null\n\n",
+                b"data: \n\n",
+                b": still there\n\n",
+                b"data: [DONE]\n\n",
+            ]
+        ),
+        max_size=6,
+    )
+)
+def test_all_contents_are_those_of_each(stream: list[bytes]) -> None:
+    each = [found for event in stream if (found := events.content(event)) is not None]
+    assert repr(events.contents(iter(stream))) == repr(each), "NaN is not itself"
+
+
 def test_a_chat_has_its_text_its_reasoning_and_its_reason() -> None:
     stream = lines(
         delta(role="assistant", content=None),
@@ -64,6 +90,25 @@ def test_a_chat_has_its_text_its_reasoning_and_its_reason() -> None:
     assert choice["message"] == {"role": "assistant", "content": "42", "reasoning_content": "let me see"}
     assert (choice["finish_reason"], answer["object"], answer["id"]) == ("stop", "chat.completion", "a")
     assert answer["usage"]["total_tokens"] == 5
+
+
+def test_choices_of_a_completion_are_told_by_their_number() -> None:
+    parts = [
+        {"index": 1, "text": "re", "finish_reason": None, "logprobs": {"tokens": ["re"], "top": None}},
+        {"index": 0, "text": "", "finish_reason": "length"},
+        {"index": 1, "text": "ef", "finish_reason": "stop", "logprobs": {"tokens": ["ef"]}},
+    ]
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    stream = lines(*({"id": "a", "choices": [part], "usage": usage} for part in parts))
+    assert answers.gather("/v1/completions", stream) == {
+        "id": "a",
+        "object": "text_completion",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9},
+        "choices": [
+            {"index": 0, "finish_reason": "length", "text": "", "logprobs": None},
+            {"index": 1, "finish_reason": "stop", "text": "reef", "logprobs": {"tokens": ["re", "ef"]}},
+        ],
+    }
 
 
 def test_calls_of_tools_come_in_pieces() -> None:

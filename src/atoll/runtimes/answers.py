@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from atoll.runtimes.contract import Embeddings
 
 Json = dict[str, Any]
+OF_PARTS = ("choices", "usage", "prompt_progress")
 
 
 def gather(path: str, stream: Iterable[bytes]) -> Json:
     """The answer that all events of a stream amount to; LinkError where they end too early."""
-    contents = [content for event in stream if (content := events.content(event)) is not None]
+    contents = events.contents(stream)
     if path == "/v1/responses":
         return _response(contents)
     if path == "/v1/messages":
@@ -48,42 +49,66 @@ def _pack(row: Any) -> str:
 def _choices(contents: list[Json], is_chat: bool) -> Json:
     if not contents:
         raise _cut_off()
-    answer: Json = {
-        key: value for key, value in contents[0].items() if key not in ("choices", "prompt_progress")
-    }
+    answer: Json = {key: value for key, value in contents[0].items() if key not in OF_PARTS}
     answer["object"] = "chat.completion" if is_chat else "text_completion"
-    found: dict[int, Json] = {}
+    found: dict[int, _Choice] = {}
     for content in contents:
         for part in content.get("choices") or ():
             index = part.get("index", 0)
-            choice = found.setdefault(index, {"index": index, "finish_reason": None})
-            if is_chat:
-                _add_delta(
-                    choice.setdefault("message", {"role": "assistant", "content": None}), part["delta"]
-                )
-            else:
-                choice["text"] = choice.get("text", "") + (part.get("text") or "")
-            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-            _add_logprobs(choice, part.get("logprobs"), is_chat)
-        if content.get("usage"):
-            answer["usage"] = _sum(answer.get("usage"), content["usage"])
+            choice = found.get(index)
+            if choice is None:
+                choice = found[index] = _Choice()
+            choice.add(part, is_chat)
+        if usage := content.get("usage"):
+            answer["usage"] = _sum(answer.get("usage"), usage)
         if "timings" in content:
             answer["timings"] = content["timings"]
-    if not found or any(choice["finish_reason"] is None for choice in found.values()):
+    if not found or any(choice.finish_reason is None for choice in found.values()):
         raise _cut_off()
-    answer["choices"] = [found[index] for index in sorted(found)]
+    answer["choices"] = [found[index].told(index, is_chat) for index in sorted(found)]
     return answer
 
 
-def _add_delta(message: Json, delta: Json) -> None:
-    for key, value in delta.items():
-        if key == "tool_calls":
-            for call in value or ():
-                _add_call(message.setdefault("tool_calls", []), call)
-        elif key == "role":
-            message["role"] = value or message["role"]
-        elif isinstance(value, str):
-            message[key] = (message.get(key) or "") + value
+class _Choice:
+    """One of the choices of an answer, as its parts come."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._role = "assistant"
+        self._texts: dict[str, list[str]] = {}
+        self._calls: list[Json] = []
+        self._logprobs: Json | None = None
+
+    def add(self, part: Json, is_chat: bool) -> None:
+        for key, value in part["delta"].items() if is_chat else (("text", part.get("text")),):
+            if key == "role":
+                self._role = value or self._role
+            elif key == "tool_calls":
+                for call in value or ():
+                    _add_call(self._calls, call)
+            elif isinstance(value, str):
+                self._texts.setdefault(key, []).append(value)
+        self.finish_reason = part.get("finish_reason") or self.finish_reason
+        if logprobs := part.get("logprobs"):
+            self._add_logprobs(logprobs)
+
+    def _add_logprobs(self, part: Json) -> None:
+        self._logprobs = self._logprobs or {}
+        for key, values in part.items():
+            if isinstance(values, list):
+                self._logprobs.setdefault(key, []).extend(values)
+
+    def told(self, index: int, is_chat: bool) -> Json:
+        texts = {key: "".join(pieces) for key, pieces in self._texts.items()}
+        told: Json = {"index": index, "finish_reason": self.finish_reason}
+        if is_chat:
+            calls = {"tool_calls": self._calls} if self._calls else {}
+            told["message"] = {"role": self._role, "content": None, **texts, **calls}
+        else:
+            told["text"] = texts.get("text", "")
+        if self._logprobs is not None or not is_chat:
+            told["logprobs"] = self._logprobs
+        return told
 
 
 def _add_call(calls: list[Json], part: Json) -> None:
@@ -95,17 +120,6 @@ def _add_call(calls: list[Json], part: Json) -> None:
     call["id"] = part.get("id") or call["id"]
     call["function"]["name"] += function.get("name") or ""
     call["function"]["arguments"] += function.get("arguments") or ""
-
-
-def _add_logprobs(choice: Json, part: Json | None, is_chat: bool) -> None:
-    if part:
-        have = choice.setdefault("logprobs", {}) or {}
-        choice["logprobs"] = have
-        for key, values in part.items():
-            if isinstance(values, list):
-                have.setdefault(key, []).extend(values)
-    elif not is_chat:
-        choice.setdefault("logprobs", None)
 
 
 def _sum(have: Json | None, more: Json) -> Json:

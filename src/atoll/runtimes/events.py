@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
@@ -65,6 +66,19 @@ def _carried(event: bytes) -> bytes:
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]  # as nearly all of them are
     return b"\n".join(_FIELD.findall(event))
+
+
+def contents(stream: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Those of a whole stream, read as one text: nearly always all of them are JSON."""
+    import orjson
+
+    stream = list(stream)
+    told = [text for event in stream if (text := _carried(event)) and text != DONE]
+    try:
+        found = orjson.loads(b"[%b]" % b",".join(told))
+    except ValueError:
+        found = map(content, stream)
+    return [one for one in found if isinstance(one, dict)]
 
 
 def content(event: bytes) -> dict[str, Any] | None:
