@@ -379,6 +379,14 @@ async def test_who_mistypes_a_name_is_told_what_may_be_meant(site: Site, named: 
     assert f"Did you mean {hint}?" in told["error"]["message"]
 
 
+async def test_a_name_that_is_longer_than_any_is_not_looked_for(site: Site) -> None:
+    status, _, told = await site.post(model="k" * 257)
+    assert (status, told["error"]["code"]) == (400, "request-malformed")
+    assert len(told["error"]["message"]) < 100
+    status, _, told = await site.post(model="k" * 256)
+    assert (status, told["error"]["code"]) == (404, "model-unknown")
+
+
 async def test_counters_are_those_of_routes_that_there_are(site: Site) -> None:
     await site.say()
     samples = [one for family in site.router.numbers() for one in family.samples]

@@ -37,6 +37,7 @@ from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_late
 
 MESSAGES = "/v1/messages"
 WHOLE_TRIES_MAX = 3
+NAME_LETTERS_MAX = 256  # of a model and its adapter; to look for one that is near takes time for each
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
@@ -386,6 +387,8 @@ def _told(error: AtollError, path: str) -> dict[str, Any]:
 def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
     """The model that is asked for; where none is named, the only one that could be meant."""
     named = body.get("model")
+    if isinstance(named, str) and len(named) > NAME_LETTERS_MAX:
+        raise DataError("request-malformed", f"the model's name has more than {NAME_LETTERS_MAX} letters")
     if isinstance(named, str) and named:
         return named
     if named is not None:

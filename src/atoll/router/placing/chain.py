@@ -189,7 +189,7 @@ class Settled:
         self._is_late = False
 
     async def __aenter__(self) -> None:
-        """As asyncio's own time-out, which costs a request as much as asking a place does."""
+        """As asyncio.timeout does it, for less than half its price."""
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancels = task, task.cancelling()

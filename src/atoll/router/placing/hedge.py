@@ -26,16 +26,17 @@ class Hedged(Generic[T]):
     ) -> None:
         """`judge` is told of errors while there is somebody else, and raises those that end it."""
         self.place: Place = first.place
+        self._first = first
         self._seconds = seconds
         self._find_other = find_other
         self._judge = judge
-        self._held = [_Held(first)]
+        self._held: list[_Held[T]] = []
 
     async def __aenter__(self) -> T:
         try:
-            first = self._held[0].opened
-            await asyncio.wait({first}, timeout=self._seconds)
-            if not first.done() and (other := self._find_other()) is not None:
+            self._held.append(first := _Held(self._first))
+            await asyncio.wait({first.opened}, timeout=self._seconds)
+            if not first.opened.done() and (other := self._find_other()) is not None:
                 self._held.append(_Held(other))
             return await self._race()
         except BaseException as error:
