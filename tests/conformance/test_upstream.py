@@ -13,6 +13,7 @@ from aiohttp import web
 from atoll.domain.errors import AtollError, ConfigError, LinkError
 from atoll.domain.models import Skill
 from atoll.runtimes.contract import Ask, Pouring
+from atoll.runtimes.events import split
 from atoll.runtimes.upstream import Address, UpstreamRuntime
 from support.fix_runtimes import CHAT, eventually_true, saying
 
@@ -175,8 +176,8 @@ async def poured(stream: AsyncIterator[bytes], wanted: int = 10**9) -> list[byte
     """The events that are handed on, until there are so many."""
     found: list[bytes] = []
 
-    def hand_on(events: list[bytes]) -> bool:
-        found.extend(events)
+    def hand_on(block: bytes) -> bool:
+        found.extend(split(block))
         return len(found) < wanted
 
     assert isinstance(stream, Pouring)

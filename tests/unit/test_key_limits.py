@@ -192,10 +192,11 @@ def test_a_key_reads_its_tables_and_none_that_is_written_otherwise() -> None:
     ],
 )
 def test_tokens_are_what_the_events_say_they_are(events: list[bytes], tokens: int) -> None:
-    usage = Usage()
+    one_by_one, at_once = Usage(), Usage()
     for event in events:
-        usage.hear(event)
-    assert usage.tokens(7) == tokens
+        one_by_one.hear(event)
+    at_once.hear(b"".join(events))
+    assert one_by_one.tokens(7) == at_once.tokens(7) == tokens
 
 
 def test_of_several_choices_each_says_its_own() -> None:

@@ -168,6 +168,14 @@ async def lie(request: Request) -> Response:
     return PlainTextResponse("short", headers={"Content-Length": "9"})
 
 
+async def lie_later(request: Request) -> Response:
+    async def words() -> AsyncIterator[bytes]:
+        yield b"sho"
+        yield b"rt"
+
+    return StreamingResponse(words(), headers={"Content-Length": "9"})
+
+
 async def break_head(request: Request) -> Response:
     response = PlainTextResponse("")
     response.raw_headers.append((b"x", b"a\r\nb: c"))
@@ -184,7 +192,7 @@ class Pouring(Response):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for one, other in zip(pieces, pieces, strict=True):
             Pouring.put_bytes += len(one) + len(other)
-            if not put([one, other]):
+            if not put(one + other):
                 break
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -215,7 +223,7 @@ async def wait(request: Request) -> Response:
 
 @pytest_asyncio.fixture
 async def address() -> AsyncIterator[Address]:
-    ways = (echo, read, read_little, refuse, stream, lie, break_head, pour, wait)
+    ways = (echo, read, read_little, refuse, stream, lie, lie_later, break_head, pour, wait)
     routes = [Route(f"/{way.__name__}", way, methods=["GET", "POST"]) for way in ways]
     listener = listen.bind(Address("127.0.0.1", 0), "--http")
     serving = asyncio.create_task(WebServer(make_app(dict, Metrics().registry, routes), listener).run())
@@ -301,10 +309,41 @@ async def test_an_answer_that_goes_wrong_is_no_answer(
     address: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(h11.RemoteProtocolError, match="without sending complete message"):
-        await said(address, post("/lie", b""))
+        await said(address, post("/lie_later", b""))
     assert "not as long as its head says" in caplog.text
+    assert [status for status, _ in await said(address, post("/lie", b""))] == [500]
     assert [status for status, _ in await said(address, post("/break_head", b""))] == [500]
     assert "more than one line" in caplog.text
+
+
+async def test_the_head_of_an_answer_leaves_with_what_comes_in_its_turn() -> None:
+    sent: list[bytes] = []
+
+    class Noting(asyncio.Transport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            sent.append(bytes(data))
+
+    def begun() -> Exchange:
+        sent.clear()
+        return Exchange(Noting(), FlowControl(Noting()), [], 0, lambda: None)
+
+    start = {"type": "http.response.start", "status": 200, "headers": []}
+    event = {"type": "http.response.body", "body": b"a", "more_body": True}
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    exchange = begun()
+    await exchange.send(start)
+    await exchange.send(event)
+    exchange.put(b"b")
+    await asyncio.sleep(0)
+    assert sent == [head + b"1\r\na\r\n", b"1\r\nb\r\n"]
+    exchange = begun()
+    await exchange.send(start)
+    exchange.put(b"b")
+    assert b"".join(sent) == head + b"1\r\nb\r\n"
+    exchange = begun()
+    await exchange.send(start)
+    await asyncio.sleep(0)
+    assert sent == [head]
 
 
 async def test_what_is_put_at_once_ends_where_the_reader_is_slow(address: Address) -> None:

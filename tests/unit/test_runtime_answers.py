@@ -34,6 +34,8 @@ def test_events_are_whole_however_their_bytes_come(whole: list[bytes], data: st.
         for event in splitter.feed(text[begin:end])
     ]
     assert [event.strip() for event in found + splitter.last()] == [event.strip() for event in whole]
+    assert events.split(text) == whole
+    assert all(events.count(one * times) == times for one in whole for times in range(4))
 
 
 def test_an_event_without_an_end_is_given_up() -> None:

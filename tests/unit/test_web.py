@@ -23,7 +23,6 @@ from atoll.web import app as app_of_node
 from atoll.web import bodies, connection
 from atoll.web.app import WebServer, make_app
 from atoll.web.callers import while_there
-from atoll.web.outgoing import HELD_BYTES_MAX, Outgoing
 from atoll.web.questions import question_route
 
 
@@ -178,35 +177,6 @@ async def test_work_ends_quietly_when_the_caller_goes_and_loudly_when_somebody_e
         async with asyncio.timeout(0.01):
             await while_there({}, there, work())
     assert ended == [True, True]
-
-
-async def test_what_is_written_in_one_turn_leaves_as_one_piece_and_all_of_it_before_the_end() -> None:
-    sent: list[bytes] = []
-
-    class Noted(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            write = transport.write
-            monkey = pytest.MonkeyPatch()
-            monkey.setattr(transport, "write", lambda data: (sent.append(bytes(data)), write(data)))
-            out = Outgoing(transport)
-            out.write(b"head ")
-            out.write(b"body ")
-            assert out.get_write_buffer_size() == 10
-            asyncio.get_running_loop().call_soon(self.go_on, out)
-
-        def go_on(self, out: Outgoing) -> None:
-            assert sent == [b"head body "]
-            out.write(bytes(HELD_BYTES_MAX))
-            assert len(sent) == 2, "much does not wait"
-            out.write(b"end")
-            out.close()
-
-    server = await asyncio.get_running_loop().create_server(Noted, "127.0.0.1", 0)
-    async with server, asyncio.timeout(60):
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        assert await reader.read() == b"head body " + bytes(HELD_BYTES_MAX) + b"end"
-        writer.close()
 
 
 async def test_who_takes_a_long_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

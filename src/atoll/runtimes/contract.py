@@ -64,8 +64,8 @@ class Pouring(AsyncIterator[bytes]):
     """Events that can be handed on in the turn of the loop in which they come, without waking a task."""
 
     @abstractmethod
-    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
-        """Hand on what comes, until it says that it wants no more or there is something else than events.
+    async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
+        """Hand on what comes, one or several at once, until no more is wanted or there is something else.
 
         What that is, the end or an error, the next step of the iteration says.
         """

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
 DONE = b"[DONE]"
 _END = re.compile(rb"\r?\n\r?\n")
+_ENDS = (b"\n\n", b"\n\r\n")
 _FIELD = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 
 
@@ -26,30 +28,38 @@ class Splitter:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, block: bytes) -> list[bytes]:
-        """The events that are whole now, each with its blank line."""
-        text = self._rest + block if self._rest else block
-        if text.endswith(b"\n\n") and text.find(b"\n\n") == len(text) - 2 and b"\r" not in text:
+    def whole(self, came: bytes) -> bytes:
+        """The events that are whole now, one behind the other, each with its blank line."""
+        text = self._rest + came if self._rest else came
+        if text.endswith(b"\n\n"):
             self._rest = b""
-            return [text]  # as nearly all blocks are
-        if b"\r" in text:
-            found, begin = [], 0
-            for end in _END.finditer(text):
-                found.append(text[begin : end.end()])
-                begin = end.end()
-            rest = text[begin:]
-        else:
-            *whole, rest = text.split(b"\n\n")
-            found = [event + b"\n\n" for event in whole]
-        self._rest = rest.lstrip(b"\r\n") if found else rest
+            return text  # as nearly always
+        end = max((at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0), default=0)
+        self._rest = text[end:].lstrip(b"\r\n") if end else text
         if len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLong
-        return found
+        return text[:end]
+
+    def feed(self, came: bytes) -> list[bytes]:
+        """The same, each by itself."""
+        return split(self.whole(came))
 
     def last(self) -> list[bytes]:
         """What came after the last blank line, as an event."""
         rest, self._rest = self._rest.strip(), b""
         return [rest + b"\n\n"] if rest else []
+
+
+def split(block: bytes) -> list[bytes]:
+    """Whole events, each by itself."""
+    if b"\r" not in block:  # as in nearly all
+        return [event + b"\n\n" for event in block.split(b"\n\n")[:-1]]
+    ends = [end.end() for end in _END.finditer(block)]
+    return [block[begin:end] for begin, end in pairwise([0, *ends])]
+
+
+def count(block: bytes) -> int:
+    return block.count(b"\n\n") or block.count(b"\n\r\n")
 
 
 def is_error(event: bytes) -> bool:

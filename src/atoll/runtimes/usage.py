@@ -28,10 +28,14 @@ class Usage:
     def has_begun(self) -> bool:
         return self._events > 0
 
-    def hear(self, event: bytes) -> None:
-        self._events += 1
-        if not any(mark in event for mark in MARKS):
-            return
+    def hear(self, block: bytes) -> None:
+        """One event, or several."""
+        self._events += events.count(block)
+        if any(mark in block for mark in MARKS):
+            for event in events.split(block):
+                self._read(event)
+
+    def _read(self, event: bytes) -> None:
         content = events.content(event) or {}
         inner = [one for one in (content.get("message"), content.get("response")) if isinstance(one, Mapping)]
         for told in (content, *inner):

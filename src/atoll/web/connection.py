@@ -12,7 +12,6 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from atoll.web.outgoing import Outgoing
 from atoll.web.plain import PUT, WHEN_GONE, WHOLE, Exchange, Head, read_head, scope_of
 
 HEAD_SECONDS_MAX = 30.0
@@ -29,8 +28,7 @@ class Connection(H11Protocol):
     _still: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._outgoing = Outgoing(transport)
-        super().connection_made(self._outgoing)
+        super().connection_made(transport)
         self._around = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -82,7 +80,7 @@ class Connection(H11Protocol):
 
     def _begin(self, head: Head, data: bytes) -> None:
         always = self.server_state.default_headers
-        exchange = Exchange(self._outgoing, self.flow, always, head.length, self.on_response_complete)
+        exchange = Exchange(self.transport, self.flow, always, head.length, self.on_response_complete)
         self._exchange = self.cycle = exchange  # type: ignore[assignment]
         scope = scope_of(head, self._around)
         scope[WHEN_GONE], scope[PUT], scope[WHOLE] = exchange.when_gone, exchange.put, exchange.whole
@@ -92,7 +90,6 @@ class Connection(H11Protocol):
         self.tasks.add(task)
 
     def on_response_complete(self) -> None:
-        self._outgoing.flush()
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return

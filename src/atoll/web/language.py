@@ -25,6 +25,7 @@ from atoll.router.service import Router
 from atoll.runtimes.answers import embedded, gather
 from atoll.runtimes.contract import STREAMED, Pouring
 from atoll.runtimes.events import content as content_of
+from atoll.runtimes.events import split
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
@@ -238,9 +239,9 @@ class _Kept:
         self.events: list[bytes] = []
         self._room = ANSWER_BYTES_MAX
 
-    def keep(self, events: list[bytes]) -> bool:
-        self.events += events
-        self._room -= sum(map(len, events))
+    def keep(self, block: bytes) -> bool:
+        self.events += split(block)
+        self._room -= len(block)
         return self._room >= 0
 
     def check(self) -> None:
@@ -297,7 +298,7 @@ class _Answer:
                 hand_on = self.ticket.hearing(found.keep)
                 async with self.source.events(asked) as events:
                     async for event in events:
-                        if hand_on([event]) and isinstance(events, Pouring):
+                        if hand_on(event) and isinstance(events, Pouring):
                             await events.pour(hand_on)
                         found.check()
                 return found.events

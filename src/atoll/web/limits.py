@@ -141,21 +141,20 @@ class Ticket:
                 self.settle(0)
                 raise
 
-    def hear(self, event: bytes) -> None:
+    def hear(self, block: bytes) -> None:
         """A part of the answer."""
         if self._usage is not None:
-            self._usage.hear(event)
+            self._usage.hear(block)
 
-    def hearing(self, take: Callable[[list[bytes]], bool]) -> Callable[[list[bytes]], bool]:
+    def hearing(self, take: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
         """The same function, and what it is given is heard, where that counts."""
         usage = self._usage
         if usage is None:
             return take
 
-        def hand_on(events: list[bytes]) -> bool:
-            for event in events:
-                usage.hear(event)
-            return take(events)
+        def hand_on(block: bytes) -> bool:
+            usage.hear(block)
+            return take(block)
 
         return hand_on
 

@@ -80,6 +80,8 @@ class Exchange:
         self._left = length  # of the request's body, to come
         self._body = b""
         self._is_read = False
+        self._loop = asyncio.get_running_loop()
+        self._head = b""  # of the answer, made and not sent yet
         self._has_begun = False
         self._is_chunked = False
         self._owed: int | None = None  # of the answer's body, where its length was told
@@ -133,8 +135,9 @@ class Exchange:
             if self.response_complete or self.disconnected:
                 return
             log.error("an answer has no end")
-        if not self._has_begun:
+        if self._head or not self._has_begun:
             self._begin(500, [*self._always, (b"content-length", b"0"), CLOSE_HEADER])
+            self._send_head()
         self._transport.close()
 
     async def receive(self) -> Message:
@@ -173,7 +176,8 @@ class Exchange:
                 raise RuntimeError("an answer is not as long as its head says")
         elif self._is_chunked:
             body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if is_last else b"")
-        self._transport.write(body)
+        head, self._head = self._head, b""
+        self._transport.write(head + body)
         if is_last:
             self.response_complete = True
             self.message_event.set()
@@ -181,12 +185,13 @@ class Exchange:
                 self._transport.close()
             self._ended()
 
-    def put(self, parts: list[bytes]) -> bool:
-        """More of a body without a length, now; false where the next had better be sent, which waits."""
+    def put(self, more: bytes) -> bool:
+        """Of a body without a length, now; false where the next had better be sent, which waits."""
         if self.disconnected:
             return False
-        body = b"".join(parts)
-        self._transport.pass_on(b"%x\r\n%b\r\n" % (len(body), body))
+        if self._head:
+            self._send_head()
+        self._transport.write(b"%x\r\n%b\r\n" % (len(more), more))
         return not self._flow.write_paused
 
     def _begin(self, status: int, fields: list[Field]) -> None:
@@ -198,8 +203,15 @@ class Exchange:
             fields.append((b"transfer-encoding", b"chunked"))
         if CLOSE_HEADER in fields:
             self.keep_alive = False
-        self._transport.write(write_head(status, fields))
+        self._head = write_head(status, fields)
         self._has_begun = True
+        self._loop.call_soon(self._send_head)
+
+    def _send_head(self) -> None:
+        """What comes in the turn in which it was made leaves with it."""
+        head, self._head = self._head, b""
+        if head:
+            self._transport.write(head)
 
 
 def scope_of(head: Head, around: Scope) -> Scope:

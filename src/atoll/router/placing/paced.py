@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from atoll.domain.errors import LinkError
 from atoll.runtimes.contract import Pouring
+from atoll.runtimes.events import count
 
 
 class Paced(Pouring):
@@ -47,17 +48,14 @@ class Paced(Pouring):
         self._events += 1
         return event
 
-    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
+    async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
         if self._first is not None or not isinstance(self._rest, Pouring):
             return
         began = self._clock()
 
-        def count(events: list[bytes]) -> bool:
-            nonlocal began
-            self._seconds += self._clock() - began
-            self._events += len(events)
-            wants_more = hand_on(events)
-            began = self._clock()
-            return wants_more
+        def note(block: bytes) -> bool:
+            self._events += count(block)
+            return hand_on(block)
 
-        await self._rest.pour(count)
+        await self._rest.pour(note)
+        self._seconds += self._clock() - began

@@ -45,23 +45,23 @@ class Reply:
     def __init__(self) -> None:
         self.status = 0  # until its head has come
         self.fields: dict[bytes, bytes] = {}
+        self.is_over = False
         self._keeps = True
         self._held = b""
         self._body: _Body | None = None
 
     @property
-    def is_over(self) -> bool:
-        return self._body is not None and self._body.is_over
-
-    @property
     def may_stay(self) -> bool:
         """Another request may follow on its connection."""
-        return self._keeps and self._body is not None and self._body.is_over and not self._body.has_rest
+        return self._keeps and self._body is not None and self.is_over and not self._body.has_rest
 
     def feed(self, data: bytes) -> bytes:
         """What there is of the body in what came."""
-        if self._body is not None:
-            return self._body.feed(data)
+        body = self._body
+        if body is not None:
+            found = body.feed(data)
+            self.is_over = body.is_over
+            return found
         text = self._held + data
         end = _BLANK.search(text, max(0, len(self._held) - 2), HEAD_BYTES_MAX)
         if end is None and len(text) < HEAD_BYTES_MAX:
@@ -70,14 +70,15 @@ class Reply:
         if end is None:
             raise BrokenReply("the reply's head has no end")
         self._body, begin = self._read_head(text)
-        return self._body.feed(text[begin:])
+        return self.feed(text[begin:])
 
     def end(self) -> None:
         """The connection has ended."""
         if self._body is None:
             raise BrokenReply("it was closed before there was a reply")
-        if not self._body.is_over:
+        if not self.is_over:
             self._body.end()
+            self.is_over = self._body.is_over
 
     def tell(self, status: int, fields: dict[bytes, bytes], keeps: bool) -> None:
         packed = fields.get(b"content-encoding", b"identity").lower()
@@ -137,6 +138,10 @@ class _Pieces:
     def feed(self, data: bytes) -> bytes:
         if self._held:
             data, self._held = self._held + data, b""
+        elif self._next is _FIRST and (match := _FIRST.match(data)) is not None:
+            begin, size = match.end(), int(match[1], 16)
+            if size and len(data) == begin + size + 2 and data.endswith(b"\r\n"):
+                return data[begin:-2]  # one piece, as nearly always
         found: list[bytes] = []
         at, end = 0, len(data)
         while at < end and not self.is_over:
@@ -146,6 +151,9 @@ class _Pieces:
                 self._left -= left
                 continue
             match = self._next.match(data, at)
+            if match is None and self._next is _NEXT and data[at:] == b"\r\n":
+                self._next = _FIRST
+                break
             if match is None:
                 self._hold(data[at:])
                 break

@@ -107,22 +107,26 @@ class _Events(Pouring):
                 raise StopAsyncIteration
         return _checked(self._waiting.pop())
 
-    async def pour(self, hand_on: Callable[[list[bytes]], bool]) -> None:
-        def give(found: list[bytes]) -> bool:
-            if any(map(events.is_error, found)):
-                self._waiting = found[::-1]
-                return False
-            return not found or hand_on(found)
+    async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
+        is_noise, whole = self._is_noise, self._splitter.whole
 
-        def take(block: bytes) -> bool:
+        def take(came: bytes) -> bool:
             try:
-                return give(self._cut(block))
+                block = whole(came)
             except events.EventTooLong as error:
                 self._too_long = error
                 return False
+            if is_noise is not None:
+                block = b"".join(event for event in events.split(block) if not is_noise(event))
+            if b"error" in block and any(map(events.is_error, found := events.split(block))):
+                self._waiting = found[::-1]
+                return False
+            return not block or hand_on(block)
 
-        here, self._waiting = self._waiting[::-1], []
-        if give(here) and not self._is_over:
+        if any(map(events.is_error, self._waiting)):
+            return
+        here, self._waiting = b"".join(self._waiting[::-1]), []
+        if (not here or hand_on(here)) and not self._is_over:
             await self._connection.pour(take)
 
     async def fill(self, is_early: bool = False) -> None:
