@@ -247,6 +247,34 @@ async def test_what_goes_wrong_while_pouring_the_next_step_says(
     assert found in ([CHUNK], [])  # what comes in one piece with an error is left to the next step, too
 
 
+async def test_an_error_that_comes_while_pouring_is_said_by_the_next_step(
+    server: Server, runtime: UpstreamRuntime
+) -> None:
+    heard = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(CHUNK)
+        await response.write(CHUNK)
+        await heard.wait()
+        await response.write(b'data: {"error": {"message": "Overloaded", "code": 503}}\n\n')
+        return response
+
+    def hand_on(block: bytes) -> bool:
+        heard.set()
+        return True
+
+    server.answer = answer
+    async with asyncio.timeout(60), runtime.generate(Ask(CHAT, saying("hello"))) as stream:
+        assert await anext(stream) == CHUNK
+        assert isinstance(stream, Pouring)
+        await stream.pour(hand_on)
+        with pytest.raises(LinkError) as caught:
+            await anext(stream)
+    assert caught.value.code == "runtime-crowded"
+
+
 async def test_an_error_in_the_middle_is_an_error(server: Server, runtime: UpstreamRuntime) -> None:
     server.answer = streams(CHUNK, b'data: {"error": {"message": "Overloaded", "code": 503}}\n\n')
     assert (await error_of(events_of(runtime))).code == "runtime-crowded"

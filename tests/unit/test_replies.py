@@ -153,6 +153,15 @@ def test_what_has_no_end_is_refused() -> None:
             _feed(reply, more, (HEAD_BYTES_MAX + LINES_BYTES_MAX) // len(more) + 2)
 
 
+@pytest.mark.parametrize("piece", [b"5\r\nhelloxx", b"5\r\nhello\n\n", b"4\r\nhello\r\n"])
+def test_a_piece_that_does_not_end_where_it_says_is_refused(piece: bytes) -> None:
+    for begin in (b"", b"2\r\nok\r\n"):
+        reply = Reply()
+        reply.feed(STARTS[0] + BODIES[5][0] + b"\r\n" + begin)
+        with pytest.raises(BrokenReply):
+            reply.feed(piece + piece)
+
+
 def _feed(reply: Reply, more: bytes, times: int) -> None:
     for _ in range(times):
         reply.feed(more)

@@ -35,7 +35,7 @@ class Splitter:
             self._rest = b""
             return text  # as nearly always
         end = max((at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0), default=0)
-        self._rest = text[end:].lstrip(b"\r\n") if end else text
+        self._rest = text[end:].lstrip(b"\r\n")
         if len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLong
         return text[:end]
