@@ -159,7 +159,7 @@ def test_a_piece_that_does_not_end_where_it_says_is_refused(piece: bytes) -> Non
         reply = Reply()
         reply.feed(STARTS[0] + BODIES[5][0] + b"\r\n" + begin)
         with pytest.raises(BrokenReply):
-            reply.feed(piece + piece)
+            _feed(reply, piece, 2)
 
 
 def _feed(reply: Reply, more: bytes, times: int) -> None:
