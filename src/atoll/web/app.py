@@ -104,9 +104,16 @@ class _Known:
 
 
 UVICORN_TICKS = 5
+WAITING_MAX = 2048  # connections that are not taken yet
 
 
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """asyncio takes as many connections in a turn as may wait, and looks in vain for one more."""
+        await super().startup(sockets)
+        for one in sockets or []:
+            one.listen(WAITING_MAX)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals are the node's."""
@@ -139,6 +146,7 @@ class WebServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                backlog=1,
                 limit_concurrency=CONNECTIONS_MAX,
                 timeout_graceful_shutdown=GRACEFUL_SECONDS_MAX,
             )

@@ -17,6 +17,10 @@ from atoll.runtimes.llama.fields import Bounds, refused
 
 BYTES_MAX = 8 * 1024 * 1024
 DEPTH_MAX = 64
+# An engine that tells its progress notices between batches that nobody listens any more; a short body is not
+# worth the event.
+SHORT_BYTES = 512
+PROGRESS = b',"return_progress":true}'
 UNKNOWN_TO_US = ("grammar", "json_schema", "suffix", "echo", "best_of", "previous_response_id")
 SAMPLING: Mapping[str, fields.Check] = {
     "temperature": fields.number(0, 10),
@@ -106,7 +110,7 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
     }
     if calls.insists(ask.path, body):
         body = calls.insisted(body)
-    body |= {"stream": True, "return_progress": True}
+    body["stream"] = True
     if not ask.body.get("stream") and "stream_options" in known:
         body["stream_options"] = {"include_usage": True}  # for whoever puts the answer together
     body |= _adapters(ask, bounds)
@@ -116,7 +120,7 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
         raise refused("the request is not JSON", "Numbers have to be finite.") from None
     if len(text) > BYTES_MAX:
         raise refused("the request is too long", f"It may have {BYTES_MAX // 1024**2} MB.")
-    return text
+    return text if len(text) <= SHORT_BYTES else text[:-1] + PROGRESS
 
 
 def _adapters(ask: Ask, bounds: Bounds) -> dict[str, Any]:
