@@ -37,6 +37,9 @@ BOUNDS = {
     "pause between two starts": f"{course.PAUSE_SECONDS_MIN:g} s, doubling to {course.PAUSE_SECONDS_MAX:g} s",
     "stopping PostgreSQL": f"{supervise.FAST_STOP_SECONDS_MAX:g} s fast",
     "log files": f"{logs.FILE_BYTES_MAX // 1024**2} MB each, {NUMBERS[logs.FILES_KEPT]} older",
+    "what a library says over and over": (
+        f"once in {logs.AGAIN_SECONDS:g} s, with how often it was; {logs.KINDS_MAX}"
+    ),
     "HTTP connections": (
         f"{app.CONNECTIONS_MAX}; {app.WAITING_MAX:,}; {app.KNOWN_MAX:,}, {app.KNOWN_LETTERS_MAX}"
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from atoll.cli.logs import readable
-from atoll.observe.logs import RotatingFile, start_logging, stop_logging
+from atoll.observe.logs import AGAIN_SECONDS, KINDS_MAX, RotatingFile, Seldom, start_logging, stop_logging
 
 
 def test_a_rotating_file_keeps_a_bounded_number_of_bounded_files(tmp_path: Path) -> None:
@@ -51,3 +51,23 @@ def test_the_log_is_json_in_the_file_and_plain_for_people(
 @pytest.mark.parametrize("line", ["", "not json", "[]", "1", "{}"])
 def test_a_line_of_somebody_else_is_shown_as_it_is(line: str) -> None:
     assert readable(line) == line
+
+
+def test_a_library_says_the_same_once_a_minute_and_then_how_often_it_was() -> None:
+    now = 0.0
+    seldom = Seldom(lambda: now)
+
+    def said(name: str, message: str, error: object = None) -> int | None:
+        """How often it was left out before, where it is said."""
+        record = logging.makeLogRecord({"name": name, "msg": message, "args": (), "exc_info": error})
+        return getattr(record, "unsaid", 0) if seldom.filter(record) else None
+
+    assert [said("uvicorn.error", "full") for _ in range(4)] == [0, None, None, None]
+    assert (said("uvicorn.error", "odd"), said("psycopg.pool", "full")) == (0, 0)
+    assert [said("atoll.web", "ours") for _ in range(2)] == [0, 0]
+    assert [said("uvicorn.error", "full", (KeyError, KeyError(), None)) for _ in range(2)] == [0, 0]
+    now = AGAIN_SECONDS
+    assert [said("uvicorn.error", "full") for _ in range(2)] == [3, None]
+    for number in range(3 * KINDS_MAX):
+        said("uvicorn.error", f"kind {number}")
+    assert len(seldom._said) <= KINDS_MAX

@@ -12,11 +12,13 @@ import logging
 import logging.handlers
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 FILE_BYTES_MAX = 10 * 1024 * 1024
 FILES_KEPT = 5
+AGAIN_SECONDS, KINDS_MAX = 60.0, 256  # of what libraries say
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 
 
@@ -43,8 +45,34 @@ class PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{moment} {level}{record.getMessage()}"
+        unsaid = getattr(record, "unsaid", 0)
+        more = f" (and {unsaid:,} times before that)" if unsaid else ""
+        text = f"{moment} {level}{record.getMessage()}{more}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class Seldom(logging.Filter):
+    """A library says the same thing once a minute, and then how often it would have said it meanwhile."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("atoll") or record.exc_info:
+            return True
+        kind, now = (record.name, str(record.msg)), self._clock()
+        said_at, unsaid = self._said.get(kind, (-AGAIN_SECONDS, 0))
+        if now - said_at < AGAIN_SECONDS:
+            self._said[kind] = said_at, unsaid + 1
+            return False
+        if len(self._said) >= KINDS_MAX:
+            self._said.clear()
+        self._said[kind] = now, 0
+        if unsaid:
+            record.unsaid = unsaid
+        return True
 
 
 class _QuietFile(logging.handlers.RotatingFileHandler):
@@ -60,6 +88,8 @@ def start_logging(file: Path, level: str, form: str) -> None:
     to_file.setFormatter(JsonLines())
     to_people = logging.StreamHandler(sys.stderr)
     to_people.setFormatter(JsonLines() if form == "json" else PlainLines())
+    for handler in (to_file, to_people):
+        handler.addFilter(Seldom())
     log.handlers = [to_file, to_people]
     log.setLevel(level.upper())
     log.propagate = False
