@@ -14,6 +14,8 @@ from atoll.domain.errors import AtollError, ConfigError, LinkError
 from atoll.domain.models import Skill
 from atoll.runtimes.contract import Ask, Pouring
 from atoll.runtimes.events import split
+from atoll.runtimes.http.client import Client
+from atoll.runtimes.http.wire import Wire
 from atoll.runtimes.upstream import Address, UpstreamRuntime
 from support.fix_runtimes import CHAT, eventually_true, saying
 
@@ -273,6 +275,28 @@ async def test_an_error_that_comes_while_pouring_is_said_by_the_next_step(
         with pytest.raises(LinkError) as caught:
             await anext(stream)
     assert caught.value.code == "runtime-crowded"
+
+
+async def test_noise_is_left_out_also_while_pouring(server: Server) -> None:
+    heard, noise = asyncio.Event(), b": still there\n\n"
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(noise + CHUNK)
+        await heard.wait()
+        await response.write(noise + CHUNK + noise)
+        return response
+
+    server.answer = answer
+    async with asyncio.timeout(60):
+        wire = Wire(Client(server.base, silence_seconds=30.0))
+        async with wire.stream("/chat/completions", b"{}", lambda event: event == noise) as stream:
+            assert await anext(stream) == CHUNK
+            heard.set()
+            assert await poured(stream) == [CHUNK]
+            assert [event async for event in stream] == []
+        wire.client.close()
 
 
 async def test_an_error_in_the_middle_is_an_error(server: Server, runtime: UpstreamRuntime) -> None:

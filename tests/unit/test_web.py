@@ -179,6 +179,16 @@ async def test_work_ends_quietly_when_the_caller_goes_and_loudly_when_somebody_e
     assert ended == [True, True]
 
 
+async def test_connections_wait_while_the_node_is_busy() -> None:
+    serving, address = await served()
+    assert await ask(address, "/healthz") == (200, "ok\n")
+    callers = [socket.create_connection((address.host, address.port), timeout=10) for _ in range(64)]
+    assert await ask(address, "/healthz") == (200, "ok\n")
+    for caller in callers:
+        caller.close()
+    await end(serving)
+
+
 async def test_who_takes_a_long_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS_MAX", 0.05)
     long = 24 * 1024**2

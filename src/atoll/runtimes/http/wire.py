@@ -108,7 +108,7 @@ class _Events(Pouring):
         return _checked(self._waiting.pop())
 
     async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
-        is_noise, whole = self._is_noise, self._splitter.whole
+        has_noise, whole = self._is_noise is not None, self._splitter.whole
 
         def take(came: bytes) -> bool:
             try:
@@ -116,8 +116,8 @@ class _Events(Pouring):
             except events.EventTooLong as error:
                 self._too_long = error
                 return False
-            if is_noise is not None:
-                block = b"".join(event for event in events.split(block) if not is_noise(event))
+            if has_noise:
+                block = b"".join(self._meant(events.split(block)))
             if b"error" in block and any(map(events.is_error, found := events.split(block))):
                 self._waiting = found[::-1]
                 return False
@@ -144,7 +144,9 @@ class _Events(Pouring):
             _checked(self._waiting[-1])
 
     def _cut(self, block: bytes) -> list[bytes]:
-        found = self._splitter.feed(block) if block else self._splitter.last()
+        return self._meant(self._splitter.feed(block) if block else self._splitter.last())
+
+    def _meant(self, found: list[bytes]) -> list[bytes]:
         if self._is_noise is None:
             return found
         return [event for event in found if not self._is_noise(event)]
