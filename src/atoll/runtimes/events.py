@@ -26,17 +26,14 @@ class Splitter:
     """Collects bytes until there are whole events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""  # of an event that is not whole yet
 
     def whole(self, came: bytes) -> bytes:
         """The events that are whole now, one behind the other, each with its blank line."""
-        text = self._rest + came if self._rest else came
-        if text.endswith(b"\n\n"):
-            self._rest = b""
-            return text  # as nearly always
+        text = self.rest + came if self.rest else came
         end = max((at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0), default=0)
-        self._rest = text[end:].lstrip(b"\r\n")
-        if len(self._rest) > EVENT_BYTES_MAX:
+        self.rest = text[end:].lstrip(b"\r\n")
+        if len(self.rest) > EVENT_BYTES_MAX:
             raise EventTooLong
         return text[:end]
 
@@ -46,7 +43,7 @@ class Splitter:
 
     def last(self) -> list[bytes]:
         """What came after the last blank line, as an event."""
-        rest, self._rest = self._rest.strip(), b""
+        rest, self.rest = self.rest.strip(), b""
         return [rest + b"\n\n"] if rest else []
 
 

@@ -90,17 +90,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reply = self._reply
-        if reply is None or reply.is_over:
+        source = reply and (reply.body or reply)
+        if source is None or source.is_over:
             self.close()  # nobody asked
             return
         self._heard_at = self._loop.time()
         try:
-            found = reply.feed(data)
+            found = source.feed(data)
         except BrokenReply as error:
             self._break(error)
             return
         if found and self._take is not None:
-            if self._take(found) and not reply.is_over:
+            if self._take(found) and not source.is_over:
                 return
             self._take = None
         elif found:

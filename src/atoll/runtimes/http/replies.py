@@ -31,7 +31,7 @@ class BrokenReply(ConnectionError):
     """What came is no reply, or not a whole one."""
 
 
-class _Body(Protocol):
+class Body(Protocol):
     is_over: bool
     has_rest: bool  # something came behind its end
 
@@ -45,23 +45,23 @@ class Reply:
     def __init__(self) -> None:
         self.status = 0  # until its head has come
         self.fields: dict[bytes, bytes] = {}
-        self.is_over = False
+        self.body: Body | None = None  # once its head has come
         self._keeps = True
         self._held = b""
-        self._body: _Body | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.body is not None and self.body.is_over
 
     @property
     def may_stay(self) -> bool:
         """Another request may follow on its connection."""
-        return self._keeps and self._body is not None and self.is_over and not self._body.has_rest
+        return self._keeps and self.body is not None and self.body.is_over and not self.body.has_rest
 
     def feed(self, data: bytes) -> bytes:
         """What there is of the body in what came."""
-        body = self._body
-        if body is not None:
-            found = body.feed(data)
-            self.is_over = body.is_over
-            return found
+        if self.body is not None:
+            return self.body.feed(data)
         text = self._held + data
         end = _BLANK.search(text, max(0, len(self._held) - 2), HEAD_BYTES_MAX)
         if end is None and len(text) < HEAD_BYTES_MAX:
@@ -69,16 +69,15 @@ class Reply:
             return b""
         if end is None:
             raise BrokenReply("the reply's head has no end")
-        self._body, begin = self._read_head(text)
-        return self.feed(text[begin:])
+        self.body, begin = self._read_head(text)
+        return self.body.feed(text[begin:])
 
     def end(self) -> None:
         """The connection has ended."""
-        if self._body is None:
+        if self.body is None:
             raise BrokenReply("it was closed before there was a reply")
-        if not self.is_over:
-            self._body.end()
-            self.is_over = self._body.is_over
+        if not self.body.is_over:
+            self.body.end()
 
     def tell(self, status: int, fields: dict[bytes, bytes], keeps: bool) -> None:
         packed = fields.get(b"content-encoding", b"identity").lower()
@@ -86,7 +85,7 @@ class Reply:
             raise BrokenReply(f"the reply is packed ({packed.decode(errors='replace')[:40]})")
         self.status, self.fields, self._keeps = status, fields, keeps
 
-    def _read_head(self, data: bytes) -> tuple[_Body, int]:
+    def _read_head(self, data: bytes) -> tuple[Body, int]:
         match = _HEAD.match(data)
         if match is None:
             return _Careful(self), 0
@@ -95,7 +94,7 @@ class Reply:
         told = [name for name, _ in found if name in _FRAMING]
         way, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
         stay = fields.get(b"connection", b"keep-alive").lower()
-        body: _Body
+        body: Body
         if len(set(told)) < len(told) or status in _BODILESS:
             return _Careful(self), 0
         if way is None and length is None:

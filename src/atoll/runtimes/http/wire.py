@@ -108,14 +108,16 @@ class _Events(Pouring):
         return _checked(self._waiting.pop())
 
     async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
-        has_noise, whole = self._is_noise is not None, self._splitter.whole
+        has_noise, splitter = self._is_noise is not None, self._splitter
 
         def take(came: bytes) -> bool:
-            try:
-                block = whole(came)
-            except events.EventTooLong as error:
-                self._too_long = error
-                return False
+            block = came
+            if splitter.rest or not came.endswith(b"\n\n"):
+                try:
+                    block = splitter.whole(came)
+                except events.EventTooLong as error:
+                    self._too_long = error
+                    return False
             if has_noise:
                 block = b"".join(self._meant(events.split(block)))
             if b"error" in block and any(map(events.is_error, found := events.split(block))):
