@@ -1,8 +1,9 @@
 """What do the ways through the runtime and through a node cost, against the engine alone?
 
-All have the same model and the same settings and take turns: a node asked over HTTP at /v1; LlamaRuntime with
-its child, its socket and its events; and xllamacpp in this process, called with a callback, asked by its own
-server, and by that through a relay, which hands bytes on and is the least that a process in between costs.
+All have the same model and the same settings and take turns: a node asked over HTTP at /v1, on a connection
+that stays open, as clients keep theirs, and on a new one each time; LlamaRuntime with its child, its socket
+and its events; and xllamacpp in this process, called with a callback, asked by its own server, and by that
+through a relay, which hands bytes on and is the least that a process in between costs on a new connection.
 Engines of the same model differ by some hundredths, by where their memory came to lie, so what they say of
 their own time is told apart. Without a model file one with random weights is made, of about 50 million
 parameters.
@@ -73,6 +74,12 @@ def question(turn: int, tokens: int) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": words}], "max_tokens": tokens, "temperature": 0}
 
 
+def anew(asked: dict[str, Any]) -> dict[str, Any]:
+    """As long, for an engine that was asked that a moment ago."""
+    (message,) = asked["messages"]
+    return {**asked, "messages": [{**message, "content": " ".join(reversed(message["content"].split()))}]}
+
+
 class Clock:
     """Notes when words come."""
 
@@ -135,8 +142,12 @@ def at_server(path: Path, body: dict[str, Any]) -> Taken:
 
 
 def at_port(port: int, body: dict[str, Any]) -> Taken:
-    with socket.create_connection(("127.0.0.1", port), SECONDS_MAX) as connection:
+    with connect(port) as connection:
         return over_http(connection, body)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), SECONDS_MAX)
 
 
 async def measure(
@@ -160,15 +171,18 @@ async def measure(
             room = ("--context", "1024", "--parallel", "1")
             home = ("--home", str(node.home))
             await nodes.command("model", "add", str(file), "--name", MODEL, "--keep", *room, *home)
-            ways = {
+            kept = connect(port)
+            ways = {  # far from itself, so that none is asked while it is still warm
                 "bare": lambda asked: asyncio.to_thread(bare, engines[0], asked),
+                "node": lambda asked: asyncio.to_thread(over_http, kept, asked),
                 "server": lambda asked: asyncio.to_thread(at_server, sockets[1], asked),
                 "relay": lambda asked: asyncio.to_thread(at_port, relayed, asked),
+                "node, new": lambda asked: asyncio.to_thread(at_port, port, anew(asked)),
                 "runtime": lambda asked: through(runtime, asked),
-                "node": lambda asked: asyncio.to_thread(at_port, port, asked),
             }
             whole = await by_turns(ways, given.rounds, given.tokens)
             short = await by_turns(ways, given.first_words, FEW_TOKENS)
+            kept.close()
     await runtime.stop()
     return whole, short
 
@@ -191,7 +205,7 @@ def tell(whole: dict[str, list[Taken]], short: dict[str, list[Taken]]) -> None:
         first = report.spread([one.first_ms for one in short[who]], ".2f")
         print(f"{who:9} {rate} tokens/s; first word {first} ms")
     print(f"wanted    {RATE_WANTED} or more of the tokens per second; {FIRST_MS_WANTED:g} ms or less added")
-    for who in ("node", "runtime", "relay"):
+    for who in ("node", "node, new", "runtime", "relay"):
         for engine in ("bare", "server"):
             rates = [middle(one, whole[who], whole[engine]) for one in (by_rate, by_rate_of_the_way)]
             added = [middle(one, short[who], short[engine]) for one in (by_first, by_first_of_the_way)]

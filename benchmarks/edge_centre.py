@@ -4,7 +4,8 @@ Three real nodes with the models that come along: the site's, a hub of the same 
 cloud behind an address of HTTP. The network between the site and both is a proxy that delays. A program asks
 the centre itself on a connection that stays open, the site's node by the model's name, and a route there that
 prefers here, then the hub, then the cloud; all by turns, and chats by a route that gives answers again, to
-questions of which there are five. Then every link is cut in the middle of a load.
+questions of which there are five. Chats are streams, as people read them. Then every link is cut in the
+middle of a load.
 
     python benchmarks/edge_centre.py [--round-trips 5,40,200] [--asks 25] [--seconds 6]
 """
@@ -19,11 +20,11 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import numpy as np
@@ -36,7 +37,7 @@ from support import nodes, report
 SEED = 7
 LESS_WANTED = 0.5
 TALKS, SEES = "pebble", "digits"
-WORDS = 16
+WORDS, DONE = 16, b"data: [DONE]\n\n"
 SHAPE = [1, 1, 8, 8]  # that the model of digits looks at
 READY_SECONDS_MAX = 60.0
 ASK_SECONDS_MAX = 10.0
@@ -50,6 +51,14 @@ ROUTES = {
 QUESTIONS = 5  # that come again and again, where answers are given again
 
 
+class Heard(NamedTuple):
+    """One answer. Where it came from, as far as that is told, and how long it took."""
+
+    place: str
+    first_ms: float  # to its first word; a chat is a stream
+    whole_ms: float
+
+
 @dataclass
 class Site:
     """Where its node is, where the centre is behind the network, and that network."""
@@ -60,22 +69,28 @@ class Site:
     session: aiohttp.ClientSession
     rng: random.Random = field(default_factory=lambda: random.Random(SEED))
 
-    async def ask(self, way: str, model: str) -> str:
-        """One answer; where it came from, as far as that is told."""
+    async def ask(self, way: str, model: str) -> Heard:
         name = ROUTES[way][model] if way in ROUTES else model
         base = self.centre if way == CENTRE else self.here
         url, body, headers = self._chat(name, way == AGAIN) if model == TALKS else self._image(name)
+        began, first_ms, text = time.perf_counter(), 0.0, b""
         async with self.session.post(base + url, data=body, headers=headers) as answer:
             if answer.status != 200:
                 raise OSError((await answer.text())[:200])
-            await answer.read()
-            return answer.headers.get("x-atoll-decision", "").partition(";")[0]
+            async for piece in answer.content.iter_any():
+                text += piece
+                if not first_ms and (model != TALKS or b'"content":"' in text):
+                    first_ms = (time.perf_counter() - began) * 1000
+            if not first_ms or (model == TALKS and not text.endswith(DONE)):
+                raise OSError(f"the answer is not whole: {text[-200:]!r}")
+            place = answer.headers.get("x-atoll-decision", "").partition(";")[0]
+        return Heard(place, first_ms, (time.perf_counter() - began) * 1000)
 
     def _chat(self, name: str, is_known: bool) -> tuple[str, bytes, dict[str, str]]:
         words = " ".join(str(self.rng.randrange(1000)) for _ in range(8))
         words = f"question {self.rng.randrange(QUESTIONS)}" if is_known else words
         told: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": words}]}
-        told |= {"max_tokens": WORDS, "temperature": 0}
+        told |= {"max_tokens": WORDS, "temperature": 0, "stream": True}
         return "/v1/chat/completions", json.dumps(told).encode(), {"Content-Type": "application/json"}
 
     def _image(self, name: str) -> tuple[str, bytes, dict[str, str]]:
@@ -159,22 +174,31 @@ async def compare(found: Site, round_trip_ms: float, model: str, asks: int) -> N
     for weather in found.network:
         await weather.delay(round_trip_ms / 2000)
     ways = [CENTRE, EDGE, ROUTED, *([AGAIN] if model in ROUTES[AGAIN] else [])]
-    taken: dict[str, list[float]] = {way: [] for way in ways}
-    places: dict[str, Counter[str]] = {way: Counter() for way in ways}
+    taken: dict[str, list[Heard]] = {way: [] for way in ways}
     for turn in range(asks + 1):
         for place in range(len(ways)):  # who comes first takes turns
             way = ways[(turn + place) % len(ways)]
-            began = time.perf_counter()
-            where = await found.ask(way, model)
-            taken[way].append((time.perf_counter() - began) * 1000)
-            places[way][where] += 1
+            taken[way].append(await found.ask(way, model))
     print(f"\n{model}, {round_trip_ms:g} ms there and back")
-    for way, all_of_it in taken.items():
-        print(f"  {way:12} {report.spread(all_of_it[1:], '.1f')} ms")
+    taken = {way: heard[1:] for way, heard in taken.items()}
+    for way, heard in taken.items():
+        first = f"; first word {report.spread([one.first_ms for one in heard], '.1f')} ms"
+        whole = report.spread([one.whole_ms for one in heard], ".1f")
+        print(f"  {way:12} {whole} ms{first if model == TALKS else ''}")
     for way in ways[2:]:
-        less = 1 - statistics.median(taken[way][1:]) / statistics.median(taken[CENTRE][1:])
-        short = "" if less >= LESS_WANTED else "  SHORT"
-        print(f"  {way}: {less:.0%} less than the centre{short}; answered by {told(places[way])}")
+        print(f"  {way}: answered by {told(Counter(one.place for one in taken[way]))}")
+        for line in less(taken[way], taken[CENTRE], model, round_trip_ms):
+            print(f"    {line}")
+
+
+def less(ours: list[Heard], theirs: list[Heard], model: str, round_trip_ms: float) -> Iterator[str]:
+    """Where a model takes long by itself, the distance is all that its place can save."""
+    figures = {"answer": "whole_ms", **({"first word": "first_ms"} if model == TALKS else {})}
+    for name, what in figures.items():
+        own, centre = (statistics.median(getattr(one, what) for one in heard) for heard in (ours, theirs))
+        short = "" if own <= (1 - LESS_WANTED) * centre else ", SHORT"
+        saved, way = 1 - own / centre, round_trip_ms / centre
+        yield f"{name} {saved:.0%} less than the centre, whose way is {way:.0%} of it{short}"
 
 
 async def cut(found: Site, model: str, seconds: float) -> None:
@@ -187,10 +211,11 @@ async def cut(found: Site, model: str, seconds: float) -> None:
     places: dict[str, Counter[str]] = {way: Counter() for way in taken}
 
     async def load(way: str) -> None:
-        while (began := time.perf_counter()) < ends_at:
+        while time.perf_counter() < ends_at:
             try:
-                places[way][await found.ask(way, model)] += 1
-                taken[way].append((time.perf_counter() - began) * 1000)
+                heard = await found.ask(way, model)
+                places[way][heard.place] += 1
+                taken[way].append(heard.whole_ms)
             except (OSError, aiohttp.ClientError, TimeoutError) as error:
                 failed[way] += 1
                 if way != CENTRE:

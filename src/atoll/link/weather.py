@@ -105,6 +105,8 @@ class Weather:
         """Without asyncio's server: closed in the middle of an accept, it forgets the connection unclosed."""
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self._listener.setblocking(False)
+        # Connections inherit it: a network does not hold back what is small until the last piece has arrived.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _close_listener(self) -> None:
