@@ -102,7 +102,10 @@ def test_a_route_leads_here_and_to_the_cloud_and_with_that_down_stays_here(open_
         upstream = f"upstream:{far.http}/v1"
         add = ("model", "add", upstream, "--model", "pebble", "--name", "far")
         run(*add)
-        run("route", "set", "ask", "--model", "pebble", "--model", "cloud=far", "--prefer", "cloud,here")
+        places = ("--model", "cloud=far", "--prefer", "cloud,here")
+        misspelt = run("route", "set", "ask", "--model", "pebbel", *places)
+        assert misspelt.count("note:") == misspelt.count('no node has a model "pebbel" yet') == 1
+        assert "note:" not in run("route", "set", "ask", "--model", "pebble", *places)
         eventually(lambda: ask(near, "ask")[1] is not None, "the route is known")
         assert ask(near, "ask")[1].startswith("here; route=ask"), "nobody has said where that cloud is"
         run(*add, "--region", "eu", "--price-in", "0.5", "--price-out", "2")

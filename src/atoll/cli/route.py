@@ -83,6 +83,7 @@ def set_route(
     from psycopg.types.json import Jsonb
 
     from atoll.cli.rows import change
+    from atoll.start import start_models
 
     told = _cascade(cascade, first=first, measure=measure, threshold=threshold)
     again = _cache(cache, cache_for)
@@ -105,8 +106,10 @@ def set_route(
         else flags.duration("policy-expires", policy_expires),
         "unreachable": unreachable,
     }
-    change(running_postgres(find_home(home)), "routes", "set", wish)
+    (row,) = change(running_postgres(find_home(home)), "routes", "set", wish)
     typer.echo(f"{name}: {', then '.join(places)}")
+    for stranger in sorted({*row["unknown"]} - {model.name for model in start_models()}):
+        typer.echo(f'note: no node has a model "{stranger}" yet; see: atoll model list', err=True)
 
 
 def _models(given: list[str]) -> dict[str, list[str]]:
