@@ -202,6 +202,8 @@ def test_a_hint_that_cannot_be_honoured_is_refused(body: dict[str, Any], headers
     with pytest.raises(DataError) as refused:
         read_asked(CHAT, Skill.GENERATE, "r", body, headers)
     assert refused.value.code == "hint-malformed"
+    said = f"{refused.value.detail} {refused.value.hint}"
+    assert all(name in said for name in headers or ("provider",)), "it names what is to be mended"
 
 
 def test_what_a_request_needs_is_read_from_it() -> None:

@@ -204,23 +204,23 @@ def _price(told: Any) -> Price | None:
 
 def _header(headers: Mapping[str, str], name: str) -> float | None:
     told = headers.get(name)
-    return None if told is None else _number(told, name)
+    return None if told is None else _number(told, f"the header {name}", f"For example: {name}: 0.5")
 
 
-def _number(told: Any, name: str) -> float:
+def _number(told: Any, name: str, hint: str | None = None) -> float:
     try:
         found = math.nan if isinstance(told, bool) else float(told)
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not 0 <= found < math.inf:
-        raise _malformed(f"{name} is not a number from 0")
+        raise _malformed(f"{name} is not a number from 0", hint)
     return found
 
 
-def _malformed(what: str) -> DataError:
+def _malformed(what: str, hint: str | None = None) -> DataError:
     return DataError(
         "hint-malformed",
         "the request says something of its place that cannot be understood",
         detail=f"{what[0].upper()}{what[1:]}.",
-        hint=f"A provider may have {', '.join(PROVIDER)}.",
+        hint=hint or f"A provider may have {', '.join(PROVIDER)}.",
     )
