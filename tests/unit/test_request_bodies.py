@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.domain.errors import DataError
-from atoll.runtimes.bodies import BODY_BYTES_MAX, write, write_json
+from atoll.runtimes.bodies import BODY_BYTES_MAX, is_deeper, write, write_json
 
 VALUES = st.recursive(
     st.none()
@@ -49,3 +49,14 @@ def test_knots_are_refused() -> None:
     knot.append(knot)
     with pytest.raises(DataError, match="not JSON"):
         write(knot)
+
+
+@given(st.lists(st.booleans(), max_size=40), VALUES)
+def test_how_deep_it_is_is_known_to_a_level(nests: list[bool], beside: Any) -> None:
+    body: Any = "at the bottom"
+    for is_object in nests:
+        body = {"a": 1, "b": body} if is_object else [2, body]
+    assert not is_deeper(body, len(nests) + 1)
+    assert not nests or is_deeper(body, len(nests))
+    assert is_deeper([beside, body, beside], len(nests) + 1)
+    assert is_deeper([body] * 3, 0)

@@ -8,6 +8,18 @@ from typing import Any
 from atoll.domain.errors import DataError
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
+NESTS = (dict, list)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Layer by layer, without recursion."""
+    layer = [value]
+    for _ in range(levels):
+        nests = [one for one in layer if isinstance(one, NESTS)]
+        layer = [inner for one in nests for inner in (one.values() if isinstance(one, dict) else one)]
+        if not layer:
+            return False
+    return True
 
 
 def write(body: Any) -> bytes:

@@ -31,6 +31,9 @@ class Splitter:
     def whole(self, came: bytes) -> bytes:
         """The events that are whole now, one behind the other, each with its blank line."""
         text = self.rest + came if self.rest else came
+        if text.endswith(b"\n\n"):
+            self.rest = b""
+            return text  # as nearly always
         end = max((at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0), default=0)
         self.rest = text[end:].lstrip(b"\r\n")
         if len(self.rest) > EVENT_BYTES_MAX:

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from atoll.domain.errors import DataError, LinkError
+from atoll.runtimes.bodies import is_deeper
 from atoll.web.plain import WHOLE
 
 BODY_BYTES_MAX = 16 * 1024**2
@@ -66,15 +67,10 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 def load(body: bytes) -> Any:
     """JSON of few levels; ValueError where it is none."""
-    found = layer = [_parse(body)]
-    if body.count(b"[") + body.count(b"{") <= LEVELS_MAX:
-        return found[0]
-    for _ in range(LEVELS_MAX):
-        nests = [one for one in layer if isinstance(one, dict | list)]
-        layer = [inner for one in nests for inner in (one.values() if isinstance(one, dict) else one)]
-        if not layer:
-            return found[0]
-    raise ValueError(f"it has more than {LEVELS_MAX} levels")
+    found = _parse(body)
+    if body.count(b"[") + body.count(b"{") > LEVELS_MAX and is_deeper(found, LEVELS_MAX):
+        raise ValueError(f"it has more than {LEVELS_MAX} levels")
+    return found
 
 
 def _parse(body: bytes) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from starlette.requests import Request
 
@@ -17,4 +16,5 @@ def fields(request: Request) -> Mapping[str, str]:
         scope[_FIELDS] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
         }
-    return cast("Mapping[str, str]", scope[_FIELDS])
+    found: Mapping[str, str] = scope[_FIELDS]
+    return found

@@ -45,9 +45,8 @@ class Later:
 def read_later(request: Request, body: dict[str, Any]) -> Later | None:
     """Takes `queue` out of the body; nothing where the caller wants an answer now."""
     given = body.pop("queue", None)
-    preferred = {
-        name.lower(): value for name, value in PREFERENCES.findall(fields(request).get("prefer", ""))
-    }
+    told = fields(request).get("prefer")
+    preferred = {name.lower(): value for name, value in PREFERENCES.findall(told)} if told else {}
     if given is None or given is False:
         if "respond-async" not in preferred:
             return None

@@ -10,12 +10,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.domain.models import Skill
@@ -81,7 +81,7 @@ def language_routes(
             return refusal(error, request.url.path)
         return JSONResponse(found[0])
 
-    async def generate(request: Request) -> Response:
+    async def generate(request: Request) -> ASGIApp:
         path, ticket = str(request.scope["path"]), FREE
         try:
             ticket = limits.ticket(caller := check(request))
@@ -103,12 +103,12 @@ def language_routes(
                 asked = asked_in(request, Skill.GENERATE, model, body, caller)
                 queue = _queue(jobs, router, request, model, body, caller)
                 routed = Routed(router, retriever, asked, body, queue)
-                return cast("Response", _Answer(routed, model, path, body, ticket))
+                return _Answer(routed, model, path, body, ticket)
         except AtollError as error:
             ticket.settle()
             return refusal(error, path, ticket.headers())
         source = _Own(serving, retriever, router, model, path, body, caller)
-        return cast("Response", _Answer(source, model, path, body, ticket))
+        return _Answer(source, model, path, body, ticket)
 
     async def embeddings(request: Request) -> Response:
         headers: dict[str, str] = {}

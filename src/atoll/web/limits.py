@@ -116,6 +116,8 @@ class Ticket:
 
     def headers(self) -> dict[str, str]:
         """As clients of OpenAI's API know them."""
+        if self._key is None:
+            return {}
         return {**_told(REQUESTS, self._requests), **_told(TOKENS, self._tokens)}
 
     async def take(self, body: Mapping[str, Any], answers: bool = True) -> None:

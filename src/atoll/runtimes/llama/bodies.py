@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.runtimes.bodies import write_json
+from atoll.runtimes.bodies import is_deeper, write_json
 from atoll.runtimes.contract import Ask
-from atoll.runtimes.llama import calls, fields, schemas
+from atoll.runtimes.llama import calls, fields
 from atoll.runtimes.llama.fields import Bounds, refused
 
 BYTES_MAX = 8 * 1024 * 1024
@@ -96,7 +96,7 @@ def engine_body(ask: Ask, bounds: Bounds) -> bytes:
     known = FIELDS.get(ask.path)
     if known is None:
         raise refused(f"it does not know the path {ask.path}", f"It knows {', '.join(FIELDS)}.")
-    if any(depth >= DEPTH_MAX for depth, _ in schemas.walk(ask.body, DEPTH_MAX)):
+    if is_deeper(ask.body, DEPTH_MAX):
         raise refused("the request is nested too deep", f"It may have {DEPTH_MAX} levels.")
     if ask.body.get(NEEDED[ask.path]) is None:
         raise refused(f'"{NEEDED[ask.path]}" is missing')

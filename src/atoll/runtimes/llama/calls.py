@@ -23,7 +23,7 @@ Json = dict[str, Any]
 def insists(path: str, body: Mapping[str, Any]) -> bool:
     """Does somebody want a call and no words?"""
     choice = body.get("tool_choice")
-    kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    kind = choice.get("type") if isinstance(choice, dict) else choice
     if kind not in WORDS or not body.get("tools"):
         return False
     if path != CHAT:
