@@ -118,8 +118,9 @@ def test_mistakes_are_errors_of_the_right_kind(client: openai.OpenAI, claude: an
         client.chat.completions.create(model="tinny", messages=SAY)
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="tiny", messages="hello")  # type: ignore[arg-type]
-    with pytest.raises(openai.BadRequestError, match="context"):
+    with pytest.raises(openai.BadRequestError, match="context") as refused:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello " * 9000}])
+    assert refused.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(model="tiny", input="hello")
     with pytest.raises(anthropic.NotFoundError):

@@ -63,6 +63,27 @@ async def test_a_request_that_is_wrong_is_refused_once(site: Site) -> None:
     assert site.two.asks == []
 
 
+async def test_what_is_too_long_for_one_model_is_asked_of_another(site: Site) -> None:
+    site.one.mood = "short"
+    said, trip = await site.say()
+    assert (said, [one["place"] for one in trip.tries]) == ("two two two", ["cloud:one", "cloud:two"])
+    site.two.mood = "short"
+    assert (await site.say())[0] == "said here"
+    site.route(prefer=["cloud"])
+    with pytest.raises(DataError, match="longer than the model's context") as refused:
+        await site.say()
+    assert refused.value.code == "prompt-too-long"
+    status, _, told = await site.post()
+    assert (status, told["error"]["code"]) == (400, "context_length_exceeded"), "which clients look for"
+    site.two.mood = 500
+    with pytest.raises(LinkError) as away:
+        await site.say()
+    assert away.value.code == "no-place", "the other might have read it, later"
+    for _ in range(breaker.FAILURES_MAX):
+        with pytest.raises(LinkError, match="answers now"):
+            await site.say()
+
+
 async def test_after_the_first_word_nobody_else_is_asked(site: Site) -> None:
     site.one.mood = "cut"
     with pytest.raises(LinkError) as broken:

@@ -137,11 +137,13 @@ async def test_a_bad_request_is_the_callers_to_mend(
 @every_kind
 async def test_a_prompt_beyond_the_context_is_refused(start_runtime: StartRuntime, kind: str) -> None:
     running = await start_runtime(kind)
+    long = "a " * 2 * CONTEXT
+    others = {"/v1/completions": {"prompt": long}, "/v1/responses": {"input": long}}
     for path in STREAMED:
-        body = {**saying("a " * 2 * CONTEXT), "prompt": "a " * 2 * CONTEXT, "input": "a " * 2 * CONTEXT}
+        body = others.get(path, saying(long, max_tokens=2))
         with pytest.raises(DataError) as caught:
             await running.ask(body, path)
-        assert caught.value.code == "request-refused"
+        assert caught.value.code == "prompt-too-long"
 
 
 @every_kind

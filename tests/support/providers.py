@@ -11,10 +11,12 @@ from typing import Any
 
 from aiohttp import web
 
+TOO_LONG = {"message": "It is 9 tokens, and I read 8.", "code": "context_length_exceeded"}
+
 
 @dataclass
 class Provider:
-    """`mood` is fine, late, mute, cut, empty, plain (it takes no logprobs) or a status."""
+    """`mood` is fine, late, mute, cut, empty, plain (takes no logprobs), short (of context) or a status."""
 
     name: str
     mood: str | int = "fine"
@@ -33,6 +35,8 @@ class Provider:
         try:
             if self.mood == "plain" and self.asks[-1].get("logprobs"):
                 return web.json_response({"error": "logprobs is not supported"}, status=400)
+            if self.mood == "short":
+                return web.json_response({"error": TOO_LONG}, status=400)
             if isinstance(self.mood, int):
                 headers = {"Retry-After": self.retry_after} if self.retry_after else {}
                 return web.json_response({"error": self.name}, status=self.mood, headers=headers)

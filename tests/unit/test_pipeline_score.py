@@ -18,7 +18,8 @@ from PIL import Image
 from atoll.domain.errors import AtollError, DataError, LinkError
 from atoll.pipelines.job import Job
 from atoll.pipelines.score import Answer, _piece, score
-from atoll.runtimes.contract import Facts, Skill
+from atoll.runtimes.contract import Facts, Runtime, Skill
+from atoll.runtimes.echo import EchoRuntime
 from atoll.runtimes.onnx.runtime import OnnxRuntime
 from atoll.serving.berth import Wanted
 from atoll.serving.service import Serving
@@ -28,10 +29,10 @@ MEGABYTE = 1024**2
 
 
 @asynccontextmanager
-async def serving(file: Path) -> AsyncIterator[Serving]:
+async def serving(made: Callable[[], Runtime]) -> AsyncIterator[Serving]:
     kept = Serving(1024 * MEGABYTE)
-    said = Facts(frozenset({Skill.INFER}), MEGABYTE)
-    await kept.desire([Wanted("m", "v1", "whole", {}, said, False, lambda: OnnxRuntime(file))])
+    said = Facts(frozenset(Skill), MEGABYTE)
+    await kept.desire([Wanted("m", "v1", "whole", {}, said, False, made)])
     running = asyncio.create_task(kept.run())
     try:
         yield kept
@@ -41,7 +42,7 @@ async def serving(file: Path) -> AsyncIterator[Serving]:
 
 
 async def ask(file: Path, values: list[Any], kind: str = "tensor", **options: Any) -> Answer:
-    async with serving(file) as kept:
+    async with serving(lambda: OnnxRuntime(file)) as kept:
         return await score(kept, Job("p", 1, kind, "infer", "m", 256, options, 1, "", ""), values)
 
 
@@ -82,6 +83,16 @@ async def test_a_value_that_the_engine_refuses_takes_no_other_with_it(tmp_path: 
             assert bad[place] in found.message
         else:
             assert found["score"] == [1, 2, 0, 4, 0, 0, 9][place] * 1.5  # type: ignore[index]
+
+
+async def test_a_text_that_is_too_long_takes_no_other_with_it() -> None:
+    async with serving(lambda: EchoRuntime(context_tokens=3)) as kept:
+        job = Job("p", 1, "text", "generate", "m", 256, {}, 1, "", "")
+        answer = await score(kept, job, ["one two", "one two three four", "three"])
+    first, long, last = answer.found
+    assert isinstance(long, DataError)
+    assert long.code == "prompt-too-long"
+    assert [isinstance(found, dict) for found in (first, last)] == [True, True]
 
 
 @pytest.mark.parametrize("save", [graphs.save_centred, graphs.save_int8])
@@ -125,7 +136,7 @@ async def test_pictures_are_scored_and_one_that_is_none_is_said(tmp_path: Path) 
 
 async def test_what_is_no_rows_fault_is_raised(tiny_onnx: Path) -> None:
     job = Job("p", 1, "text", "embed", "m", 256, {}, 1, "", "")
-    async with serving(tiny_onnx) as kept:
+    async with serving(lambda: OnnxRuntime(tiny_onnx)) as kept:
         with pytest.raises(AtollError) as caught:
             await score(kept, job, ["a text"])
         assert caught.value.code == "skill-missing"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atoll.domain.errors import LinkError
-from atoll.runtimes import answers, events
+from atoll.runtimes import answers, events, refusals
 
 CHAT = "/v1/chat/completions"
 
@@ -165,3 +165,20 @@ def test_a_stream_that_ends_too_early_is_no_answer(path: str) -> None:
         with pytest.raises(LinkError) as caught:
             answers.gather(path, stream)
         assert caught.value.code == "runtime-broken"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "code"),
+    [
+        (400, "request (549 tokens) exceeds the available context size (512 tokens)", "prompt-too-long"),
+        (400, "This model's maximum context length is 4096 tokens.", "prompt-too-long"),
+        (400, "prompt is too long: 208310 tokens > 200000 maximum", "prompt-too-long"),
+        (413, "Prompt is too long", "prompt-too-long"),
+        (400, "the list of tools is too long", "request-refused"),
+        (429, "This model's maximum context length is used by others.", "runtime-crowded"),
+    ],
+)
+def test_what_is_too_long_for_a_model_is_known_by_its_words(status: int, words: str, code: str) -> None:
+    error = refusals.explain(status, json.dumps({"error": {"message": words}}))
+    assert error.code == code
+    assert error.detail == (words if words.endswith(".") else f"{words}.")

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from atoll import __version__
+from atoll.cli.explaining import explain
 from atoll.domain.errors import AtollError
 
 COMMANDS = {
@@ -113,12 +114,14 @@ def main() -> NoReturn:
     try:
         program(sys.argv[1] if len(sys.argv) > 1 else "")(prog_name="atoll")
     except AtollError as error:
-        sys.exit(_explain(error))
+        explain(error)
+        sys.exit(1)
     except BaseExceptionGroup as group:
         known = _first_known(group)
         if known is None:
             raise
-        sys.exit(_explain(known))
+        explain(known)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -126,16 +129,6 @@ def main() -> NoReturn:
         sys.stdout = None
         sys.exit(141)
     sys.exit(0)
-
-
-def _explain(error: AtollError) -> int:
-    typer.echo(f"error: {error.message}", err=True)
-    if error.detail:
-        typer.echo(f"detail: {error.detail}", err=True)
-    if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
-    typer.echo(f"code: {error.code}", err=True)
-    return 1
 
 
 def _first_known(group: BaseExceptionGroup[BaseException]) -> AtollError | None:

@@ -13,6 +13,7 @@ from atoll.cli.home import running
 from atoll.domain.errors import ConfigError, DataError, LinkError
 from atoll.node import credentials
 from atoll.node.home import Home
+from atoll.runtimes.refusals import TOO_LONG
 from atoll.web.callers import USER
 
 SECONDS_MAX = 600.0
@@ -73,8 +74,8 @@ def _error_in(answer: http.client.HTTPResponse) -> DataError:
         if isinstance(told, str):
             return DataError("request-refused", told)
         words = {name: told[name] for name in ("detail", "hint") if told.get(name)}
-        return DataError(
-            str(told.get("code") or "request-refused"), str(told["message"]).rstrip("."), **words
-        )
+        code = str(told.get("code") or "request-refused")
+        code = TOO_LONG if code == "context_length_exceeded" else code
+        return DataError(code, str(told["message"]).rstrip("."), **words)
     except (ValueError, KeyError, TypeError):
         return DataError("request-refused", f"the node answers with status {answer.status}")

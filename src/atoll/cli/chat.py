@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atoll.cli.explaining import explain
 from atoll.cli.home import HomeOption, find_home
+from atoll.domain.errors import AtollError, DataError
+from atoll.runtimes.refusals import TOO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,9 +19,10 @@ if TYPE_CHECKING:
     from atoll.node.home import Home
 
     Ask = Callable[[dict[str, Any]], Iterator[dict[str, Any]]]
+    Messages = list[dict[str, str]]
 
 CHAT = "/v1/chat/completions"
-HISTORY_MAX = 64
+HISTORY_MAX = 63  # what is asked now, and what was said before
 ModelArgument = Annotated[str | None, typer.Option("--model", "-m", help="Which model, or model:adapter.")]
 
 
@@ -36,6 +40,8 @@ def chat(
     found = find_home(home)
     body: dict[str, Any] = {"model": model} if model else {}
     body |= {"temperature": temperature} if temperature is not None else {}
+    if _is_conversation(words):
+        _look_for(found, model)
     converse(lambda asked: _ask_node(found, asked), words, body, system, tokens)
 
 
@@ -45,21 +51,53 @@ def converse(
     """One answer to words or to standard input; on a terminal without words, a conversation."""
     body = {**body, "stream": True, "max_tokens": tokens}
     begin = [{"role": "system", "content": system}] if system else []
-    if words or not sys.stdin.isatty():
+    if not _is_conversation(words):
         said = " ".join(words) if words else sys.stdin.read()
         _answer(ask({**body, "messages": [*begin, {"role": "user", "content": said}]}))
         return
-    history: list[dict[str, str]] = []
+    history: Messages = []
     while True:
         try:
             said = input("> ").strip()
         except (EOFError, KeyboardInterrupt):
             typer.echo()
             return
-        if said:
-            history.append({"role": "user", "content": said})
-            told = _answer(ask({**body, "messages": [*begin, *history[-HISTORY_MAX:]]}))
-            history.append({"role": "assistant", "content": told})
+        if not said:
+            continue
+        try:
+            history = _go_on(ask, body, begin, [*history, {"role": "user", "content": said}][-HISTORY_MAX:])
+        except AtollError as error:
+            explain(error)
+
+
+def _is_conversation(words: list[str] | None) -> bool:
+    return not words and sys.stdin.isatty()
+
+
+def _go_on(ask: Ask, body: dict[str, Any], begin: Messages, said: Messages) -> Messages:
+    """All with the next answer; without what was said first, where that is more than the model reads."""
+    kept = said
+    while True:
+        try:
+            told = _answer(ask({**body, "messages": [*begin, *kept]}))
+        except DataError as error:
+            if error.code != TOO_LONG or len(kept) == 1:
+                raise
+            kept = kept[2:]
+            continue
+        if len(kept) < len(said):
+            typer.echo("(what was said first is forgotten: it is more than the model reads)", err=True)
+        return [*kept, {"role": "assistant", "content": told}]
+
+
+def _look_for(home: Home, model: str | None) -> None:
+    """Before anybody types a question: is the node there, and does it have that model?"""
+    from urllib.parse import quote
+
+    from atoll.cli.asking import asked
+
+    with asked(home, f"/v1/models/{quote(model, safe='')}" if model else "/v1/models", None):
+        pass
 
 
 def _ask_node(home: Home, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -83,7 +121,9 @@ def _answer(events: Iterator[dict[str, Any]]) -> str:
         if not sys.stdin.isatty():
             raise
         typer.echo(" (stopped)", err=True)
-    typer.echo()
+    finally:
+        if parts:
+            typer.echo()
     return "".join(parts)
 
 

@@ -20,10 +20,11 @@ from atoll.pipelines.decode import Row, decode, gather
 from atoll.pipelines.job import Job
 from atoll.pipelines.results import Result
 from atoll.runtimes.contract import Ask, Facts, Runtime
+from atoll.runtimes.refusals import TOO_LONG
 from atoll.serving.asking import split
 from atoll.serving.service import Serving
 
-OF_A_ROW = ("request-refused", "row-unfit")
+OF_A_ROW = ("request-refused", TOO_LONG, "row-unfit")
 TEXT_LENGTH_MAX = 1_000_000
 CHAT = "/v1/chat/completions"
 IN_THREADS = ("image", "audio")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from atoll.domain.errors import DataError, LinkError
 from atoll.domain.models import Skill
-from atoll.runtimes import speech, vectors
+from atoll.runtimes import refusals, speech, vectors
 from atoll.runtimes.contract import STREAMED, Array, Ask, Embeddings, Facts
 from atoll.runtimes.gate import Gate
 
@@ -65,7 +65,8 @@ class EchoRuntime:
     async def generate(self, ask: Ask) -> AsyncIterator[AsyncIterator[bytes]]:
         said = _words(ask)
         if len(said) > self._context_tokens:
-            raise _refused(f"{len(said):,} words are more than the {self._context_tokens:,} that it reads")
+            words = f"{len(said):,} words are more than the {self._context_tokens:,} that it reads."
+            raise refusals.too_long(words)
         self._check_alive()
         async with self._gate, aclosing(self._speak(ask, said)) as spoken:
             yield _after(await anext(spoken), spoken)

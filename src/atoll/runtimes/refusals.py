@@ -7,6 +7,7 @@ A caller can mend a bad request (DataError); what is busy, away or wrongly set u
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from atoll.domain.errors import AtollError, DataError, LinkError
@@ -15,6 +16,12 @@ WORDS_MAX = 500
 BUSY = (429, 503, 529)
 SETUP = (401, 402, 403, 404, 405)
 RETRY_SECONDS_MAX = 3600.0
+TOO_LONG = "prompt-too-long"
+# In the words of llama.cpp, OpenAI and vLLM, and Anthropic.
+_SAYS_TOO_LONG = re.compile(
+    "exceeds? the available context size|context_length_exceeded|maximum context length|prompt is too long",
+    re.IGNORECASE,
+)
 
 
 def explain(status: int, body: str, retry_after: str | None = None) -> AtollError:
@@ -31,9 +38,21 @@ def explain(status: int, body: str, retry_after: str | None = None) -> AtollErro
             detail=_sentence(words),
             hint="Check its address, its key and the model's name there.",
         )
+    if status in (400, 413) and _SAYS_TOO_LONG.search(body):
+        return too_long(_sentence(words))
     if 400 <= status < 500:
         return DataError("request-refused", "cannot answer the request", detail=_sentence(words))
     return LinkError("runtime-broken", "could not answer: the engine failed", detail=_sentence(words))
+
+
+def too_long(detail: str) -> DataError:
+    """Another model may read more."""
+    return DataError(
+        "prompt-too-long",
+        "cannot answer the request: it is longer than the model's context",
+        detail=detail,
+        hint="Say less, or ask a model that reads more.",
+    )
 
 
 def explain_event(content: dict[str, Any] | None) -> AtollError:

@@ -26,6 +26,7 @@ from atoll.runtimes.answers import embedded, gather
 from atoll.runtimes.contract import STREAMED, Pouring
 from atoll.runtimes.events import content as content_of
 from atoll.runtimes.events import split
+from atoll.runtimes.refusals import TOO_LONG
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
@@ -37,12 +38,13 @@ from atoll.web.retrieving import Prepared, Retriever
 from atoll.web.routed import Routed, asked_in, headers_of, may_wait, scopes_later
 
 MESSAGES = "/v1/messages"
-WHOLE_TRIES_MAX = 3
+WHOLE_TRIES_MAX, NAMED_MAX = 3, 20
 NAME_LETTERS_MAX = 256  # of a model and its adapter; to look for one that is near takes time for each
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+OPENAI_CODES = {TOO_LONG: "context_length_exceeded"}  # which clients look for
 NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
 
@@ -76,7 +78,9 @@ def language_routes(
             name = request.path_params["model"]
             found = [one for one in listed() if one["id"] == name]
             if not found:
-                raise DataError("model-unknown", f'this node has no model "{name}"')
+                known = ", ".join(one["id"] for one in listed()[:NAMED_MAX])
+                hint = f"There are: {known}." if known else None
+                raise DataError("model-unknown", f'this node has no model "{name}"', hint=hint)
         except AtollError as error:
             return refusal(error, request.url.path)
         return JSONResponse(found[0])
@@ -382,7 +386,8 @@ def _told(error: AtollError, path: str) -> dict[str, Any]:
     kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     kind = "rate_limit_error" if status == 429 else kind
     param = "model" if error.code == "model-unknown" else None
-    return {"error": {"message": message, "type": kind, "param": param, "code": error.code}}
+    code = OPENAI_CODES.get(error.code, error.code)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:

@@ -34,13 +34,14 @@ from atoll.router.policy import cascade
 from atoll.router.policy.cascade import Policy, Verdict
 from atoll.router.policy.confidence import Measure, Meter, agreement
 from atoll.runtimes import answers, events
+from atoll.runtimes.refusals import TOO_LONG
 
 if TYPE_CHECKING:
     from atoll.runtimes.contract import Array
 
 HELD_BYTES_MAX = 8 * 1024 * 1024  # of an answer that is held back; then what is known has to do
 # Elsewhere it may be otherwise; the caller's other errors are errors everywhere.
-LACKING = ("model-unknown", "model-unusable", "skill-missing", "no-place")
+LACKING = ("model-unknown", "model-unusable", "skill-missing", TOO_LONG, "no-place")
 
 Body: TypeAlias = Mapping[str, Any]
 Arrays: TypeAlias = "Mapping[str, Array]"

@@ -23,11 +23,12 @@ from atoll.router.placing.decide import Decision, decide
 from atoll.router.placing.hedge import Hedged
 from atoll.router.placing.record import Records, Trip
 from atoll.router.policy.route import Route
+from atoll.runtimes.refusals import TOO_LONG
 from atoll.runtimes.within import Within
 
 TRIES_MAX = 8
-# Errors of the caller stay errors wherever they are asked; these say that the place does not have the model.
-LACKING = ("model-unknown", "model-unusable", "skill-missing")
+# Errors of the caller stay errors wherever they are asked; with these it is the place that lacks something.
+LACKING = ("model-unknown", "model-unusable", "skill-missing", TOO_LONG)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Look = Callable[[], Sequence[Place]]
@@ -162,6 +163,8 @@ def nobody(decision: Decision, errors: Sequence[AtollError], course: Course) -> 
     if not errors and verdicts and all(verdict.forbidden or verdict.unfit for verdict in verdicts):
         return DataError("no-place", f'no place of route "{name}" can answer this request', **words)
     away = [place for place, verdict in decision.out if verdict.all == verdict.away]
+    if errors and not away and all(error.code == TOO_LONG for error in errors):
+        return errors[-1]
     seconds = [course.seconds_left(place) for place in away]
     soonest = min((one for one in seconds if one > 0), default=1.0)
     is_busy = all(error.code == "runtime-crowded" for error in errors) and (
