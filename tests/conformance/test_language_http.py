@@ -140,6 +140,21 @@ def test_bodies_that_are_none_get_an_answer(node: RunningNode, body: bytes) -> N
         assert json.loads(answer.read())["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("stream", "status"), [(None, 200), (False, 200), (1, 400), (0, 400), ("true", 400), ([[]], 400)]
+)
+def test_a_stream_is_wanted_or_not_and_nothing_between(node: RunningNode, stream: Any, status: int) -> None:
+    body = json.dumps({"model": "tiny", "messages": SAY, "max_tokens": 2, "stream": stream})
+    place = urlsplit(node.http)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", body)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+    assert answer.status == status
+    assert "usage" in told or "stream" in told["error"]["message"]
+
+
 def under_way(node: RunningNode) -> float:
     lines = node.get("/metrics")[1].splitlines()
     return float(

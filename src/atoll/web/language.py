@@ -90,6 +90,7 @@ def language_routes(
         try:
             ticket = limits.ticket(caller := check(request))
             body = await read_object(request)
+            _check_stream(body)
             if body.get("retrieve") is not None:
                 retriever.check(caller, path, body["retrieve"])
             later = read_later(request, body) if jobs is not None else None
@@ -388,6 +389,13 @@ def _told(error: AtollError, path: str) -> dict[str, Any]:
     param = "model" if error.code == "model-unknown" else None
     code = OPENAI_CODES.get(error.code, error.code)
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _check_stream(body: Mapping[str, Any]) -> None:
+    """What only passes for true would be a stream here, and none there."""
+    given = body.get("stream")
+    if given is not None and not isinstance(given, bool):
+        raise DataError("request-malformed", "stream is neither true nor false")
 
 
 def _model_of(body: Mapping[str, Any], serving: Serving, skill: Skill) -> str:
