@@ -13,7 +13,7 @@ from atoll.cli.home import running
 from atoll.domain.errors import ConfigError, DataError, LinkError
 from atoll.node import credentials
 from atoll.node.home import Home
-from atoll.runtimes.refusals import TOO_LONG
+from atoll.runtimes.refusals import TOO_LONG, TOO_LONG_FOR_OPENAI
 from atoll.web.callers import USER
 
 SECONDS_MAX = 600.0
@@ -75,7 +75,7 @@ def _error_in(answer: http.client.HTTPResponse) -> DataError:
             return DataError("request-refused", told)
         words = {name: told[name] for name in ("detail", "hint") if told.get(name)}
         code = str(told.get("code") or "request-refused")
-        code = TOO_LONG if code == "context_length_exceeded" else code
+        code = TOO_LONG if code == TOO_LONG_FOR_OPENAI else code
         return DataError(code, str(told["message"]).rstrip("."), **words)
     except (ValueError, KeyError, TypeError):
         return DataError("request-refused", f"the node answers with status {answer.status}")

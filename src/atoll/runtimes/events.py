@@ -26,17 +26,17 @@ class Splitter:
     """Collects bytes until there are whole events."""
 
     def __init__(self) -> None:
-        self.rest = b""  # of an event that is not whole yet
+        self._rest = b""
 
     def whole(self, came: bytes) -> bytes:
         """The events that are whole now, one behind the other, each with its blank line."""
-        text = self.rest + came if self.rest else came
+        text = self._rest + came if self._rest else came
         if text.endswith(b"\n\n"):
-            self.rest = b""
+            self._rest = b""
             return text  # as nearly always
         end = max((at + len(mark) for mark in _ENDS if (at := text.rfind(mark)) >= 0), default=0)
-        self.rest = text[end:].lstrip(b"\r\n")
-        if len(self.rest) > EVENT_BYTES_MAX:
+        self._rest = text[end:].lstrip(b"\r\n")
+        if len(self._rest) > EVENT_BYTES_MAX:
             raise EventTooLong
         return text[:end]
 
@@ -46,7 +46,7 @@ class Splitter:
 
     def last(self) -> list[bytes]:
         """What came after the last blank line, as an event."""
-        rest, self.rest = self.rest.strip(), b""
+        rest, self._rest = self._rest.strip(), b""
         return [rest + b"\n\n"] if rest else []
 
 

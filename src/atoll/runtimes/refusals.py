@@ -16,10 +16,10 @@ WORDS_MAX = 500
 BUSY = (429, 503, 529)
 SETUP = (401, 402, 403, 404, 405)
 RETRY_SECONDS_MAX = 3600.0
-TOO_LONG = "prompt-too-long"
+TOO_LONG, TOO_LONG_FOR_OPENAI = "prompt-too-long", "context_length_exceeded"
 # In the words of llama.cpp, OpenAI and vLLM, and Anthropic.
 _SAYS_TOO_LONG = re.compile(
-    "exceeds? the available context size|context_length_exceeded|maximum context length|prompt is too long",
+    f"exceeds? the available context size|{TOO_LONG_FOR_OPENAI}|maximum context length|prompt is too long",
     re.IGNORECASE,
 )
 

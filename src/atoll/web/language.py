@@ -26,7 +26,7 @@ from atoll.runtimes.answers import embedded, gather
 from atoll.runtimes.contract import STREAMED, Pouring
 from atoll.runtimes.events import content as content_of
 from atoll.runtimes.events import split
-from atoll.runtimes.refusals import TOO_LONG
+from atoll.runtimes.refusals import TOO_LONG, TOO_LONG_FOR_OPENAI
 from atoll.serving import asking
 from atoll.serving.service import Serving, Word
 from atoll.web.bodies import read_object
@@ -44,7 +44,7 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
-OPENAI_CODES = {TOO_LONG: "context_length_exceeded"}  # which clients look for
+OPENAI_CODES = {TOO_LONG: TOO_LONG_FOR_OPENAI}  # which clients look for
 NONE: Mapping[str, str] = {}
 Check = Callable[[Request], object]
 
@@ -76,9 +76,10 @@ def language_routes(
         try:
             check(request)
             name = request.path_params["model"]
-            found = [one for one in listed() if one["id"] == name]
+            there = listed()
+            found = [one for one in there if one["id"] == name]
             if not found:
-                known = ", ".join(one["id"] for one in listed()[:NAMED_MAX])
+                known = ", ".join(one["id"] for one in there[:NAMED_MAX])
                 hint = f"There are: {known}." if known else None
                 raise DataError("model-unknown", f'this node has no model "{name}"', hint=hint)
         except AtollError as error:

@@ -108,16 +108,14 @@ class _Events(Pouring):
         return _checked(self._waiting.pop())
 
     async def pour(self, hand_on: Callable[[bytes], bool]) -> None:
-        has_noise, splitter = self._is_noise is not None, self._splitter
+        has_noise, whole = self._is_noise is not None, self._splitter.whole
 
         def take(came: bytes) -> bool:
-            block = came
-            if splitter.rest or not came.endswith(b"\n\n"):
-                try:
-                    block = splitter.whole(came)
-                except events.EventTooLong as error:
-                    self._too_long = error
-                    return False
+            try:
+                block = whole(came)
+            except events.EventTooLong as error:
+                self._too_long = error
+                return False
             if has_noise:
                 block = b"".join(self._meant(events.split(block)))
             if b"error" in block and any(map(events.is_error, found := events.split(block))):
