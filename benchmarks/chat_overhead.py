@@ -1,10 +1,10 @@
 """What do the ways through the runtime and through a node cost, against the engine alone?
 
-All have the same model and the same settings and take turns: a node asked over HTTP at /v1, on a connection
-that stays open, as clients keep theirs; LlamaRuntime with its child, its socket and its events; and xllamacpp
-in this process, called with a callback, asked by its own server, and by that through a relay, which hands
-bytes on and is the least that a process in between costs. For a first word each is asked some times in a row:
-at first, when the others had the processor's caches, and then as somebody who is alone on the machine.
+All have the same model and the same settings and take turns: a node asked over HTTP at /v1, on a new
+connection each time; LlamaRuntime with its child, its socket and its events; and xllamacpp in this process,
+called with a callback, asked by its own server, and by that through a relay, which hands bytes on and is the
+least that a process in between costs. For a first word each is asked some times in a row: at first, when the
+others had the processor's caches, and then as somebody who is alone on the machine.
 Engines of the same model differ by some hundredths, by where their memory came to lie, so what they say of
 their own time is told apart. Without a model file one with random weights is made, of about 50 million
 parameters.
@@ -137,12 +137,8 @@ def at_server(path: Path, body: dict[str, Any]) -> Taken:
 
 
 def at_port(port: int, body: dict[str, Any]) -> Taken:
-    with connect(port) as connection:
+    with socket.create_connection(("127.0.0.1", port), SECONDS_MAX) as connection:
         return over_http(connection, body)
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), SECONDS_MAX)
 
 
 async def measure(
@@ -166,17 +162,15 @@ async def measure(
             room = ("--context", "1024", "--parallel", "1")
             home = ("--home", str(node.home))
             await nodes.command("model", "add", str(file), "--name", MODEL, "--keep", *room, *home)
-            kept = connect(port)
             ways = {
                 "bare": lambda asked: asyncio.to_thread(bare, engines[0], asked),
                 "server": lambda asked: asyncio.to_thread(at_server, sockets[1], asked),
                 "relay": lambda asked: asyncio.to_thread(at_port, relayed, asked),
                 "runtime": lambda asked: through(runtime, asked),
-                "node": lambda asked: asyncio.to_thread(over_http, kept, asked),
+                "node": lambda asked: asyncio.to_thread(at_port, port, asked),
             }
             whole = await by_turns(ways, given.rounds, 1, given.tokens)
             short = await by_turns(ways, given.first_words, IN_A_ROW, FEW_TOKENS)
-            kept.close()
     await runtime.stop()
     return whole, short
 
